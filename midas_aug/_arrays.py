@@ -1,0 +1,124 @@
+"""Torch tensors and NumPy arrays behind one door.
+
+All arithmetic of the package is torch. An array that comes as NumPy is viewed as a tensor on the
+way in (no copy) and as NumPy again on the way out.
+"""
+
+from typing import Any, TypeAlias, TypeVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from midas_aug.errors import MidasAugError
+
+NDArray: TypeAlias = np.ndarray[Any, Any]
+Array: TypeAlias = Tensor | NDArray
+ArrayT = TypeVar("ArrayT", Tensor, NDArray)
+Generator: TypeAlias = torch.Generator | np.random.Generator
+
+
+def is_array(value: object) -> bool:
+    """Whether ``value`` is a torch tensor or a NumPy array."""
+    return isinstance(value, Tensor | np.ndarray)
+
+
+def as_tensor(value: Array, name: str) -> Tensor:
+    """View ``value`` as a tensor; ``name`` is what an error message calls it."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf":
+            raise MidasAugError(
+                f"expected {name} to hold numbers, got NumPy dtype {value.dtype}; convert it first"
+            )
+        # torch takes only native, writeable memory with positive strides.
+        native = (
+            value.dtype.isnative and value.flags.writeable and min(value.strides, default=0) >= 0
+        )
+        return torch.as_tensor(value if native else value.astype(value.dtype.newbyteorder("=")))
+    raise MidasAugError(
+        f"expected {name} to be a torch tensor or a NumPy array, got {type(value).__name__}; "
+        "convert it with torch.as_tensor or numpy.asarray"
+    )
+
+
+def as_labels(value: Array, name: str, *, ndim: int = 1) -> Tensor:
+    """View ``value`` as an int64 tensor of class labels (or batch rows) with ``ndim`` axes."""
+    labels = as_tensor(value, name)
+    if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
+        raise MidasAugError(
+            f"expected {name} to have an integer dtype, got {labels.dtype}; "
+            "convert class indices with labels.long() (targets that are already soft cannot be "
+            "paired by class)"
+        )
+    if labels.ndim != ndim:
+        raise MidasAugError(
+            f"expected {name} with {ndim} axes, got shape {tuple(labels.shape)}; "
+            + ("pass class indices of shape (N,)" if ndim == 1 else "see the docstring for shapes")
+        )
+    return labels.long()
+
+
+def as_scores(value: Array, name: str, *, ndim: int = 2) -> Tensor:
+    """View ``value`` as a float tensor of at least float32 precision with ``ndim`` axes."""
+    scores = as_tensor(value, name)
+    if not scores.is_floating_point():
+        raise MidasAugError(
+            f"expected {name} to have a float dtype, got {scores.dtype}; convert it with .float()"
+        )
+    if scores.ndim != ndim:
+        raise MidasAugError(
+            f"expected {name} with {ndim} axes, got shape {tuple(scores.shape)}; "
+            "see the docstring for shapes"
+        )
+    return scores if scores.dtype == torch.float64 else scores.float()
+
+
+def check_shape(tensor: Tensor, shape: tuple[int | None, ...], name: str, why: str) -> None:
+    """Raise unless ``tensor`` has ``shape``, where None matches any size."""
+    given = tuple(tensor.shape)
+    fits = len(given) == len(shape) and all(
+        want is None or have == want for have, want in zip(given, shape, strict=True)
+    )
+    if not fits:
+        expected = ", ".join("any" if size is None else str(size) for size in shape)
+        raise MidasAugError(f"expected {name} of shape ({expected}), got {given}; {why}")
+
+
+def check_rows(rows: Tensor, count: int, name: str) -> None:
+    """Raise if an index is not a row of a batch of ``count``, where looking is free."""
+    if rows.numel() == 0 or not may_read_values(rows):
+        return
+    low, high = int(rows.min()), int(rows.max())
+    if low < 0 or high >= count:
+        raise MidasAugError(
+            f"expected {name} to hold rows in 0 … {count - 1}, got {low} … {high}; an index is a "
+            "row of the batch that it was drawn for"
+        )
+
+
+def share_memory(tensor: Tensor) -> Tensor:
+    """Move ``tensor`` to memory that worker processes share."""
+    tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return tensor
+
+
+@overload
+def like(result: Tensor, given: Tensor) -> Tensor: ...
+@overload
+def like(result: Tensor, given: NDArray) -> NDArray: ...
+def like(result: Tensor, given: Array) -> Array:
+    """Give ``result`` in the library of ``given``."""
+    if isinstance(given, Tensor):
+        return result
+    return result.detach().numpy()
+
+
+def may_read_values(tensor: Tensor) -> bool:
+    """Whether a look at the values of ``tensor`` costs no host-device sync and no graph break."""
+    return (
+        tensor.device.type == "cpu"
+        and type(tensor) is Tensor  # not a fake, functional or distributed tensor
+        and not torch.compiler.is_compiling()
+    )

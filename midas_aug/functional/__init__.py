@@ -1,0 +1,38 @@
+"""The whole of MIDAS as pure functions of arrays.
+
+Draw first (`sample_partners`, `plan_swaps`), then apply: everything after a `SwapPlan` is
+deterministic, static in shape and free of host-device syncs. Torch tensors give torch tensors,
+NumPy arrays give NumPy arrays. Equation and section numbers are those of arXiv 2509.25831.
+"""
+
+from midas_aug.functional.labels import (
+    gather_rows,
+    label_shares,
+    soft_targets,
+    true_class_confidence,
+)
+from midas_aug.functional.losses import misaligned_cross_entropy
+from midas_aug.functional.metrics import misaligned_accuracy
+from midas_aug.functional.pairing import permutation_partners, sample_partners
+from midas_aug.functional.plan import SwapPlan, plan_swaps
+from midas_aug.functional.weighting import (
+    hard_sample_weights,
+    ratio_weak_modality_step,
+    weak_modality_step,
+)
+
+__all__ = [
+    "SwapPlan",
+    "gather_rows",
+    "hard_sample_weights",
+    "label_shares",
+    "misaligned_accuracy",
+    "misaligned_cross_entropy",
+    "permutation_partners",
+    "plan_swaps",
+    "ratio_weak_modality_step",
+    "sample_partners",
+    "soft_targets",
+    "true_class_confidence",
+    "weak_modality_step",
+]

@@ -1,0 +1,169 @@
+"""Soft labels from unimodal confidence (Sec. 3.3, Eq. 2-3)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from midas_aug._arrays import (
+    Array,
+    ArrayT,
+    as_labels,
+    as_scores,
+    check_rows,
+    check_shape,
+    like,
+    may_read_values,
+)
+from midas_aug.errors import MidasAugError
+from midas_aug.tree import first_rows, take_rows
+
+__all__ = [
+    "gather_rows",
+    "label_shares",
+    "soft_targets",
+    "true_class_confidence",
+]
+
+
+def gather_rows(tree: Any, index: Array) -> Any:
+    """Take the rows ``index`` of every array in a nested structure.
+
+    Args:
+        tree: An array or any nesting of mappings, sequences, named tuples and dataclasses of
+            arrays with N rows each.
+        index: ``(R,)`` integer rows, for instance one column of a plan's ``source``.
+
+    Returns:
+        The same structure with R rows a leaf; tensors keep their gradient.
+
+    Raises:
+        MidasAugError: A leaf has another number of rows, or lies on another device than ``index``.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import gather_rows
+        >>> gather_rows({"ids": torch.tensor([[1], [2]])}, torch.tensor([1, 1, 0]))["ids"].tolist()
+        [[2], [2], [1]]
+    """
+    rows = as_labels(index, "index")
+    return take_rows(tree, rows, first_rows(tree), path="tree", strict=True)
+
+
+def true_class_confidence(
+    logits: ArrayT, labels: Array, *, temperature: float | Tensor = 1.0
+) -> ArrayT:
+    """Softmax probability of the true class: a unimodal classifier's confidence (Eq. 2).
+
+    Carries no gradient. Computed in float32 (float64 for float64 logits) whatever the logits are.
+
+    Args:
+        logits: ``(N, C)`` float, of one modality.
+        labels: ``(N,)`` integers; a row with a negative label gets 0.
+        temperature: Positive divisor of the logits; above 1 makes the confidences milder.
+
+    Returns:
+        ``(N,)`` in [0, 1].
+
+    Raises:
+        MidasAugError: Shapes or dtypes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import true_class_confidence
+        >>> true_class_confidence(torch.tensor([[0.0, 0.0], [30.0, 0.0]]), torch.tensor([0, 1]))
+        tensor([5.0000e-01, 9.3576e-14])
+    """
+    classes = as_labels(labels, "labels")
+    scores = as_scores(logits, "logits").detach()
+    check_shape(scores, (len(classes), None), "logits", "one row a label, one column a class")
+    check_label_range(classes, scores.shape[1])
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise MidasAugError(f"expected a temperature above 0, got {temperature}; 1 is neutral")
+    log_confidence = (
+        (scores / temperature).log_softmax(dim=1).gather(1, classes.clamp(min=0)[:, None])
+    )
+    return like(torch.where(classes >= 0, log_confidence[:, 0].exp(), 0.0), logits)
+
+
+def label_shares(confidence: ArrayT, source: Array) -> ArrayT:
+    r"""Share of each modality in the label of a misaligned sample (Eq. 2-3).
+
+    .. math:: \tilde c_s^m = c_{source[s, m]}^m / \sum_l c_{source[s, l]}^l
+
+    Carries no gradient.
+
+    Args:
+        confidence: ``(N, M)`` non-negative: the confidence of each modality's classifier in each
+            row's own label.
+        source: ``(S, M)`` integers, the batch row of each modality.
+
+    Returns:
+        ``(S, M)``, each row sums to 1. A row whose confidences are all 0 gets 1/M each.
+
+    Raises:
+        MidasAugError: Shapes or dtypes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import label_shares
+        >>> label_shares(torch.tensor([[0.9, 0.5], [0.5, 0.3]]), torch.tensor([[0, 1]]))
+        tensor([[0.7500, 0.2500]])
+    """
+    scores = as_scores(confidence, "confidence").detach()
+    rows = as_labels(source, "source", ndim=2)
+    check_shape(rows, (None, scores.shape[1]), "source", "one column a modality, as in confidence")
+    check_rows(rows, len(scores), "source")
+    chosen = scores.gather(0, rows)
+    total = chosen.sum(dim=1, keepdim=True)
+    # Not `total > 0`: the NaN of a diverged classifier must not pass for an even share.
+    shares = torch.where(total == 0, 1 / scores.shape[1], chosen / total)
+    return like(shares, confidence)
+
+
+def soft_targets(source_labels: Array, shares: ArrayT, num_classes: int) -> ArrayT:
+    """Dense soft label: each modality's share on the label of its source (Eq. 3).
+
+    For losses that take class probabilities. `misaligned_cross_entropy` needs no dense targets.
+
+    Args:
+        source_labels: ``(S, M)`` integers below ``num_classes``. A row with a negative one is an
+            ignored row: it gets the uniform distribution (and weight 0 from the caller).
+        shares: ``(S, M)``, each row sums to 1.
+        num_classes: C.
+
+    Returns:
+        ``(S, C)``, each row sums to 1.
+
+    Raises:
+        MidasAugError: Shapes or dtypes do not fit, or a label is not below ``num_classes``
+            (looked at on the CPU only).
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import soft_targets
+        >>> soft_targets(torch.tensor([[2, 0]]), torch.tensor([[0.75, 0.25]]), 3)
+        tensor([[0.2500, 0.0000, 0.7500]])
+    """
+    if num_classes < 1:
+        raise MidasAugError(f"expected num_classes of at least 1, got {num_classes}")
+    classes = as_labels(source_labels, "source_labels", ndim=2)
+    weights = as_scores(shares, "shares").detach()
+    check_shape(weights, tuple(classes.shape), "shares", "one share a source label")
+    check_label_range(classes, num_classes)
+    targets = weights.new_zeros(len(classes), num_classes)
+    targets = targets.scatter_add(1, classes.clamp(min=0), weights)
+    ignored = (classes < 0).any(dim=1, keepdim=True)
+    return like(torch.where(ignored, 1 / num_classes, targets), shares)
+
+
+def check_label_range(labels: Tensor, num_classes: int, *, force: bool = False) -> None:
+    """Raise if a label is not below ``num_classes``, where looking is free (or ``force``)."""
+    if not (force or may_read_values(labels)) or labels.numel() == 0:
+        return
+    highest = int(labels.max())
+    if highest >= num_classes:
+        raise MidasAugError(
+            f"expected labels below num_classes={num_classes}, got {highest}; raise num_classes, "
+            "or give rows without a class a negative label"
+        )

@@ -1,0 +1,145 @@
+"""Partners: which row of the batch each row trades a modality with (Sec. 3.2)."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from midas_aug._arrays import (
+    Array,
+    ArrayT,
+    Generator,
+    as_labels,
+    as_tensor,
+    check_rows,
+    check_shape,
+    like,
+)
+from midas_aug._draws import DRAW_BITS, random_integers
+from midas_aug.errors import MidasAugError
+
+__all__ = ["Pairing", "permutation_partners", "sample_partners"]
+
+
+class Pairing(Protocol):
+    """A rule that names a partner for every row.
+
+    ``features`` is what the caller's batch or feature dict holds, in modality order, or None;
+    ``generator`` is where randomness has to come from (None: the global one). Returns ``partner``
+    (N,) integer rows and ``valid`` (N,) bool.
+    """
+
+    def __call__(self, labels: Any, *, features: Any, generator: Any) -> tuple[Any, Any]:
+        """Name a partner for every row."""
+        ...
+
+
+def sample_partners(labels: ArrayT, *, generator: Generator | None = None) -> tuple[ArrayT, ArrayT]:
+    r"""Draw, for every row independently, one row of another class, uniformly.
+
+    Uniform over all rows with another label (Sec. 3.2): the bias of the integer draw is at most
+    N · 2\ :sup:`-40`. One sort, O(N log N), static shapes, no rejection loop, no sync.
+
+    Args:
+        labels: ``(N,)``, any integer dtype. Negative labels are ignored rows: they get no partner
+            and are nobody's partner.
+        generator: A ``torch.Generator`` for tensors, a ``numpy.random.Generator`` for arrays;
+            None takes the global generator of that library.
+
+    Returns:
+        ``partner`` ``(N,)`` int64 and ``valid`` ``(N,)`` bool. A row without a partner (its whole
+        batch has its label, or its label is negative) gets itself and False.
+
+    Raises:
+        MidasAugError: ``labels`` is no 1-d integer array, or has more than 2^22 rows.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import sample_partners
+        >>> labels = torch.tensor([0, 0, 1])
+        >>> partner, valid = sample_partners(labels, generator=torch.Generator().manual_seed(0))
+        >>> bool((labels[partner] != labels).all()), valid.tolist()
+        (True, [True, True, True])
+    """
+    classes = as_labels(labels, "labels")
+    draws = random_integers(1 << DRAW_BITS, (len(classes),), labels, generator)
+    partner, valid = partners_from_draws(classes, draws)
+    return like(partner, labels), like(valid, labels)
+
+
+def partners_from_draws(labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn one draw a row, uniform in ``0 … 2^40 - 1``, into a partner of another class.
+
+    Sorted by class, the rows of other classes are what a cyclic walk over the batch meets after
+    the end of the own class block; the scaled draw says how far to walk.
+    """
+    rows = len(labels)
+    if rows > 1 << (62 - DRAW_BITS):
+        raise MidasAugError(
+            f"expected at most {1 << (62 - DRAW_BITS)} labels, got {rows}; pair in chunks"
+        )
+    own = torch.arange(rows, device=labels.device)
+    if rows == 0:
+        return own, labels >= 0
+    ordered, order = torch.sort(labels)
+    ignored = torch.searchsorted(ordered, torch.zeros_like(ordered[:1]))  # negative labels lead
+    start = torch.searchsorted(ordered, labels)
+    end = torch.searchsorted(ordered, labels, right=True)
+    others = rows - ignored - (end - start)
+    valid = (labels >= 0) & (others > 0)
+    position = end + ((draws * others) >> DRAW_BITS)
+    position = torch.where(position >= rows, position - rows + ignored, position)
+    partner = order.index_select(0, torch.where(valid, position, 0))
+    return torch.where(valid, partner, own), valid
+
+
+def permutation_partners(
+    labels: ArrayT, *, features: Any = None, generator: Generator | None = None
+) -> tuple[ArrayT, ArrayT]:
+    """Pair by a random permutation of the batch, as the public research code does.
+
+    A `Pairing`: pass it as ``pairing=``. Every row is donor exactly once; a row may meet its own
+    class or itself, and such rows are trained on like any other.
+
+    Args:
+        labels: ``(N,)``, any integer dtype. Rows with a negative label stay out of it.
+        features: Not read; part of the `Pairing` protocol.
+        generator: As in `sample_partners`.
+
+    Returns:
+        ``partner`` ``(N,)`` int64 and ``valid`` ``(N,)`` bool (the label is not negative).
+
+    Raises:
+        MidasAugError: ``labels`` is no 1-d integer array.
+
+    Example:
+        >>> import numpy as np
+        >>> from midas_aug.functional import permutation_partners
+        >>> generator = np.random.default_rng(0)
+        >>> partner, _ = permutation_partners(np.array([3, 3, 5]), generator=generator)
+        >>> sorted(partner.tolist())
+        [0, 1, 2]
+    """
+    classes = as_labels(labels, "labels")
+    draws = random_integers(1 << DRAW_BITS, (len(classes),), labels, generator)
+    valid = classes >= 0
+    own = torch.arange(len(classes), device=classes.device)
+    # Both orders list the labelled rows first: once as they stand, once shuffled.
+    standing = torch.argsort((~valid).byte(), stable=True)
+    shuffled = torch.argsort(torch.where(valid, draws, 1 << DRAW_BITS), stable=True)
+    partner = own.scatter(0, standing, shuffled)
+    return like(torch.where(valid, partner, own), labels), like(valid, labels)
+
+
+def check_partners(partner: Array, valid: Array, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Check what a user's `Pairing` returned, and keep ignored rows out of it."""
+    rows = as_labels(partner, "the pairing's partner")
+    usable = as_tensor(valid, "the pairing's valid")
+    why = "a pairing returns partner (N,) integer rows and valid (N,) bool"
+    check_shape(rows, (len(labels),), "the pairing's partner", why)
+    check_shape(usable, (len(labels),), "the pairing's valid", why)
+    if usable.dtype != torch.bool:
+        raise MidasAugError(f"expected the pairing's valid as bool, got {usable.dtype}; {why}")
+    check_rows(rows, len(rows), "the pairing's partner")
+    usable = usable & (labels >= 0) & (labels.index_select(0, rows) >= 0)
+    return torch.where(usable, rows, torch.arange(len(rows), device=rows.device)), usable

@@ -1,0 +1,148 @@
+"""Swap plans: which batch row supplies each modality of each misaligned sample (Sec. 3.2, A.2)."""
+
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from midas_aug._arrays import Array, Generator, as_labels, like
+from midas_aug._draws import DRAW_BITS, random_integers
+from midas_aug.errors import MidasAugError
+from midas_aug.functional.pairing import Pairing, check_partners, partners_from_draws
+
+__all__ = ["Swap", "SwapPlan", "plan_swaps"]
+
+Swap: TypeAlias = Literal["each", "one", "permute"]
+
+
+class SwapPlan(NamedTuple):
+    """The draws of one batch: all that is random about S misaligned samples.
+
+    Attributes:
+        source: ``(S, M)`` int64, the batch row that supplies each modality.
+        anchor: ``(S,)`` int64, the batch row that each sample belongs to. Modalities whose source
+            is not the anchor are *replaced*.
+        valid: ``(S,)`` bool, False where no partner exists (the sample then repeats its anchor).
+    """
+
+    source: Any
+    anchor: Any
+    valid: Any
+
+
+def plan_swaps(
+    labels: Array,
+    num_modalities: int,
+    *,
+    swap: Swap = "each",
+    pairing: Literal["uniform"] | Pairing = "uniform",
+    features: Any = None,
+    generator: Generator | None = None,
+) -> SwapPlan:
+    """Draw which modality of which row goes where.
+
+    Args:
+        labels: ``(N,)``, any integer dtype; negative labels are ignored rows.
+        num_modalities: M ≥ 2.
+        swap: ``"each"`` gives S = M·N samples: block m (rows m·N … (m+1)·N−1) takes modality m
+            from the partner and the rest from the anchor. ``"one"`` gives S = N: one random
+            modality a row comes from the partner. ``"permute"`` gives S = N: M distinct rows with
+            at least two labels (the anchor, its partner, and others drawn uniformly from the
+            rest of the batch), dealt to the modalities by a random permutation (A.2). A batch of
+            fewer than M labelled rows deals the partner more than once.
+        pairing: ``"uniform"`` (`sample_partners`) or a `Pairing`.
+        features: Handed to a callable ``pairing``.
+        generator: As in `sample_partners`.
+
+    Returns:
+        A `SwapPlan`, in the library and on the device of ``labels``.
+
+    Raises:
+        MidasAugError: An argument is out of range, or the pairing returns something unusable.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import plan_swaps
+        >>> plan_swaps(torch.tensor([0, 1]), 2).source  # only one partner is possible here
+        tensor([[1, 0],
+                [0, 1],
+                [0, 1],
+                [1, 0]])
+    """
+    check_swap(swap)
+    check_pairing(pairing)
+    if num_modalities < 2:
+        raise MidasAugError(
+            f"expected num_modalities of at least 2, got {num_modalities}; with one modality "
+            "there is nothing to misalign"
+        )
+    classes = as_labels(labels, "labels")
+    if callable(pairing):
+        drawn = pairing(labels, features=features, generator=generator)
+        partner, valid = check_partners(*drawn, classes)
+    else:
+        draws = random_integers(1 << DRAW_BITS, (len(classes),), labels, generator)
+        partner, valid = partners_from_draws(classes, draws)
+
+    rows = len(classes)
+    own = torch.arange(rows, device=classes.device)
+    if swap == "each":
+        replaced = torch.eye(num_modalities, dtype=torch.bool, device=classes.device)
+        replaced = replaced[:, None, :].expand(-1, rows, -1).reshape(-1, num_modalities)
+        anchor, valid = own.repeat(num_modalities), valid.repeat(num_modalities)
+        source = torch.where(replaced, partner.repeat(num_modalities)[:, None], anchor[:, None])
+    elif swap == "one":
+        modality = random_integers(num_modalities, (rows, 1), labels, generator)
+        replaced = modality == torch.arange(num_modalities, device=classes.device)
+        anchor = own
+        source = torch.where(replaced, partner[:, None], own[:, None])
+    else:
+        others = [
+            random_integers(1 << DRAW_BITS, (rows,), labels, generator)
+            for _ in range(num_modalities - 2)
+        ]
+        hand = torch.stack([own, partner, *_distinct_rows(classes, own, partner, others)], dim=1)
+        keys = random_integers(1 << DRAW_BITS, (rows, num_modalities), labels, generator)
+        dealt = hand.gather(1, keys.argsort(dim=1))
+        anchor = own
+        source = torch.where(valid[:, None], dealt, own[:, None])
+    return SwapPlan(*(like(part, labels) for part in (source, anchor, valid)))
+
+
+def _distinct_rows(
+    labels: Tensor, own: Tensor, partner: Tensor, draws: list[Tensor]
+) -> list[Tensor]:
+    """Further labelled rows, each uniform over those not yet chosen; the partner if none is left.
+
+    ``draws[k]`` is scaled to the number of rows left, then stepped over the chosen ones, lowest
+    first, so that every remaining row is hit by exactly one value.
+    """
+    labelled = torch.argsort((labels < 0).byte(), stable=True)  # labelled rows lead
+    rank = torch.empty_like(labelled).scatter_(0, labelled, own)
+    count = (labels >= 0).sum()
+    chosen = [rank.gather(0, own), rank.gather(0, partner)]
+    rows = []
+    for draw in draws:
+        left = count - len(chosen)
+        place = (draw * left.clamp(min=0)) >> DRAW_BITS
+        for taken in torch.stack(chosen).sort(dim=0).values:
+            place = place + (place >= taken)
+        row = torch.where(left > 0, labelled.gather(0, place.clamp(max=len(own) - 1)), partner)
+        rows.append(row)
+        chosen.append(place)
+    return rows
+
+
+def check_swap(swap: str) -> None:
+    """Raise unless ``swap`` names a way to swap."""
+    if swap not in get_args(Swap):
+        raise MidasAugError(f"expected swap to be one of {get_args(Swap)}, got {swap!r}")
+
+
+def check_pairing(pairing: Any) -> None:
+    """Raise unless ``pairing`` is ``"uniform"`` or a callable."""
+    if pairing != "uniform" and not callable(pairing):
+        raise MidasAugError(
+            f"expected pairing to be 'uniform' or a callable (labels, *, features, generator) -> "
+            f"(partner, valid), got {pairing!r}"
+        )

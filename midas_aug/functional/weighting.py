@@ -1,0 +1,307 @@
+"""Weights of misaligned samples: weak modality (Sec. 3.4) and hard samples (Sec. 3.5)."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from midas_aug._arrays import (
+    Array,
+    ArrayT,
+    as_labels,
+    as_scores,
+    as_tensor,
+    check_rows,
+    check_shape,
+    like,
+)
+from midas_aug.errors import MidasAugError
+from midas_aug.functional.labels import check_label_range
+from midas_aug.functional.plan import SwapPlan
+
+__all__ = [
+    "Similarity",
+    "hard_sample_weights",
+    "ratio_weak_modality_step",
+    "weak_modality_step",
+]
+
+Similarity: TypeAlias = Literal["cosine"] | Callable[[Tensor, Tensor], Tensor]
+
+
+def hard_sample_weights(
+    features: Sequence[ArrayT], plan: SwapPlan, *, similarity: Similarity = "cosine"
+) -> ArrayT:
+    r"""Weigh up samples whose replaced modality looks like the one it replaces (Eq. 8).
+
+    .. math:: 1 + (s_s + 1) / 2, \quad
+        s_s = \text{mean over replaced } m \text{ of } \cos(f^m_{anchor}, f^m_{source})
+
+    Carries no gradient. The cosine with a zero vector is 0.
+
+    Args:
+        features: M arrays ``(N, D_m)`` of floats.
+        plan: The draws, as from `plan_swaps`.
+        similarity: ``"cosine"``, or a callable of two ``(S, D_m)`` tensors that gives ``(S,)`` in
+            [−1, 1].
+
+    Returns:
+        ``(S,)`` in [1, 2]; a sample with nothing replaced gets 1.5.
+
+    Raises:
+        MidasAugError: Shapes or dtypes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import SwapPlan, hard_sample_weights
+        >>> plan = SwapPlan(torch.tensor([[0, 1]]), torch.tensor([0]), torch.tensor([True]))
+        >>> ears = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> eyes = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> hard_sample_weights([ears, eyes], plan)  # the eyes are replaced by their likes
+        tensor([2.])
+    """
+    source = as_labels(plan.source, "plan.source", ndim=2)
+    anchor = as_labels(plan.anchor, "plan.anchor")
+    if len(features) != source.shape[1]:
+        raise MidasAugError(
+            f"expected {source.shape[1]} feature arrays (one a column of plan.source), got "
+            f"{len(features)}; pass one (N, D) array a modality"
+        )
+    if similarity != "cosine" and not callable(similarity):
+        raise MidasAugError(
+            f"expected similarity to be 'cosine' or a callable of two (S, D), got {similarity!r}"
+        )
+    check_shape(anchor, (len(source),), "plan.anchor", "one anchor a row of plan.source")
+    check_rows(source, len(features[0]), "plan.source")
+    check_rows(anchor, len(features[0]), "plan.anchor")
+    replaced = source != anchor[:, None]
+    similarities = []
+    for number, feature in enumerate(features):
+        name = f"features[{number}]"
+        rows = as_scores(feature, name).detach()
+        check_shape(rows, (len(features[0]), None), name, "the same batch rows in each modality")
+        # One pass over N rows instead of two over S.
+        rows = torch.nn.functional.normalize(rows, dim=1) if similarity == "cosine" else rows
+        here = rows.index_select(0, anchor)
+        there = rows.index_select(0, source[:, number])
+        similarities.append(
+            (here * there).sum(dim=1) if similarity == "cosine" else similarity(here, there)
+        )
+    total = torch.where(replaced, torch.stack(similarities, dim=1), 0.0).sum(dim=1)
+    mean = (total / replaced.sum(dim=1).clamp(min=1)).clamp(-1, 1)
+    return like(1 + (mean + 1) / 2, features[0])
+
+
+class CreditSums(NamedTuple):
+    """What a weak-modality step needs of a batch; sums, so that ranks can add theirs up.
+
+    Attributes:
+        expected: ``(M,)`` sum over valid rows of c̃, the shares.
+        received: ``(M,)`` sum over valid rows of q, the model's own normalised confidence.
+        rows: ``(1,)`` number of valid rows.
+    """
+
+    expected: Tensor
+    received: Tensor
+    rows: Tensor
+
+
+def credit_sums(
+    shares: Tensor, scores: Tensor, source_labels: Tensor, valid: Tensor | None
+) -> CreditSums:
+    """Sum expected and received credit over the valid rows (Eq. 5-6)."""
+    shares = shares.detach().to(scores.dtype)
+    # p̃[label of m] over its sum over modalities is a softmax of the logits at these labels.
+    credit = scores.detach().gather(1, source_labels.clamp(min=0)).softmax(dim=1)
+    if valid is None:
+        valid = torch.ones(len(shares), dtype=torch.bool, device=shares.device)
+    counted = valid[:, None]
+    return CreditSums(
+        expected=torch.where(counted, shares, 0.0).sum(dim=0),
+        received=torch.where(counted, credit, 0.0).sum(dim=0),
+        rows=valid.sum(dim=0, keepdim=True).to(scores.dtype),
+    )
+
+
+def step_from_sums(
+    alpha: Tensor, sums: CreditSums, *, step_size: float, max_alpha: float | None
+) -> Tensor:
+    """The new α (Eq. 5-7): up where the weak modality gets less credit than it should."""
+    is_weak = torch.arange(len(alpha), device=alpha.device) == sums.expected.argmin()
+    direction = (sums.expected - sums.received).sign()
+    stepped = (alpha + step_size * direction).clamp(min=1.0, max=max_alpha)
+    stepped = torch.where(is_weak, stepped, 1.0)
+    # A batch that overflowed in half precision must not stay in α for ever.
+    usable = (sums.rows > 0) & (sums.expected + sums.received).isfinite().all()
+    return torch.where(usable, stepped, alpha).to(alpha.dtype)
+
+
+def weak_modality_step(
+    alpha: ArrayT,
+    shares: Array,
+    logits: Array,
+    source_labels: Array,
+    *,
+    valid: Array | None = None,
+    step_size: float = 0.05,
+    max_alpha: float | None = None,
+) -> ArrayT:
+    r"""One update of the weak-modality weights (Eq. 5-7).
+
+    The weak modality is the one with the smallest mean share. Its α rises by ``step_size`` when
+    the multimodal model credits it less than its share, falls when more, never below 1; every
+    other α is 1.
+
+    Args:
+        alpha: ``(M,)`` float.
+        shares: ``(S, M)``, as from `label_shares`.
+        logits: ``(S, C)`` of the multimodal head on the misaligned samples.
+        source_labels: ``(S, M)`` integers.
+        valid: ``(S,)`` bool, rows that count; None counts all. No valid row: α stays as it is.
+        step_size: η.
+        max_alpha: Upper clamp; None for none, as in the paper.
+
+    Returns:
+        The new ``(M,)`` α.
+
+    Raises:
+        MidasAugError: Shapes or dtypes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import weak_modality_step
+        >>> shares = torch.tensor([[0.7, 0.3]])
+        >>> logits = torch.tensor([[4.0, 0.0]])  # the model listens to modality 1 alone
+        >>> weak_modality_step(torch.ones(2), shares, logits, torch.tensor([[0, 1]]))
+        tensor([1.0000, 1.0500])
+    """
+    scores = as_scores(logits, "logits")
+    classes = as_labels(source_labels, "source_labels", ndim=2)
+    weights = as_scores(shares, "shares")
+    check_shape(classes, (len(scores), None), "source_labels", "one row a row of logits")
+    check_shape(weights, tuple(classes.shape), "shares", "one share a source label")
+    check_label_range(classes, scores.shape[1])
+    current = _check_alpha(alpha, max_alpha)
+    check_shape(current, (weights.shape[1],), "alpha", "one weak-modality weight a modality")
+    mask = None if valid is None else as_tensor(valid, "valid").bool()
+    if mask is not None:
+        check_shape(mask, (len(scores),), "valid", "one flag a row of logits")
+    sums = credit_sums(weights, scores, classes, mask)
+    return like(step_from_sums(current, sums, step_size=step_size, max_alpha=max_alpha), alpha)
+
+
+class RatioSums(NamedTuple):
+    """What the public code's step needs of a batch; sums, so that ranks can add theirs up.
+
+    Attributes:
+        confidence: ``(2,)`` sum over valid rows of the raw confidences.
+        received: ``(blocks, 2)`` sum over the valid rows of a block of p̃[label of m's source].
+    """
+
+    confidence: Tensor
+    received: Tensor
+
+
+def confidence_sums(confidence: Tensor, source: Tensor, valid: Tensor) -> Tensor:
+    """Sum over valid misaligned rows of each modality's raw confidence, ``(M,)``."""
+    return torch.where(valid[:, None], confidence.gather(0, source), 0.0).sum(dim=0)
+
+
+def ratio_sums(
+    confidence: Tensor, source: Tensor, scores: Tensor, source_labels: Tensor, valid: Tensor
+) -> RatioSums:
+    """Sum raw confidences, and the model's probabilities block by block."""
+    blocks = max(len(source) // max(len(confidence), 1), 1)
+    probability = scores.detach().softmax(dim=1).gather(1, source_labels.clamp(min=0))
+    counted = torch.where(valid[:, None], probability, 0.0)
+    return RatioSums(
+        confidence=confidence_sums(confidence, source, valid).to(scores.dtype),
+        received=counted.reshape(blocks, -1, 2).sum(dim=1),
+    )
+
+
+def step_from_ratios(
+    alpha: Tensor, sums: RatioSums, *, step_size: float, max_alpha: float | None
+) -> Tensor:
+    """The new shared α: up where the weak modality gets less credit than its confidence."""
+    expected = sums.confidence[0] / sums.confidence[1]
+    received = (sums.received[:, 0] / sums.received[:, 1]).mean()
+    first_is_weak = sums.confidence[0] <= sums.confidence[1]
+    underrated = torch.where(first_is_weak, received < expected, received > expected)
+    step = torch.where(underrated, step_size, -step_size)
+    usable = expected.isfinite() & received.isfinite()
+    stepped = (alpha + step).clamp(min=1.0, max=max_alpha)
+    return torch.where(usable, stepped, alpha).to(alpha.dtype)
+
+
+def ratio_weak_modality_step(
+    alpha: ArrayT,
+    confidence: Array,
+    source: Array,
+    logits: Array,
+    source_labels: Array,
+    *,
+    valid: Array | None = None,
+    step_size: float = 0.05,
+    max_alpha: float | None = None,
+) -> ArrayT:
+    r"""The public code's update: one α for whichever modality is weak, from ratios of means.
+
+    The weak modality has the smaller mean *raw* confidence. The ratio of the mean probabilities
+    that the model gives to the labels of modalities 1 and 2, averaged over the two swaps, is held
+    against the ratio of the mean confidences. Equality counts as a decrease. Two modalities only.
+
+    Args:
+        alpha: ``(2,)``, the shared number in both places (or any shape that is to be stepped).
+        confidence: ``(N, 2)`` raw confidences of the batch rows.
+        source: ``(S, 2)`` integers, the plan's source; S = N or 2N in blocks of N.
+        logits: ``(S, C)`` of the multimodal head on the misaligned samples.
+        source_labels: ``(S, 2)`` integers.
+        valid: ``(S,)`` bool, rows that count; None counts all. Without a finite ratio (no valid
+            row, or a mean of exactly 0) α stays as it is.
+        step_size: η.
+        max_alpha: Upper clamp (the public code's Kinetics-Sounds file has 10).
+
+    Returns:
+        The new α.
+
+    Raises:
+        MidasAugError: Shapes or dtypes do not fit, or there are not two modalities.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import ratio_weak_modality_step
+        >>> confidence = torch.tensor([[0.8, 0.4], [0.8, 0.4]])
+        >>> source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
+        >>> labels = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
+        >>> logits = 3.0 * torch.nn.functional.one_hot(labels[:, 0], 2)  # modality 1 rules
+        >>> ratio_weak_modality_step(torch.ones(2), confidence, source, logits, labels)
+        tensor([1.0500, 1.0500])
+    """
+    scores = as_scores(logits, "logits")
+    rows = as_labels(source, "source", ndim=2)
+    classes = as_labels(source_labels, "source_labels", ndim=2)
+    raw = as_scores(confidence, "confidence").detach()
+    check_shape(raw, (None, 2), "confidence", "the public code's rule knows two modalities")
+    check_shape(rows, (len(scores), 2), "source", "one row a row of logits")
+    check_shape(classes, (len(scores), 2), "source_labels", "one row a row of logits")
+    mask = as_tensor(valid, "valid") if valid is not None else (classes >= 0).all(dim=1)
+    check_shape(mask, (len(scores),), "valid", "one flag a row of logits")
+    check_label_range(classes, scores.shape[1])
+    check_rows(rows, len(raw), "source")
+    sums = ratio_sums(raw, rows, scores, classes, mask.bool())
+    current = _check_alpha(alpha, max_alpha)
+    return like(step_from_ratios(current, sums, step_size=step_size, max_alpha=max_alpha), alpha)
+
+
+def _check_alpha(alpha: Array, max_alpha: float | None) -> Tensor:
+    current = as_tensor(alpha, "alpha")
+    if not current.is_floating_point():
+        raise MidasAugError(
+            f"expected alpha to have a float dtype, got {current.dtype}; a step of 0.05 is lost in "
+            "integers"
+        )
+    if max_alpha is not None and not max_alpha >= 1:
+        raise MidasAugError(f"expected max_alpha of at least 1 or None, got {max_alpha}")
+    return current

@@ -1,0 +1,141 @@
+"""Partners: another class, exactly uniform, whatever the batch looks like."""
+
+import numpy as np
+import pytest
+import reference
+import strategies
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from midas_aug import MidasAugError
+from midas_aug import functional as F
+from midas_aug._draws import DRAW_BITS
+from midas_aug.functional.pairing import partners_from_draws
+
+settings.register_profile("quick", deadline=None, max_examples=60)
+settings.load_profile("quick")
+
+
+@given(st.data(), st.integers(2, 50), strategies.libraries())
+def test_every_partner_has_another_label_and_no_partner_means_itself(data, num_classes, library):
+    values = data.draw(strategies.labels_arrays(num_classes))
+    labels, values = strategies.as_library(
+        values, data.draw(strategies.label_dtypes(num_classes, signed=True)), library
+    )
+    partner, valid = map(strategies.as_numpy, F.sample_partners(labels))
+    for row, allowed in enumerate(reference.possible_partners(values)):
+        assert bool(valid[row]) == bool(allowed)
+        assert int(partner[row]) in (allowed or {row})
+
+
+@given(st.lists(st.integers(-1, 3), max_size=9), st.randoms())
+def test_every_allowed_partner_is_hit_by_the_same_number_of_draws(labels, rng):
+    """Exhaustive over the scaled draw: K allowed partners split the draws into K equal parts."""
+    classes = torch.tensor(labels, dtype=torch.int64)
+    for row, allowed in enumerate(reference.possible_partners(np.array(labels))):
+        if not allowed:
+            continue
+        # The middle of each of K equal parts of the range of draws.
+        middles = [
+            (2 * part + 1) * (1 << DRAW_BITS) // (2 * len(allowed)) for part in range(len(allowed))
+        ]
+        hit = set()
+        for draw in middles:
+            draws = torch.full_like(classes, draw)
+            hit.add(int(partners_from_draws(classes, draws)[0][row]))
+        assert hit == allowed
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_partners_are_uniform_by_chi_square(library):
+    labels = np.array([0] * 5 + [1] * 3 + [2] + [-1])
+    given_labels = torch.as_tensor(labels) if library == "torch" else labels
+    generator = torch.Generator().manual_seed(1) if library == "torch" else np.random.default_rng(1)
+    counts = np.zeros((len(labels), len(labels)))
+    for _ in range(4000):
+        partner, _ = F.sample_partners(given_labels, generator=generator)
+        counts[np.arange(len(labels)), strategies.as_numpy(partner)] += 1
+    for row, allowed in enumerate(reference.possible_partners(labels)):
+        if allowed:
+            assert chisquare(counts[row, sorted(allowed)]).pvalue > 1e-4
+
+
+def test_rows_draw_independently():
+    labels = torch.tensor([0, 0, 1, 1])
+    generator = torch.Generator().manual_seed(0)
+    pairs = {tuple(F.sample_partners(labels, generator=generator)[0].tolist()) for _ in range(600)}
+    assert len(pairs) == 2**4  # every combination of two partners for four rows
+
+
+@given(st.data(), st.integers(2, 10))
+def test_permuting_the_batch_permutes_the_partners(data, num_classes):
+    """Which row is the k-th of another class changes; which row may be a partner does not."""
+    values = data.draw(strategies.labels_arrays(num_classes))
+    order = np.random.default_rng(len(values)).permutation(len(values))
+    draws = torch.randint(1 << DRAW_BITS, (len(values),))
+    labels = torch.as_tensor(values, dtype=torch.int64)
+    partner, valid = partners_from_draws(labels, draws)
+    moved, still_valid = partners_from_draws(labels[order], draws[order])
+    assert torch.equal(valid[order], still_valid)
+    assert torch.equal(labels[partner][order], labels[order][moved])  # the same class is met
+
+
+def test_the_same_generator_state_gives_the_same_partners_and_the_global_one_advances():
+    labels = torch.arange(50) % 7
+    draws = [
+        F.sample_partners(labels, generator=torch.Generator().manual_seed(3))[0] for _ in range(2)
+    ]
+    assert torch.equal(*draws)
+    torch.manual_seed(0)
+    assert not torch.equal(F.sample_partners(labels)[0], F.sample_partners(labels)[0])
+    np.random.seed(0)  # noqa: NPY002
+    first = F.sample_partners(labels.numpy())[0]
+    np.random.seed(0)  # noqa: NPY002
+    assert np.array_equal(first, F.sample_partners(labels.numpy())[0])
+
+
+@given(st.data(), st.integers(2, 6), strategies.libraries())
+def test_a_permutation_uses_every_labelled_row_once(data, num_classes, library):
+    values = data.draw(strategies.labels_arrays(num_classes))
+    labels, values = strategies.as_library(values, "int64", library)
+    partner, valid = map(strategies.as_numpy, F.permutation_partners(labels))
+    assert np.array_equal(valid, values >= 0)
+    assert sorted(partner[valid]) == list(np.flatnonzero(valid))
+    assert np.array_equal(partner[~valid], np.flatnonzero(~valid))
+
+
+def test_permutations_are_uniform():
+    labels = torch.tensor([0, -1, 0, 1])
+    generator = torch.Generator().manual_seed(0)
+    seen: dict[tuple[int, ...], int] = {}
+    for _ in range(3000):
+        partner = tuple(F.permutation_partners(labels, generator=generator)[0].tolist())
+        seen[partner] = seen.get(partner, 0) + 1
+    assert len(seen) == 6
+    assert chisquare(list(seen.values())).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("labels", "generator", "words"),
+    [
+        (torch.zeros(3), None, ["integer dtype", "float32", "long()"]),
+        (torch.zeros(3, dtype=torch.bool), None, ["integer dtype", "bool"]),
+        (torch.zeros(3, 1, dtype=torch.int64), None, ["1 axes", "(3, 1)"]),
+        ([0, 1], None, ["torch tensor or a NumPy array", "list"]),
+        (torch.tensor([0, 1]), np.random.default_rng(0), ["torch.Generator", "Generator"]),
+        (np.array([0, 1]), torch.Generator(), ["numpy.random.Generator", "default_rng"]),
+    ],
+)
+def test_bad_labels_and_generators_are_named(labels, generator, words):
+    for function in (F.sample_partners, F.permutation_partners):
+        with pytest.raises(MidasAugError) as error:
+            function(labels, generator=generator)
+        assert all(word in str(error.value) for word in words)
+
+
+def test_more_rows_than_the_draw_is_exact_for_are_refused():
+    labels = torch.zeros((1 << 22) + 1, dtype=torch.int8)
+    with pytest.raises(MidasAugError, match="at most 4194304 labels"):
+        F.sample_partners(labels)

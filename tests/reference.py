@@ -1,0 +1,304 @@
+"""The whole MIDAS method in slow, obvious NumPy: the oracle of the tests.
+
+Written from the equations of the paper (arXiv 2509.25831) alone, in float64, with Python loops
+over rows, modalities and classes. It imports nothing of `midas_aug`, so that the two can only
+agree by both being right. Where the paper is silent, the docstring says what is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+
+def _log_softmax(row: Array) -> list[float]:
+    """log p of one row of logits, by the definition, after subtracting the largest logit."""
+    values = [float(v) for v in row]
+    top = max(values)
+    log_sum = math.log(math.fsum(math.exp(v - top) for v in values))
+    return [v - top - log_sum for v in values]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The plain mean; 0 of nothing."""
+    return math.fsum(values) / len(values) if len(values) else 0.0
+
+
+def _clamp(value: float, max_alpha: float | None) -> float:
+    """Keep alpha in [1, max_alpha]."""
+    return max(1.0, value if max_alpha is None else min(value, max_alpha))
+
+
+def true_class_confidence(logits: Array, labels: Array, temperature: float = 1.0) -> Floats:
+    """c_i = softmax(logits_i / T)[y_i] (the numerator of Eq. 2); 0 where the label is negative."""
+    out = np.zeros(len(labels), dtype=np.float64)
+    for i, label in enumerate(labels):
+        if int(label) >= 0:
+            scaled = np.asarray(logits[i], dtype=np.float64) / temperature
+            out[i] = math.exp(_log_softmax(scaled)[int(label)])
+    return out
+
+
+def label_shares(confidence: Array, source: Array) -> Floats:
+    """Eq. 2: c~_s^m = c_s^m / sum_l c_s^l, c_s^m read at the source row of m; all 0: 1/M each."""
+    rows, modalities = source.shape
+    out = np.zeros((rows, modalities), dtype=np.float64)
+    for s in range(rows):
+        raw = [float(confidence[int(source[s, m]), m]) for m in range(modalities)]
+        total = math.fsum(raw)
+        for m in range(modalities):
+            out[s, m] = raw[m] / total if total > 0 else 1.0 / modalities
+    return out
+
+
+def soft_targets(source_labels: Array, shares: Array, num_classes: int) -> Floats:
+    """Eq. 3: y~_s = sum_m c~_s^m onehot(label of m's source); a negative label puts no mass."""
+    rows, modalities = source_labels.shape
+    out = np.zeros((rows, num_classes), dtype=np.float64)
+    for s in range(rows):
+        for m in range(modalities):
+            label = int(source_labels[s, m])
+            if label >= 0:
+                out[s, label] += float(shares[s, m])
+    return out
+
+
+def _unit(vector: Array) -> list[float] | None:
+    """The vector divided by its length (safe for huge and tiny entries); None for the zero one."""
+    values = [float(x) for x in vector]
+    largest = max((abs(x) for x in values), default=0.0)
+    if largest == 0:
+        return None
+    values = [x / largest for x in values]
+    length = math.sqrt(math.fsum(x * x for x in values))
+    return [x / length for x in values]
+
+
+def _cosine(a: Array, b: Array) -> float:
+    """cos(a, b); 0 when either is the zero vector."""
+    unit_a, unit_b = _unit(a), _unit(b)
+    if unit_a is None or unit_b is None:
+        return 0.0
+    dot = math.fsum(x * y for x, y in zip(unit_a, unit_b, strict=True))
+    return min(1.0, max(-1.0, dot))
+
+
+def cosine_hardness(features: Sequence[Array], source: Array, anchor: Array) -> Floats:
+    """Eq. 8 and its factor in Eq. 10: 1 + (s + 1) / 2, s the mean cosine of replaced modalities.
+
+    Replaced are the modalities whose source row is not the anchor; s = 0 where none is.
+    """
+    rows, modalities = source.shape
+    out = np.zeros(rows, dtype=np.float64)
+    for s in range(rows):
+        own = int(anchor[s])
+        cosines = []
+        for m in range(modalities):
+            other = int(source[s, m])
+            if other != own:
+                cosines.append(_cosine(features[m][own], features[m][other]))
+        out[s] = 1.0 + (_mean(cosines) + 1.0) / 2.0
+    return out
+
+
+def misaligned_cross_entropy(
+    logits: Array, source_labels: Array, shares: Array, alpha: Array | None = None
+) -> Floats:
+    """The bracket of Eq. 10: - sum_m alpha_m c~_s^m log p~_s[label of m]; negative labels: 0."""
+    rows, modalities = source_labels.shape
+    out = np.zeros(rows, dtype=np.float64)
+    for s in range(rows):
+        log_p = _log_softmax(logits[s])
+        for m in range(modalities):
+            label = int(source_labels[s, m])
+            if label >= 0:
+                factor = 1.0 if alpha is None else float(alpha[m])
+                out[s] -= factor * float(shares[s, m]) * log_p[label]
+    return out
+
+
+def fusion_shares(logits: Array, source_labels: Array) -> Floats:
+    """Eq. 5: q_s^m = p~_s[label of m] / sum_l p~_s[label of l], the sum over the M modalities.
+
+    The softmax's own denominator cancels; a row with a negative label gets 1/M each.
+    """
+    rows, modalities = source_labels.shape
+    out = np.zeros((rows, modalities), dtype=np.float64)
+    for s in range(rows):
+        labels = [int(source_labels[s, m]) for m in range(modalities)]
+        if min(labels) < 0:
+            out[s] = 1.0 / modalities
+            continue
+        log_p = _log_softmax(logits[s])
+        top = max(log_p[label] for label in labels)
+        total = math.fsum(math.exp(log_p[label] - top) for label in labels)
+        for m in range(modalities):
+            out[s, m] = math.exp(log_p[labels[m]] - top) / total
+    return out
+
+
+def weak_modality_step(
+    alpha: Array,
+    shares: Array,
+    logits: Array,
+    source_labels: Array,
+    valid: Array | None = None,
+    step_size: float = 0.05,
+    max_alpha: float | None = None,
+) -> Floats:
+    """Eq. 5-7: the weakest modality's alpha moves by eta * sign(mean c~ - mean q), others are 1.
+
+    The means are over the valid rows; with none, alpha is returned as it is. Of equally weak
+    modalities the first is the weak one.
+    """
+    rows, modalities = source_labels.shape
+    used = [s for s in range(rows) if valid is None or bool(valid[s])]
+    if not used:
+        return np.asarray(alpha, dtype=np.float64).copy()
+    fused = fusion_shares(logits, source_labels)
+    mean_share = [_mean([float(shares[s, m]) for s in used]) for m in range(modalities)]
+    mean_fused = [_mean([float(fused[s, m]) for s in used]) for m in range(modalities)]
+    weak = mean_share.index(min(mean_share))
+    gap = mean_share[weak] - mean_fused[weak]
+    delta = 1.0 if gap > 0 else -1.0 if gap < 0 else 0.0
+    out = np.ones(modalities, dtype=np.float64)
+    out[weak] = _clamp(float(alpha[weak]) + step_size * delta, max_alpha)
+    return out
+
+
+def misaligned_accuracy(logits: Array, source_labels: Array, valid: Array | None = None) -> float:
+    """Sec. 1: the share of rows whose top-k classes are exactly their k distinct source labels.
+
+    A tie across the top-k boundary is wrong; rows that are not valid or have a negative source
+    label do not count; with no counted row the value is 0.
+    """
+    rows, modalities = source_labels.shape
+    right = counted = 0
+    for s in range(rows):
+        wanted = {int(source_labels[s, m]) for m in range(modalities)}
+        if min(wanted) < 0 or (valid is not None and not bool(valid[s])):
+            continue
+        counted += 1
+        values = [float(v) for v in logits[s]]
+        order = sorted(range(len(values)), key=lambda c: -values[c])
+        k = len(wanted)
+        tie = k < len(values) and values[order[k - 1]] == values[order[k]]
+        if not tie and set(order[:k]) == wanted:
+            right += 1
+    return right / counted if counted else 0.0
+
+
+def eq11_loss(
+    aligned_logits: Array,
+    misaligned_logits: Array,
+    unimodal_logits: Sequence[Array],
+    labels: Array,
+    source: Array,
+    anchor: Array,
+    valid: Array,
+    confidence: Array,
+    hardness: Array,
+    alpha: Array,
+    lam: float,
+    unimodal_weight: float,
+) -> dict[str, float]:
+    """Eq. 9-11: mean over the labelled rows of L_align + unimodal_weight L_uni + lam L_mis.
+
+    `confidence` (N, M) is raw, `hardness` (S,) is the factor 1 + (s + 1) / 2. L_mis of a row is
+    the mean over its S/N misaligned samples, where one that is not valid counts as 0. Rows with a
+    negative label are left out of every sum and of the mean. `aligned`, `misaligned` and
+    `unimodal` are the means before lam and unimodal_weight.
+    """
+    n, modalities, s_rows = len(labels), source.shape[1], source.shape[0]
+    labelled = [i for i in range(n) if int(labels[i]) >= 0]
+    if not labelled:
+        return {"total": 0.0, "aligned": 0.0, "misaligned": 0.0, "unimodal": 0.0}
+    shares = label_shares(confidence, source)
+    per_row = s_rows / n
+    aligned, misaligned, unimodal = [], [], []
+    for i in labelled:
+        y = int(labels[i])
+        aligned.append(-_log_softmax(aligned_logits[i])[y])  # L_align
+        unimodal.append(math.fsum(-_log_softmax(head[i])[y] for head in unimodal_logits))  # Eq. 9
+        row = 0.0
+        for s in range(s_rows):
+            if int(anchor[s]) != i or not bool(valid[s]):
+                continue
+            labels_s = [int(labels[int(source[s, m])]) for m in range(modalities)]
+            if min(labels_s) < 0:
+                continue
+            log_p = _log_softmax(misaligned_logits[s])
+            cross_entropy = 0.0
+            for m in range(modalities):
+                cross_entropy -= float(alpha[m]) * shares[s, m] * log_p[labels_s[m]]
+            row += float(hardness[s]) * cross_entropy  # Eq. 10
+        misaligned.append(row / per_row if s_rows else 0.0)
+    terms = {
+        "aligned": _mean(aligned),
+        "misaligned": _mean(misaligned),
+        "unimodal": _mean(unimodal),
+    }
+    total = terms["aligned"] + unimodal_weight * terms["unimodal"] + lam * terms["misaligned"]
+    return {"total": float(total), **{name: float(value) for name, value in terms.items()}}
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    """a / b with the IEEE results for b = 0, so that a comparison with 0/0 is false."""
+    if denominator != 0:
+        return numerator / denominator
+    return math.inf if numerator > 0 else math.nan
+
+
+def ratio_weak_step(
+    alpha: float,
+    confidence: Array,
+    source: Array,
+    logits: Array,
+    source_labels: Array,
+    n_rows: int,
+    step_size: float,
+    max_alpha: float | None,
+) -> float:
+    """The public code's alpha (two modalities, swap "each"): a ratio of means instead of Eq. 5-7.
+
+    Weak is the modality with the smaller mean raw confidence (the first at a tie). Alpha grows
+    only if the fusion model leans to the strong one more than the unimodal ratio says.
+    """
+    rows = source.shape[0]
+    if rows == 0:
+        return float(alpha)
+    mean_c = []
+    for m in range(2):
+        mean_c.append(_mean([float(confidence[int(source[s, m]), m]) for s in range(rows)]))
+    uni = _ratio(mean_c[0], mean_c[1])
+    blocks = []
+    for block in (range(0, n_rows), range(n_rows, 2 * n_rows)):
+        picked: list[list[float]] = [[], []]
+        for s in block:
+            log_p = _log_softmax(logits[s])
+            for m in range(2):
+                picked[m].append(math.exp(log_p[int(source_labels[s, m])]))
+        blocks.append(_ratio(_mean(picked[0]), _mean(picked[1])))
+    mm = _mean(blocks)
+    weak = 1 if mean_c[1] < mean_c[0] else 0
+    grows = mm > uni if weak == 1 else mm < uni
+    return _clamp(float(alpha) + (step_size if grows else -step_size), max_alpha)
+
+
+def possible_partners(labels: Array) -> list[set[int]]:
+    """Sec. 3.2: for each row i the rows j with y_j != y_i; negative labels give and get nothing."""
+    out: list[set[int]] = []
+    for i in range(len(labels)):
+        partners = set()
+        for j in range(len(labels)):
+            if int(labels[i]) >= 0 and int(labels[j]) >= 0 and int(labels[j]) != int(labels[i]):
+                partners.add(j)
+        out.append(partners)
+    return out
