@@ -1,0 +1,30 @@
+"""MIDAS (NeurIPS 2025, arXiv 2509.25831): misalignment augmentation for multimodal classifiers.
+
+Swap a modality between samples of different classes, label the mix by how confident each unimodal
+classifier is, weigh up the weak modality and the hard samples, and train on both. `MisalignAugment`
+makes such a batch, `MidasLoss` is the objective, `midas_aug.functional` the method in pure
+functions and `midas_aug.confidence` the ways to be confident.
+"""
+
+from midas_aug import confidence, functional
+from midas_aug.augment import MisalignAugment
+from midas_aug.batch import MisalignedBatch
+from midas_aug.errors import MidasAugError
+from midas_aug.functional import SwapPlan
+from midas_aug.loss import LossTerms, MidasLoss, RatioWeakModalityWeight, WeakModalityWeight
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LossTerms",
+    "MidasAugError",
+    "MidasLoss",
+    "MisalignAugment",
+    "MisalignedBatch",
+    "RatioWeakModalityWeight",
+    "SwapPlan",
+    "WeakModalityWeight",
+    "__version__",
+    "confidence",
+    "functional",
+]

@@ -1,0 +1,315 @@
+"""What `MisalignAugment` returns: aligned rows first, then misaligned ones, with their labels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from midas_aug._arrays import Array, as_scores, as_tensor, check_shape
+from midas_aug.errors import MidasAugError
+from midas_aug.functional import SwapPlan, label_shares, soft_targets
+from midas_aug.hardness import Hardness, measure_hardness
+from midas_aug.tree import get_item, in_order, item_keys, map_arrays, resolve_key, take_rows
+
+__all__ = ["MisalignedBatch"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelRule:
+    """How a drawn batch is labelled, in the worker or later in the training loop."""
+
+    modalities: tuple[Any, ...]
+    num_classes: int
+    hardness: Hardness
+    misaligned_weight: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MisalignedBatch:
+    """N aligned rows followed by S misaligned ones.
+
+    Built by `MisalignAugment`. ``source`` is the one truth; data, targets, weights and reports all
+    follow from it. Immutable: `to`, `pin_memory` and `relabel` return a new one. Arrays are of the
+    library of the caller's batch. Index it like the batch that went in: ``out["image"]``; the
+    whole structure is ``out.data``.
+    """
+
+    data: Any
+    _labels: Tensor
+    _source: Tensor
+    _anchor: Tensor
+    _valid: Tensor
+    _rule: LabelRule
+    _numpy: bool
+    _materialized: bool
+    _confidence: Tensor | None = None
+    _hardness: Tensor | None = None
+
+    # -- data ------------------------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Any:
+        """The item ``key`` of the augmented batch, N + S rows (N with ``materialize=False``)."""
+        return get_item(self.data, key)
+
+    def __contains__(self, key: Any) -> bool:
+        return resolve_key(self.data, key) is not None
+
+    def __iter__(self) -> Any:
+        raise TypeError("a MisalignedBatch does not unpack; unpack its .data, or index it by key")
+
+    def keys(self) -> list[Any]:
+        """The keys of the batch, so that ``dict(out)`` works."""
+        return item_keys(self.data)
+
+    def gather(self, name: Any, features: Any) -> Any:
+        """Swap what an encoder made of the N rows: ``(N, …)`` features give ``(N + S, …)``.
+
+        Args:
+            name: The modality that ``features`` encode.
+            features: An array or nesting of arrays with N rows; gradients flow through.
+
+        Raises:
+            MidasAugError: ``name`` is no modality, or a leaf has not N rows.
+        """
+        if name not in self._rule.modalities:
+            raise MidasAugError(
+                f"expected the name of a modality, one of {self._rule.modalities!r}, got {name!r}; "
+                "only modalities are swapped"
+            )
+        column = self._rule.modalities.index(name)
+        return take_rows(
+            features,
+            self._source[:, column],
+            len(self._labels),
+            path=f"features of {name!r}",
+            strict=True,
+        )
+
+    # -- provenance ------------------------------------------------------------------------------
+
+    @property
+    def labels(self) -> Any:
+        """``(N,)`` int64 labels of the aligned rows."""
+        return self._give(self._labels)
+
+    @property
+    def source(self) -> Any:
+        """``(N + S, M)`` int64: the batch row that supplies each modality."""
+        return self._give(self._source)
+
+    @property
+    def anchor(self) -> Any:
+        """``(N + S,)`` int64: the batch row that each sample belongs to."""
+        return self._give(self._anchor)
+
+    @property
+    def valid(self) -> Any:
+        """``(N + S,)`` bool: False for ignored labels and rows without a partner (weight 0)."""
+        return self._give(self._valid)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return self._rule.num_classes
+
+    @property
+    def source_labels(self) -> Any:
+        """``(N + S, M)`` int64: the label of each modality's source."""
+        return self._give(self._source_labels)
+
+    @property
+    def is_misaligned(self) -> Any:
+        """``(N + S,)`` bool: the modalities of this row carry different labels."""
+        labels = self._source_labels
+        return self._give((labels != labels[:, :1]).any(dim=1))
+
+    @property
+    def aligned(self) -> slice:
+        """The rows of the batch as it came: ``logits[out.aligned]``."""
+        return slice(0, len(self._labels))
+
+    @property
+    def misaligned(self) -> slice:
+        """The rows that the augmentation added."""
+        return slice(len(self._labels), len(self._source))
+
+    @property
+    def plan(self) -> SwapPlan:
+        """The draws, to replay them: ``augment(batch, plan=out.plan)``."""
+        rows = self.misaligned
+        return SwapPlan(
+            *(self._give(part[rows]) for part in (self._source, self._anchor, self._valid))
+        )
+
+    # -- labels ----------------------------------------------------------------------------------
+
+    @property
+    def confidence(self) -> Any:
+        """``(N, M)``: each modality's confidence in the label of each aligned row (Eq. 2)."""
+        return self._give(self._labelled("confidence"))
+
+    @property
+    def shares(self) -> Any:
+        """``(N + S, M)``: each modality's share in the label (Eq. 2-3); aligned rows 1/M each."""
+        count = len(self._rule.modalities)
+        even = torch.full((len(self._labels), count), 1 / count, device=self._labels.device)
+        if len(self._source) == len(self._labels):
+            return self._give(even)
+        rows = label_shares(self._labelled("shares"), self._source[self.misaligned])
+        return self._give(torch.cat([even.to(rows.dtype), rows]))
+
+    @property
+    def targets(self) -> Any:
+        """``(N + S, C)`` soft labels, each row sums to 1. Built when asked for."""
+        shares = as_tensor(self.shares, "shares")
+        return self._give(soft_targets(self._source_labels, shares, self._rule.num_classes))
+
+    @property
+    def weights(self) -> Any:
+        """``(N + S,)`` float32, so that ``(weights * loss).mean()`` is L_align + λ·L_mis (Eq. 11).
+
+        Both means run over the rows with a label; weak-modality weights (α) are the loss's.
+        """
+        rows, here = len(self._source), self.misaligned
+        if rows > len(self._labels):
+            self._labelled("weights")
+        labelled = (self._labels >= 0).to(torch.float32)
+        aligned = labelled * (rows / labelled.sum().clamp(min=1))
+        anchored = labelled.index_select(0, self._anchor[here])
+        scale = self._rule.misaligned_weight * rows / anchored.sum().clamp(min=1)
+        misaligned = self._valid[here] * scale
+        if self._hardness is not None:
+            misaligned = misaligned * self._hardness
+        return self._give(torch.cat([aligned, misaligned]))
+
+    def folded_targets(self) -> Any:
+        """``(N + S, C)`` targets · weights, for a trainer that takes labels but no weights.
+
+        Right for a mean-reducing softmax cross-entropy without label smoothing, and for that only:
+        other losses (BCE, MSE, focal) are not linear in the target.
+        """
+        return self.targets * self.weights[:, None]
+
+    def relabel(
+        self,
+        *,
+        unimodal_logits: Mapping[Any, Array] | Sequence[Array] | None = None,
+        confidence: Array | Callable[[Any, Any], Any] | None = None,
+        features: Any = None,
+    ) -> Self:
+        """Label a batch that was drawn elsewhere, or label it anew.
+
+        Args:
+            unimodal_logits: Logits ``(N, C)`` of the aligned rows, a mapping by modality or a
+                sequence in modality order.
+            confidence: Instead of logits: ``(N, M)`` confidences, or a provider, which is called
+                with ``features`` (the batch's data without them) and the labels.
+            features: Encoder outputs of the N aligned rows, by modality or in order; hardness is
+                measured on them. Without features it stays what it is.
+
+        Returns:
+            A labelled batch that shares this one's data.
+
+        Raises:
+            MidasAugError: Neither or both of ``unimodal_logits`` and ``confidence`` are given, or
+                shapes do not fit.
+        """
+        from midas_aug.confidence import LogitConfidence  # confidence needs no batch to exist
+
+        if (unimodal_logits is None) == (confidence is None):
+            raise MidasAugError(
+                "expected either unimodal_logits or confidence, got "
+                f"{'neither' if confidence is None else 'both'}; pass "
+                "relabel(unimodal_logits={modality: (N, C) logits})"
+            )
+        rule = self._rule
+        if unimodal_logits is not None:
+            scored = LogitConfidence(rule.modalities).from_logits(unimodal_logits, self.labels)
+        elif callable(confidence):
+            if features is None and self._materialized:
+                raise MidasAugError(
+                    "expected features of the N aligned rows for the confidence provider, got "
+                    "None; pass relabel(confidence=provider, features={modality: (N, D)})"
+                )
+            scored = confidence(self.data if features is None else features, self.labels)
+        else:
+            scored = confidence
+        hardness = self._hardness
+        if features is not None:
+            in_turn = in_order(features, rule.modalities, "features")
+            hardness = measure_hardness(rule.hardness, in_turn, rule.modalities, self.plan)
+        elif hardness is None and (rule.hardness == "cosine" or callable(rule.hardness)):
+            raise MidasAugError(
+                f"expected features to measure hardness={rule.hardness!r} on, got None; pass "
+                "relabel(..., features={modality: (N, D)}), or build the augmentation with "
+                "hardness='auto' or None"
+            )
+        return replace(
+            self,
+            _confidence=check_confidence(scored, len(self._labels), len(rule.modalities)),
+            _hardness=hardness,
+        )
+
+    # -- devices ---------------------------------------------------------------------------------
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Self:
+        """Move every tensor; NumPy arrays of the data stay what they are."""
+        if self._numpy:
+            raise MidasAugError(
+                "expected a batch of torch tensors to move, got one of NumPy arrays; convert the "
+                "batch before the augmentation"
+            )
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Pin every tensor; a DataLoader with ``pin_memory=True`` calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        def on_tensors(array: Any) -> Any:
+            return array if not hasattr(array, "pin_memory") else function(array)
+
+        return replace(
+            self,
+            data=map_arrays(on_tensors, self.data),
+            _labels=function(self._labels),
+            _source=function(self._source),
+            _anchor=function(self._anchor),
+            _valid=function(self._valid),
+            _confidence=None if self._confidence is None else function(self._confidence),
+            _hardness=None if self._hardness is None else function(self._hardness),
+        )
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    @property
+    def _source_labels(self) -> Tensor:
+        return self._labels[self._source]
+
+    def _labelled(self, name: str) -> Tensor:
+        if self._confidence is None:
+            raise MidasAugError(
+                f"expected a labelled batch for .{name}, got one that was only drawn (its "
+                "confidence comes from a model, which a data loader does not have); call "
+                "out = out.relabel(unimodal_logits=..., features=...) in the training loop"
+            )
+        return self._confidence
+
+    def _give(self, tensor: Tensor) -> Any:
+        return tensor.detach().numpy() if self._numpy else tensor
+
+    def __repr__(self) -> str:
+        rows = f"{len(self._labels)} aligned + {len(self._source) - len(self._labels)} misaligned"
+        state = "labelled" if self._confidence is not None else "not labelled yet"
+        return f"MisalignedBatch({rows} rows, modalities={self._rule.modalities!r}, {state})"
+
+
+def check_confidence(confidence: Any, rows: int, modalities: int) -> Tensor:
+    """A provider's ``(N, M)`` answer as a float tensor without gradient."""
+    scores = as_scores(confidence, "confidence").detach()
+    why = "a confidence provider returns one non-negative number a row and modality"
+    check_shape(scores, (rows, modalities), "confidence", why)
+    return scores

@@ -1,0 +1,77 @@
+"""What a confidence provider is."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch.utils.data import get_worker_info
+
+from midas_aug._arrays import Array, ArrayT, as_tensor, like
+from midas_aug.errors import MidasAugError
+from midas_aug.functional import true_class_confidence
+from midas_aug.tree import in_order
+
+__all__ = ["ConfidenceProvider", "LogitProvider", "UnimodalLogits"]
+
+UnimodalLogits: TypeAlias = Mapping[Any, Array] | Sequence[Array]
+
+
+@runtime_checkable
+class ConfidenceProvider(Protocol):
+    """Any callable ``(batch, labels) -> (N, M)`` of non-negative numbers."""
+
+    def __call__(self, batch: Any, labels: Any, /) -> Any:
+        """Confidences ``(N, M)``."""
+        ...
+
+
+@runtime_checkable
+class LogitProvider(ConfidenceProvider, Protocol):
+    """A provider whose confidences come from unimodal logits, which it can also give away.
+
+    An attribute ``needs_model = True`` says that it cannot run in a loader worker: `collate` then
+    draws there and leaves the labels to ``out.relabel`` in the training loop.
+    """
+
+    @property
+    def modalities(self) -> Sequence[Any]:
+        """The keys of the modalities, in order."""
+        ...
+
+    def unimodal_logits(self, batch: Any) -> Any:
+        """``(N, C)`` logits of each modality, by modality or in order."""
+        ...
+
+    def from_logits(self, unimodal_logits: UnimodalLogits, labels: Any) -> Any:
+        """``(N, M)`` confidences from logits that are at hand already."""
+        ...
+
+
+def logits_to_confidence(
+    unimodal_logits: UnimodalLogits,
+    labels: ArrayT,
+    modalities: Sequence[Hashable],
+    temperatures: Sequence[Any] | None = None,
+) -> ArrayT:
+    """Stack the true-class confidence of each modality, ``(N, M)``."""
+    columns = []
+    for number, logits in enumerate(in_order(unimodal_logits, modalities, "unimodal_logits")):
+        name = f"unimodal_logits[{modalities[number]!r}]"
+        temperature = 1.0 if temperatures is None else temperatures[number]
+        try:
+            columns.append(
+                true_class_confidence(as_tensor(logits, name), labels, temperature=temperature)
+            )
+        except MidasAugError as error:
+            raise MidasAugError(f"{name}: {error}") from None
+    return like(torch.stack(columns, dim=1), labels)
+
+
+def refuse_in_worker(provider: object) -> None:
+    """Raise where a provider that holds a model is called inside a loader worker."""
+    if not torch.compiler.is_compiling() and get_worker_info() is not None:
+        raise MidasAugError(
+            f"expected {type(provider).__name__} to be called in the training process, got a call "
+            "in a DataLoader worker, where its weights are a stale copy; use augment.collate(), "
+            "which only draws, and label in the loop with out.relabel(...)"
+        )

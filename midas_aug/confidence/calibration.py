@@ -1,0 +1,128 @@
+"""Temperature scaling of unimodal classifiers (Guo et al., ICML 2017, arXiv 1706.04599)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape
+from midas_aug.confidence.base import LogitProvider, UnimodalLogits, logits_to_confidence
+from midas_aug.errors import MidasAugError
+from midas_aug.tree import in_order
+
+__all__ = ["CalibratedConfidence", "fit_temperature"]
+
+LOWEST, HIGHEST = 0.05, 20.0
+
+
+class CalibratedConfidence(nn.Module):
+    """Another provider's confidences at temperatures fitted on held-out data.
+
+    Unimodal heads that memorise their training set are overconfident; a temperature for each
+    modality, fitted on data they have not seen, makes their confidences comparable.
+
+    Args:
+        base: A provider with logits: `LogitConfidence`, `HeadConfidence`, `FrozenConfidence`.
+
+    Attributes:
+        temperatures: ``(M,)`` float32 buffer, 1 until fitted.
+
+    Raises:
+        MidasAugError: ``base`` has no logits to calibrate.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.confidence import CalibratedConfidence, LogitConfidence
+        >>> calibrated = CalibratedConfidence(LogitConfidence(("x", "z")))
+        >>> logits = {"x": torch.tensor([[9.0, 0.0]] * 4), "z": torch.tensor([[1.0, 0.0]] * 4)}
+        >>> calibrated.fit(logits, torch.tensor([0, 0, 0, 1]))  # x is sure, but wrong one in four
+        >>> calibrated(logits, torch.tensor([0, 0, 0, 0]))[0]
+        tensor([0.7500, 0.7500])
+    """
+
+    temperatures: Tensor
+
+    def __init__(self, base: LogitProvider) -> None:
+        super().__init__()
+        if not isinstance(base, LogitProvider):
+            raise MidasAugError(
+                "expected a provider with unimodal_logits and from_logits, such as "
+                f"LogitConfidence or HeadConfidence, got {type(base).__name__}; a temperature "
+                "needs logits"
+            )
+        self.base = base
+        self.modalities = tuple(base.modalities)
+        self.register_buffer("temperatures", torch.ones(len(self.modalities)))
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether ``base`` holds a model, which loader workers do not have."""
+        return bool(getattr(self.base, "needs_model", False))
+
+    @torch.no_grad()
+    def fit(self, unimodal_logits: UnimodalLogits, labels: Array) -> None:
+        """Fit one temperature a modality on held-out logits; not for the hot path.
+
+        Args:
+            unimodal_logits: ``(N, C)`` of each modality, by modality or in order.
+            labels: ``(N,)`` integers; negative ones are left out.
+        """
+        found = [
+            fit_temperature(logits, labels)
+            for logits in in_order(unimodal_logits, self.modalities, "unimodal_logits")
+        ]
+        self.temperatures.copy_(torch.tensor(found))
+
+    def unimodal_logits(self, batch: Any) -> Any:
+        """The logits of ``base``, not divided by anything."""
+        return self.base.unimodal_logits(batch)
+
+    def from_logits(self, unimodal_logits: UnimodalLogits, labels: Any) -> Any:
+        """Confidences ``(N, M)`` of undivided logits, at the fitted temperatures."""
+        return logits_to_confidence(
+            unimodal_logits, labels, self.modalities, list(self.temperatures)
+        )
+
+    @torch.no_grad()
+    def forward(self, batch: Any, labels: Any) -> Any:
+        """Confidences ``(N, M)``; no gradient."""
+        return self.from_logits(self.unimodal_logits(batch), labels)
+
+
+def fit_temperature(logits: Array, labels: Array) -> float:
+    """The temperature in [0.05, 20] that minimises the NLL of ``logits / T``.
+
+    The NLL is convex in 1/T, hence unimodal in log T: golden-section search finds it.
+
+    Args:
+        logits: ``(N, C)`` float.
+        labels: ``(N,)`` integers; negative ones are left out.
+
+    Raises:
+        MidasAugError: Shapes do not fit, or no row has a label.
+    """
+    classes = as_labels(labels, "labels")
+    scores = as_scores(as_tensor(logits, "logits"), "logits").detach().double()
+    check_shape(scores, (len(classes), None), "logits", "one row a label")
+    scores, classes = scores[classes >= 0], classes[classes >= 0]
+    if len(classes) == 0:
+        raise MidasAugError("expected at least one row with a label to fit a temperature on")
+
+    def nll(log_temperature: Tensor) -> float:
+        return float(cross_entropy(scores / log_temperature.exp(), classes))
+
+    low, high = torch.tensor([LOWEST, HIGHEST], dtype=torch.float64).log()
+    golden = (5**0.5 - 1) / 2
+    inner, outer = high - golden * (high - low), low + golden * (high - low)
+    left, right = nll(inner), nll(outer)
+    for _ in range(40):  # to 3e-8 of the interval
+        if left < right:
+            high, outer, right = outer, inner, left
+            inner = high - golden * (high - low)
+            left = nll(inner)
+        else:
+            low, inner, left = inner, outer, right
+            outer = low + golden * (high - low)
+            right = nll(outer)
+    return float(((low + high) / 2).exp())
