@@ -36,7 +36,7 @@ def as_tensor(value: Array, name: str) -> Tensor:
         native = (
             value.dtype.isnative and value.flags.writeable and min(value.strides, default=0) >= 0
         )
-        return torch.as_tensor(value if native else value.astype(value.dtype.newbyteorder("=")))
+        return torch.from_numpy(value if native else value.astype(value.dtype.newbyteorder("=")))
     raise MidasAugError(
         f"expected {name} to be a torch tensor or a NumPy array, got {type(value).__name__}; "
         "convert it with torch.as_tensor or numpy.asarray"

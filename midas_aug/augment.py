@@ -13,6 +13,7 @@ from midas_aug._arrays import (
     Array,
     Generator,
     as_labels,
+    as_tensor,
     check_rows,
     check_shape,
     may_read_values,
@@ -21,6 +22,7 @@ from midas_aug._arrays import (
 from midas_aug._stream import DrawStream
 from midas_aug.batch import LabelRule, MisalignedBatch, check_confidence
 from midas_aug.confidence import ConfidenceProvider, LogitConfidence, UniformConfidence
+from midas_aug.confidence.base import ask
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan, plan_swaps
 from midas_aug.functional.labels import check_label_range
@@ -110,9 +112,10 @@ class MisalignAugment:
         self.seed = seed
         self.validate = validate
         self._stream = DrawStream(None if seed is None else int(seed))
-        # Shared memory: a switch in the training process has to reach running workers.
         self._enabled = True
-        self._enabled_everywhere = share_memory(torch.ones(1, dtype=torch.bool))
+        # Shared memory: a switch in the training process has to reach running workers.
+        self._enabled_everywhere = share_memory(torch.ones(1, dtype=torch.bool, device="cpu"))
+        self._enabled_view = self._enabled_everywhere.numpy()
 
     def __call__(
         self,
@@ -162,7 +165,7 @@ class MisalignAugment:
         """Whether misaligned rows are added."""
         if torch.compiler.is_compiling():
             return self._enabled
-        return bool(self._enabled_everywhere)
+        return bool(self._enabled_view[0])
 
     @enabled.setter
     def enabled(self, value: bool) -> None:
@@ -196,7 +199,8 @@ class MisalignAugment:
         features = [get_item(batch, key, "modality") for key in self.modalities]
 
         host_anchor: list[int] | None = None
-        if not self.enabled:
+        enabled = self.enabled
+        if not enabled:
             drawn = _no_swaps(classes, len(self.modalities))
             host_anchor = []
         elif plan is None:
@@ -208,11 +212,10 @@ class MisalignAugment:
                 features=features,
                 generator=generator or self._stream.next_generator(given),
             )
+            drawn = SwapPlan(*(as_tensor(part, "plan") for part in drawn))
             host_anchor = list(range(rows)) * (len(drawn.anchor) // max(rows, 1))
         else:
-            drawn = plan
-        drawn = _check_plan(drawn, classes, len(self.modalities))
-
+            drawn = _check_plan(plan, classes, len(self.modalities))
         own = torch.arange(rows, device=classes.device)
         source = torch.cat([own[:, None].expand(-1, len(self.modalities)), drawn.source])
         anchor = torch.cat([own, drawn.anchor])
@@ -234,7 +237,7 @@ class MisalignAugment:
             _numpy=isinstance(given, np.ndarray),
             _materialized=materialize,
         )
-        if not self.enabled:
+        if not enabled:
             return out
         if label_later:
             # Features may come with the labels; what can be measured without them is.
@@ -283,10 +286,8 @@ class MisalignAugment:
                     "confidence='uniform' or a provider of midas_aug.confidence"
                 )
             scores = LogitConfidence(self.modalities).from_logits(unimodal_logits, labels)
-        elif unimodal_logits is not None and hasattr(self.confidence, "from_logits"):
-            scores = self.confidence.from_logits(unimodal_logits, labels)
         else:
-            scores = self.confidence(batch, labels)
+            scores = ask(self.confidence, batch, labels, unimodal_logits)
         confidence = check_confidence(scores, rows, count)
         if (self.validate or may_read_values(confidence)) and not bool((confidence >= 0).all()):
             raise MidasAugError(
@@ -294,6 +295,14 @@ class MisalignAugment:
                 "probabilities or other non-negative numbers, not logits"
             )
         return confidence
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_enabled_view"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        share_memory(self._enabled_everywhere)  # it is shared already unless this is a copy
+        self._enabled_view = self._enabled_everywhere.numpy()
 
     def __repr__(self) -> str:
         return (
@@ -340,7 +349,7 @@ def _check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan
     """View a plan as tensors on the labels' device, and drop rows that touch an ignored one."""
     source = as_labels(plan.source, "plan.source", ndim=2)
     anchor = as_labels(plan.anchor, "plan.anchor")
-    valid = torch.as_tensor(plan.valid)
+    valid = as_tensor(plan.valid, "plan.valid")
     count = len(anchor)
     check_shape(source, (count, num_modalities), "plan.source", "one batch row a modality")
     check_shape(valid, (count,), "plan.valid", "one flag a misaligned sample")

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from midas_aug._arrays import Array, as_scores, as_tensor, check_shape
+from midas_aug._arrays import Array, as_scores, check_shape
+from midas_aug.confidence.base import ask
+from midas_aug.confidence.simple import LogitConfidence
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan, label_shares, soft_targets
 from midas_aug.hardness import Hardness, measure_hardness
@@ -57,8 +59,7 @@ class MisalignedBatch:
     def __contains__(self, key: Any) -> bool:
         return resolve_key(self.data, key) is not None
 
-    def __iter__(self) -> Any:
-        raise TypeError("a MisalignedBatch does not unpack; unpack its .data, or index it by key")
+    __iter__ = None  # keyed, like a mapping: `a, b = out` would unpack keys; unpack out.data
 
     def keys(self) -> list[Any]:
         """The keys of the batch, so that ``dict(out)`` works."""
@@ -154,17 +155,12 @@ class MisalignedBatch:
     @property
     def shares(self) -> Any:
         """``(N + S, M)``: each modality's share in the label (Eq. 2-3); aligned rows 1/M each."""
-        count = len(self._rule.modalities)
-        even = torch.full((len(self._labels), count), 1 / count, device=self._labels.device)
-        if len(self._source) == len(self._labels):
-            return self._give(even)
-        rows = label_shares(self._labelled("shares"), self._source[self.misaligned])
-        return self._give(torch.cat([even.to(rows.dtype), rows]))
+        return self._give(self._shares_for("shares"))
 
     @property
     def targets(self) -> Any:
         """``(N + S, C)`` soft labels, each row sums to 1. Built when asked for."""
-        shares = as_tensor(self.shares, "shares")
+        shares = self._shares_for("targets")
         return self._give(soft_targets(self._source_labels, shares, self._rule.num_classes))
 
     @property
@@ -205,8 +201,8 @@ class MisalignedBatch:
         Args:
             unimodal_logits: Logits ``(N, C)`` of the aligned rows, a mapping by modality or a
                 sequence in modality order.
-            confidence: Instead of logits: ``(N, M)`` confidences, or a provider, which is called
-                with ``features`` (the batch's data without them) and the labels.
+            confidence: ``(N, M)`` confidences in place of logits, or a provider: it is given the
+                logits if there are some, else ``features`` (the N rows of data without them).
             features: Encoder outputs of the N aligned rows, by modality or in order; hardness is
                 measured on them. Without features it stays what it is.
 
@@ -214,29 +210,21 @@ class MisalignedBatch:
             A labelled batch that shares this one's data.
 
         Raises:
-            MidasAugError: Neither or both of ``unimodal_logits`` and ``confidence`` are given, or
-                shapes do not fit.
+            MidasAugError: There is nothing to label with, or shapes do not fit.
         """
-        from midas_aug.confidence import LogitConfidence  # confidence needs no batch to exist
-
-        if (unimodal_logits is None) == (confidence is None):
-            raise MidasAugError(
-                "expected either unimodal_logits or confidence, got "
-                f"{'neither' if confidence is None else 'both'}; pass "
-                "relabel(unimodal_logits={modality: (N, C) logits})"
-            )
         rule = self._rule
-        if unimodal_logits is not None:
-            scored = LogitConfidence(rule.modalities).from_logits(unimodal_logits, self.labels)
-        elif callable(confidence):
-            if features is None and self._materialized:
-                raise MidasAugError(
-                    "expected features of the N aligned rows for the confidence provider, got "
-                    "None; pass relabel(confidence=provider, features={modality: (N, D)})"
-                )
-            scored = confidence(self.data if features is None else features, self.labels)
-        else:
+        if callable(confidence):
+            batch = self._aligned_data() if features is None else features
+            scored = ask(confidence, batch, self.labels, unimodal_logits)
+        elif confidence is not None:
             scored = confidence
+        elif unimodal_logits is not None:
+            scored = LogitConfidence(rule.modalities).from_logits(unimodal_logits, self.labels)
+        else:
+            raise MidasAugError(
+                "expected something to label with, got neither unimodal_logits nor confidence; "
+                "pass relabel(unimodal_logits={modality: (N, C) logits})"
+            )
         hardness = self._hardness
         if features is not None:
             in_turn = in_order(features, rule.modalities, "features")
@@ -283,11 +271,33 @@ class MisalignedBatch:
             _hardness=None if self._hardness is None else function(self._hardness),
         )
 
+    def _aligned_data(self) -> Any:
+        """The N rows that came in."""
+        if not self._materialized:
+            return self.data
+        rows = range(len(self._labels))
+        return take_rows(
+            self.data,
+            torch.arange(len(rows), device=self._labels.device),
+            len(self._source),
+            path="batch",
+            strict=False,
+            host_index=rows,
+        )
+
     # -- inside ----------------------------------------------------------------------------------
 
     @property
     def _source_labels(self) -> Tensor:
         return self._labels[self._source]
+
+    def _shares_for(self, name: str) -> Tensor:
+        count = len(self._rule.modalities)
+        even = torch.full((len(self._labels), count), 1 / count, device=self._labels.device)
+        if len(self._source) == len(self._labels):
+            return even
+        rows = label_shares(self._labelled(name), self._source[self.misaligned])
+        return torch.cat([even, rows])
 
     def _labelled(self, name: str) -> Tensor:
         if self._confidence is None:
@@ -309,7 +319,7 @@ class MisalignedBatch:
 
 def check_confidence(confidence: Any, rows: int, modalities: int) -> Tensor:
     """A provider's ``(N, M)`` answer as a float tensor without gradient."""
-    scores = as_scores(confidence, "confidence").detach()
+    scores = as_scores(confidence, "confidence").detach().float()
     why = "a confidence provider returns one non-negative number a row and modality"
     check_shape(scores, (rows, modalities), "confidence", why)
     return scores

@@ -36,10 +36,11 @@ def measure_hardness(
         weights = as_scores(hardness(features, plan), "the hardness", ndim=1).detach()
         why = "a hardness callable returns one weight a misaligned sample"
         check_shape(weights, (len(plan.anchor),), "the hardness", why)
-        return weights
+        return weights.float()
     unfit = [key for key, array in zip(modalities, features, strict=True) if not _is_vectors(array)]
     if not unfit:
-        return hard_sample_weights([as_tensor(array, "features") for array in features], plan)
+        arrays = [as_tensor(array, "features") for array in features]
+        return hard_sample_weights(arrays, plan).float()
     if hardness == "auto":
         return None
     raise MidasAugError(

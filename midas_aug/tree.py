@@ -2,8 +2,8 @@
 
 Mappings (``dict``, ``OrderedDict``, Hugging Face ``BatchEncoding``, ``TensorDict``, …), lists,
 tuples, named tuples and dataclass instances are containers; everything else is a leaf. A list of
-N things that are not themselves row-aligned (N strings, N clips of different length) is a leaf
-with N rows.
+N things (N strings, N clips of different length) is a leaf with N rows, unless each of the things
+has N rows itself.
 """
 
 import copy
@@ -187,10 +187,10 @@ def _take(array: Any, index: Tensor, path: str) -> Any:
 
 
 def _is_row_list(tree: Any, rows: int) -> bool:
-    """A list of ``rows`` things, none of which has ``rows`` rows itself."""
+    """A list of ``rows`` things that do not all have ``rows`` rows themselves."""
     if type(tree) not in (list, tuple) or len(tree) != rows:
         return False
-    return not any(_has_rows(value, rows) for value in tree)
+    return not all(_has_rows(value, rows) for value in tree)
 
 
 def _has_rows(tree: Any, rows: int) -> bool:

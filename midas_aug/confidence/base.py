@@ -47,6 +47,16 @@ class LogitProvider(ConfidenceProvider, Protocol):
         ...
 
 
+def ask(
+    provider: ConfidenceProvider, batch: Any, labels: Any, unimodal_logits: UnimodalLogits | None
+) -> Any:
+    """The provider's confidences, from logits that are at hand where it can use them."""
+    from_logits = getattr(provider, "from_logits", None)
+    if unimodal_logits is not None and from_logits is not None:
+        return from_logits(unimodal_logits, labels)
+    return provider(batch, labels)
+
+
 def logits_to_confidence(
     unimodal_logits: UnimodalLogits,
     labels: ArrayT,

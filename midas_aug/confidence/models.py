@@ -45,6 +45,7 @@ class HeadConfidence(nn.Module):
 
     def unimodal_logits(self, batch: Any) -> dict[Hashable, Tensor]:
         """``(N, C)`` logits by modality, with gradient: for the unimodal loss."""
+        refuse_in_worker(self)
         return {
             key: head(get_item(batch, key, "feature"))
             for key, head in zip(self.modalities, self.heads, strict=True)
@@ -56,7 +57,6 @@ class HeadConfidence(nn.Module):
 
     def forward(self, batch: Any, labels: Any) -> Any:
         """Confidences ``(N, M)`` of the features in ``batch``; no gradient."""
-        refuse_in_worker(self)
         with torch.no_grad():
             return self.from_logits(self.unimodal_logits(batch), labels)
 

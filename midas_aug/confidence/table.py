@@ -72,7 +72,7 @@ class TableConfidence:
         self.path = None if path is None else Path(path)
         shape = (num_samples, num_modalities)
         if self.path is None:
-            self.table = share_memory(torch.full(shape, float(initial)))
+            self.table = share_memory(torch.full(shape, float(initial), device="cpu"))
         else:
             self.table = _map_file(self.path, shape, float(initial))
 
@@ -156,7 +156,9 @@ def _map_file(path: Path, shape: tuple[int, ...], initial: float | None) -> Tens
             f"expected {path} to hold {shape[0]} × {shape[1]} float32 numbers ({4 * count} bytes), "
             f"got {path.stat().st_size} bytes; it was made for another data set"
         )
-    mapped: Tensor = torch.from_file(str(path), shared=True, size=count, dtype=torch.float32)
+    mapped: Tensor = torch.from_file(
+        str(path), shared=True, size=count, dtype=torch.float32, device="cpu"
+    )
     table = mapped.view(shape)
     if missing and initial is not None:
         table.fill_(initial)

@@ -5,7 +5,7 @@ import pytest
 import reference
 import strategies
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -14,13 +14,10 @@ from midas_aug import functional as F
 from midas_aug._draws import DRAW_BITS
 from midas_aug.functional.pairing import partners_from_draws
 
-settings.register_profile("quick", deadline=None, max_examples=60)
-settings.load_profile("quick")
-
 
 @given(st.data(), st.integers(2, 50), strategies.libraries())
 def test_every_partner_has_another_label_and_no_partner_means_itself(data, num_classes, library):
-    values = data.draw(strategies.labels_arrays(num_classes))
+    values = data.draw(strategies.labels_arrays(num_classes=num_classes))
     labels, values = strategies.as_library(
         values, data.draw(strategies.label_dtypes(num_classes, signed=True)), library
     )
@@ -72,7 +69,7 @@ def test_rows_draw_independently():
 @given(st.data(), st.integers(2, 10))
 def test_permuting_the_batch_permutes_the_partners(data, num_classes):
     """Which row is the k-th of another class changes; which row may be a partner does not."""
-    values = data.draw(strategies.labels_arrays(num_classes))
+    values = data.draw(strategies.labels_arrays(num_classes=num_classes))
     order = np.random.default_rng(len(values)).permutation(len(values))
     draws = torch.randint(1 << DRAW_BITS, (len(values),))
     labels = torch.as_tensor(values, dtype=torch.int64)
@@ -98,7 +95,7 @@ def test_the_same_generator_state_gives_the_same_partners_and_the_global_one_adv
 
 @given(st.data(), st.integers(2, 6), strategies.libraries())
 def test_a_permutation_uses_every_labelled_row_once(data, num_classes, library):
-    values = data.draw(strategies.labels_arrays(num_classes))
+    values = data.draw(strategies.labels_arrays(num_classes=num_classes))
     labels, values = strategies.as_library(values, "int64", library)
     partner, valid = map(strategies.as_numpy, F.permutation_partners(labels))
     assert np.array_equal(valid, values >= 0)

@@ -17,7 +17,7 @@ from midas_aug import functional as F
 @given(st.data(), st.integers(2, 12), st.integers(2, 4), strategies.libraries())
 def test_each_block_takes_one_modality_from_the_partner(data, num_classes, modalities, library):
     labels, values = strategies.as_library(
-        data.draw(strategies.labels_arrays(num_classes)), "int64", library
+        data.draw(strategies.labels_arrays(num_classes=num_classes)), "int64", library
     )
     plan = SwapPlan(*map(strategies.as_numpy, F.plan_swaps(labels, modalities)))
     rows = len(values)
@@ -38,7 +38,7 @@ def test_each_block_takes_one_modality_from_the_partner(data, num_classes, modal
 
 @given(st.data(), st.integers(2, 12), st.integers(2, 4))
 def test_one_replaces_one_modality_a_row(data, num_classes, modalities):
-    values = data.draw(strategies.labels_arrays(num_classes))
+    values = data.draw(strategies.labels_arrays(num_classes=num_classes))
     plan = F.plan_swaps(torch.as_tensor(values), modalities, swap="one")
     replaced = plan.source != plan.anchor[:, None]
     assert plan.anchor.tolist() == list(range(len(values)))
@@ -55,7 +55,7 @@ def test_one_chooses_modalities_uniformly():
 @given(st.data(), st.integers(2, 12), st.integers(2, 4), strategies.libraries())
 def test_permute_deals_distinct_rows_with_two_labels(data, num_classes, modalities, library):
     labels, values = strategies.as_library(
-        data.draw(strategies.labels_arrays(num_classes)), "int64", library
+        data.draw(strategies.labels_arrays(num_classes=num_classes)), "int64", library
     )
     plan = SwapPlan(*map(strategies.as_numpy, F.plan_swaps(labels, modalities, swap="permute")))
     assert plan.anchor.tolist() == list(range(len(values)))

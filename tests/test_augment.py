@@ -1,0 +1,498 @@
+"""MisalignAugment: any batch in, the same batch with misaligned rows out."""
+
+import copy
+import pickle
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import reference
+import strategies
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BatchEncoding
+
+from midas_aug import MidasAugError, MisalignAugment, SwapPlan
+from midas_aug import functional as F
+
+N, C = 6, 4
+LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
+
+
+def row_coded(modality: int, rows: int = N, width: int = 2) -> torch.Tensor:
+    """Data from which the batch row and the modality can be read off: 100·modality + row."""
+    return (100.0 * modality + torch.arange(rows))[:, None].expand(rows, width).clone()
+
+
+def uniform(modalities: Any = ("a", "b"), **options: Any) -> MisalignAugment:
+    return MisalignAugment(modalities, C, confidence="uniform", **options)
+
+
+class Pair(NamedTuple):
+    a: Any
+    b: Any
+    label: Any
+
+
+@dataclass
+class Sample:
+    a: Any
+    b: Any
+    label: Any
+    note: str = "kept"
+    counter: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.counter.append(1)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    a: Any
+    b: Any
+    label: Any
+
+
+def read_rows(out: Any, key: Any) -> torch.Tensor:
+    return torch.as_tensor(out[key])[:, 0].long()
+
+
+@given(st.data(), st.integers(2, 8), st.integers(2, 4), strategies.libraries())
+def test_data_labels_and_provenance_tell_the_same_story(data, num_classes, modalities, library):
+    """The `source` matrix is the one truth: every field follows from it."""
+    values = data.draw(strategies.labels_arrays(num_classes=num_classes))
+    swap = data.draw(st.sampled_from(["each", "one", "permute"]))
+    rows = len(values)
+    names = [f"m{number}" for number in range(modalities)]
+    batch = {name: row_coded(number, rows) for number, name in enumerate(names)}
+    batch |= {"label": torch.as_tensor(values), "index": torch.arange(rows)}
+    if library == "numpy":
+        batch = {key: value.numpy() for key, value in batch.items()}
+    out = MisalignAugment(names, num_classes, confidence="uniform", swap=swap)(batch)
+
+    source, anchor, valid, labels = map(
+        strategies.as_numpy, (out.source, out.anchor, out.valid, out.source_labels)
+    )
+    total = rows + rows * (modalities if swap == "each" else 1)
+    assert source.shape == labels.shape == (total, modalities)
+    assert (out.aligned, out.misaligned) == (slice(0, rows), slice(rows, total))
+    assert np.array_equal(strategies.as_numpy(out["index"]), anchor)
+    for number, name in enumerate(names):
+        assert np.array_equal(
+            strategies.as_numpy(out[name])[:, 0], 100 * number + source[:, number]
+        )
+    assert np.array_equal(labels, values[source])
+    assert np.array_equal(valid[:rows], values >= 0)
+    assert np.array_equal(
+        strategies.as_numpy(out.is_misaligned), [len(set(row)) > 1 for row in labels]
+    )
+    partners = reference.possible_partners(values)
+    for row in range(rows, total):
+        assert valid[row] == bool(partners[int(anchor[row])])
+        assert valid[row] == (len(set(labels[row])) > 1)
+    targets, weights = strategies.as_numpy(out.targets), strategies.as_numpy(out.weights)
+    assert targets.shape == (total, num_classes)
+    np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-5)
+    assert np.array_equal(weights == 0, ~valid)
+    assert np.isfinite(weights).all()
+    assert type(out.targets) is type(out.weights) is type(batch["label"])
+    assert strategies.dtype_name(out.targets) == strategies.dtype_name(out.weights) == "float32"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a, b, y: {"a": a, "b": b, "label": y},
+        lambda a, b, y: OrderedDict(a=a, b=b, label=y),
+        lambda a, b, y: BatchEncoding({"a": a, "b": b, "label": y}),
+        lambda a, b, y: Pair(a, b, y),
+        lambda a, b, y: Sample(a, b, y),
+        lambda a, b, y: Frozen(a, b, y),
+    ],
+    ids=["dict", "OrderedDict", "BatchEncoding", "named tuple", "dataclass", "frozen dataclass"],
+)
+def test_every_container_comes_back_as_its_own_kind_and_the_original_is_untouched(make):
+    batch = make(row_coded(0), row_coded(1), LABELS.clone())
+    before = copy.deepcopy(batch)
+    out = uniform()(batch)
+    assert type(out.data) is type(batch)
+    assert torch.equal(read_rows(out, "a"), out.source[:, 0])
+    assert torch.equal(read_rows(out, "b") - 100, out.source[:, 1])
+    assert torch.equal(out["label"], LABELS[out.anchor])
+    for key in ("a", "b", "label"):
+        get = (lambda tree, key: tree[key]) if hasattr(batch, "keys") else getattr
+        assert torch.equal(get(batch, key), get(before, key))
+
+
+def test_a_dataclass_keeps_its_other_fields_and_is_not_initialised_again():
+    batch = Sample(row_coded(0), row_coded(1), LABELS)
+    out = uniform()(batch)
+    assert out["note"] == "kept"
+    assert batch.counter == [1]
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+@pytest.mark.parametrize("label", [2, -1])
+def test_tuples_and_lists_are_addressed_by_position(kind, label):
+    batch = kind([row_coded(0), row_coded(1), LABELS])
+    out = uniform((0, 1), label=label)(batch)
+    assert type(out.data) is kind
+    assert torch.equal(read_rows(out, 1) - 100, out.source[:, 1])
+    assert out.keys() == [0, 1, 2]
+
+
+def test_named_tuples_answer_to_positions_too():
+    out = uniform((0, 1), label=2)(Pair(row_coded(0), row_coded(1), LABELS))
+    assert torch.equal(read_rows(out, 1) - 100, out.source[:, 1])
+    assert torch.equal(out["b"], out[1])
+
+
+def test_a_nested_modality_moves_as_one_and_other_leaves_follow_the_anchor():
+    tokens = {"input_ids": row_coded(1).long(), "attention": {"mask": row_coded(1, width=3)}}
+    batch = {
+        "a": row_coded(0),
+        "b": tokens,
+        "label": LABELS,
+        "name": [f"clip {row}" for row in range(N)],
+        "clips": tuple(torch.zeros(row + 1) for row in range(N)),
+        "extra": {"row": torch.arange(N), "fps": 25, "mean": torch.zeros(3)},
+        "scale": np.arange(N),
+        "none": None,
+        "scalar": torch.tensor(3.0),
+    }
+    out = uniform()(batch)
+    assert torch.equal(out["b"]["input_ids"][:, 0] - 100, out.source[:, 1])
+    assert torch.equal(out["b"]["attention"]["mask"][:, 2].long() - 100, out.source[:, 1])
+    anchors = out.anchor.tolist()
+    assert out["name"] == [f"clip {row}" for row in anchors]
+    assert isinstance(out["clips"], tuple)
+    assert [len(clip) - 1 for clip in out["clips"]] == anchors
+    assert out["extra"]["row"].tolist() == anchors
+    assert out["extra"]["fps"] == 25
+    assert out["extra"]["mean"] is batch["extra"]["mean"]
+    assert isinstance(out["scale"], np.ndarray)
+    assert out["scale"].tolist() == anchors
+    assert out["none"] is None
+    assert out["scalar"] is batch["scalar"]
+    assert sorted(out.keys()) == sorted(batch)
+    assert dict(out).keys() == batch.keys()
+    assert "name" in out
+    assert "other" not in out
+
+
+def test_a_modality_of_raw_strings_is_swapped():
+    batch = {"a": row_coded(0), "b": [f"text {row}" for row in range(N)], "label": LABELS}
+    out = uniform()(batch)
+    assert out["b"] == [f"text {row}" for row in out.source[:, 1].tolist()]
+
+
+def test_labels_may_be_given_computed_or_taken_from_the_batch():
+    batch = {"a": row_coded(0), "b": row_coded(1), "y": LABELS}
+    by_key = uniform(label="y")(batch)
+    by_function = uniform(label=lambda batch: batch["y"])(batch)
+    given_labels = uniform()(batch, LABELS)
+    for out in (by_key, by_function, given_labels):
+        assert torch.equal(out.labels, LABELS)
+    assert torch.equal(uniform(label="y")(batch, LABELS.flip(0)).labels, LABELS.flip(0))
+
+
+def test_a_plan_replays_the_same_batch_in_either_library():
+    batch = {"a": torch.randn(N, 3), "b": torch.randn(N, 5), "label": LABELS}
+    augment = uniform(seed=1)
+    first = augment(batch)
+    again = augment(batch, plan=first.plan)
+    arrays = {key: value.numpy() for key, value in batch.items()}
+    in_numpy = augment(arrays, plan=SwapPlan(*(part.numpy() for part in first.plan)))
+    for out in (again, in_numpy):
+        for name in ("source", "anchor", "valid", "targets", "weights", "shares"):
+            given_field = torch.as_tensor(getattr(out, name))
+            torch.testing.assert_close(given_field, getattr(first, name), rtol=0, atol=0)
+        assert torch.equal(torch.as_tensor(out["b"]), first["b"])
+
+
+def test_permuting_the_batch_permutes_the_result():
+    batch = {"a": torch.randn(N, 3), "b": torch.randn(N, 5), "label": LABELS}
+    logits = {"a": torch.randn(N, C), "b": torch.randn(N, C)}
+    order = torch.randperm(N)
+    place = order.argsort()  # where each old row went
+    augment = MisalignAugment(("a", "b"), C)
+    out = augment(batch, unimodal_logits=logits)
+    rows = torch.cat([order, N + order, 2 * N + order])
+    moved_plan = SwapPlan(
+        place[out.plan.source][rows[N:] - N], place[out.plan.anchor][rows[N:] - N], out.plan.valid
+    )
+    moved = augment(
+        {key: value[order] for key, value in batch.items()},
+        unimodal_logits={key: value[order] for key, value in logits.items()},
+        plan=moved_plan,
+    )
+    torch.testing.assert_close(moved["a"], out["a"][rows])
+    torch.testing.assert_close(moved.targets, out.targets[rows])
+    torch.testing.assert_close(moved.weights, out.weights[rows])
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize("swap", ["each", "one", "permute"])
+def test_no_rows_and_one_row_work(rows, swap):
+    batch = {"a": row_coded(0, rows), "b": row_coded(1, rows), "label": LABELS[:rows]}
+    out = uniform(swap=swap)(batch)
+    assert len(out["a"]) == len(out.weights) == rows + rows * (2 if swap == "each" else 1)
+    assert out.weights[out.misaligned].sum() == 0
+    assert torch.isfinite(out.targets).all()
+
+
+def test_switched_off_it_gives_the_aligned_rows_alone_and_asks_for_no_confidence():
+    augment = MisalignAugment(("a", "b"), C)
+    augment.enabled = False
+    batch = {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
+    out = augment(batch)
+    assert torch.equal(out["a"], batch["a"])
+    assert torch.equal(out.weights, torch.ones(N))
+    assert torch.equal(out.targets, torch.nn.functional.one_hot(LABELS, C).float())
+    assert out.shares.tolist() == [[0.5, 0.5]] * N
+    augment.enabled = True
+    assert len(augment(batch, unimodal_logits=[torch.zeros(N, C)] * 2).source) == 3 * N
+
+
+def test_logits_by_name_and_in_order_agree_and_carry_no_gradient():
+    batch = {"b": torch.randn(N, 3), "a": torch.randn(N, 3), "label": LABELS}
+    logits = {
+        "b": torch.randn(N, C, requires_grad=True),
+        "a": torch.randn(N, C, requires_grad=True),
+    }
+    augment = MisalignAugment(("a", "b"), C)
+    out = augment(batch, unimodal_logits=logits)
+    in_order = augment(batch, unimodal_logits=[logits["a"], logits["b"]], plan=out.plan)
+    assert torch.equal(out.shares, in_order.shares)
+    assert not out.targets.requires_grad
+    assert not out.weights.requires_grad
+    expected = F.true_class_confidence(logits["a"], LABELS)
+    assert torch.equal(out.confidence[:, 0], expected)
+
+
+def test_gradients_flow_through_swapped_features_to_their_source_rows():
+    features = {"a": torch.randn(N, 2, requires_grad=True), "b": torch.randn(N, 2)}
+    out = uniform(hardness="cosine")(features, LABELS)
+    weights = torch.randn(len(out.source), 2)
+    (out["a"] * weights).sum().backward()
+    expected = torch.zeros(N, 2).index_add_(0, out.source[:, 0], weights)
+    torch.testing.assert_close(features["a"].grad, expected)
+
+
+@pytest.mark.parametrize(
+    ("hardness", "features", "expected"),
+    [
+        ("auto", "vectors", "cosine"),
+        ("cosine", "vectors", "cosine"),
+        (None, "vectors", None),
+        ("auto", "images", None),
+        ("auto", "integers", None),
+    ],
+)
+def test_hardness_is_cosine_where_modalities_are_vectors(hardness, features, expected):
+    shapes = {"vectors": (N, 3), "images": (N, 3, 2, 2), "integers": (N, 3)}
+    batch = {
+        "a": torch.randn(shapes[features]),
+        "b": torch.randint(5, (N, 3)) if features == "integers" else torch.randn(N, 4),
+        "label": LABELS,
+    }
+    out = uniform(hardness=hardness)(batch)
+    weights = out.weights[out.misaligned]
+    if expected is None:
+        assert torch.equal(weights, torch.full_like(weights, 1.5))  # (N + S) / S
+    else:
+        plan = [np.asarray(part) for part in out.plan]
+        cosine = reference.cosine_hardness(
+            [batch[key].double().numpy() for key in "ab"], plan[0], plan[1]
+        )
+        np.testing.assert_allclose(weights.numpy(), 1.5 * cosine, rtol=1e-5)
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_a_hardness_callable_gets_features_in_order_and_the_plan(library):
+    batch = {"b": torch.randn(N, 3), "a": torch.randn(N, 2), "label": LABELS}
+    if library == "numpy":
+        batch = {key: value.numpy() for key, value in batch.items()}
+
+    def mine(features, plan):
+        assert [feature.shape[1] for feature in features] == [2, 3]
+        assert type(features[0]) is type(plan.source)
+        return plan.anchor * 1.0
+
+    out = uniform(hardness=mine)(batch)
+    expected = 1.5 * np.tile(np.arange(N), 2)
+    np.testing.assert_allclose(strategies.as_numpy(out.weights)[N:], expected)
+
+
+def test_misaligned_weight_scales_the_misaligned_rows_alone():
+    batch = {"a": torch.randn(N, 3), "b": torch.randn(N, 5), "label": LABELS}
+    plain = uniform()(batch)
+    heavy = uniform(misaligned_weight=5.0)(batch, plan=plain.plan)
+    torch.testing.assert_close(heavy.weights[:N], plain.weights[:N])
+    torch.testing.assert_close(heavy.weights[N:], 5 * plain.weights[N:])
+
+
+def test_seeded_streams_repeat_and_advance_and_resume():
+    batch = {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
+    for library in ("torch", "numpy"):
+        given_batch = (
+            batch if library == "torch" else {key: value.numpy() for key, value in batch.items()}
+        )
+        first, second = uniform(seed=3), uniform(seed=3)
+        draws = [np.asarray(first(given_batch).source) for _ in range(6)]
+        assert all(np.array_equal(draw, second(given_batch).source) for draw in draws)
+        assert len({draw.tobytes() for draw in draws}) > 3  # not the same draw over and over
+        assert not all(np.array_equal(draw, uniform(seed=4)(given_batch).source) for draw in draws)
+
+        resumed = uniform(seed=3)
+        for _ in range(3):
+            resumed(given_batch)
+        state = pickle.loads(pickle.dumps(resumed.state_dict()))
+        fresh = uniform(seed=3)
+        fresh.load_state_dict(state)
+        assert np.array_equal(fresh(given_batch).source, draws[3])
+
+
+def test_ranks_draw_differently_from_the_same_seed(monkeypatch):
+    batch = {"a": row_coded(0, 60), "b": row_coded(1, 60), "label": torch.arange(60) % C}
+    sources = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        sources.append(uniform(seed=0)(batch).source)
+    assert not torch.equal(*sources)
+
+
+def test_without_a_seed_the_global_generator_of_the_library_decides():
+    batch = {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
+    arrays = {key: value.numpy() for key, value in batch.items()}
+    augment = uniform()
+    for given_batch, seed_all in ((batch, torch.manual_seed), (arrays, np.random.seed)):
+        sources = []
+        for _ in range(2):
+            seed_all(11)
+            sources.append(np.asarray(augment(given_batch).source))
+        assert np.array_equal(*sources)
+
+
+def test_a_generator_of_the_call_wins_over_the_seed():
+    batch = {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
+    augment = uniform(seed=0)
+    sources = [augment(batch, generator=torch.Generator().manual_seed(5)).source for _ in range(2)]
+    assert torch.equal(*sources)
+    assert augment.state_dict()["stream"] == {"calls": 0}
+
+
+def test_copies_and_pickles_draw_on_and_switch_apart():
+    batch = {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
+    augment = uniform(seed=0)
+    augment(batch)
+    for twin in (copy.deepcopy(augment), pickle.loads(pickle.dumps(augment))):
+        following = copy.deepcopy(augment)(batch).source
+        assert torch.equal(twin(batch).source, following)
+        twin.enabled = False
+        assert augment.enabled
+
+
+def test_the_representation_is_the_constructor_call():
+    augment = MisalignAugment(("a", "b"), 3, confidence="uniform", swap="one", seed=1)
+    assert repr(eval(repr(augment))) == repr(augment)
+
+
+GOOD = {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
+
+
+@pytest.mark.parametrize(
+    ("batch", "labels", "words"),
+    [
+        ({"a": row_coded(0), "label": LABELS}, None, ["modality 'b'", "['a', 'label']"]),
+        ({"a": row_coded(0), "b": row_coded(1)}, None, ["labels under 'label'", "['a', 'b']"]),
+        (GOOD | {"b": row_coded(1, 5)}, None, ["batch['b']", "6 rows", "(5, 2)"]),
+        (GOOD | {"b": {"ids": row_coded(1, 5)}}, None, ["batch['b']['ids']", "6 rows"]),
+        (GOOD | {"b": torch.tensor(1.0)}, None, ["batch['b']", "6 rows", "()"]),
+        (GOOD | {"b": "text"}, None, ["batch['b']", "str"]),
+        (GOOD | {"label": LABELS.float()}, None, ["labels", "integer dtype", "float32"]),
+        (GOOD | {"label": LABELS[:, None]}, None, ["labels", "(6, 1)"]),
+        (GOOD, LABELS + 3, ["num_classes=4", "got 6"]),
+        (row_coded(0), LABELS, ["mapping, a sequence or a dataclass", "Tensor"]),
+        ("abc", LABELS, ["mapping, a sequence or a dataclass", "str"]),
+        (GOOD | {"b": row_coded(1).to("meta")}, None, ["batch['b']", "cpu", "meta"]),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_named(batch, labels, words):
+    with pytest.raises(MidasAugError) as error:
+        uniform()(batch, labels)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"modalities": ("a",)}, ["at least two", "('a',)"]),
+        ({"modalities": "ab"}, ["sequence", "'ab'"]),
+        ({"modalities": ("a", "a")}, ["different"]),
+        ({"num_classes": 0}, ["positive integer", "0"]),
+        ({"num_classes": 2.5}, ["positive integer", "2.5"]),
+        ({"label": "a"}, ["another key", "'a'"]),
+        ({"confidence": "heads"}, ["'logits'", "'uniform'", "'heads'"]),
+        ({"pairing": "random"}, ["'uniform'", "'random'"]),
+        ({"swap": "all"}, ["'each'", "'all'"]),
+        ({"hardness": "l2"}, ["'cosine'", "'l2'"]),
+        ({"misaligned_weight": -1.0}, ["λ", "-1.0"]),
+        ({"misaligned_weight": float("nan")}, ["λ", "nan"]),
+        ({"seed": "zero"}, ["integer or None", "'zero'"]),
+    ],
+)
+def test_a_bad_argument_is_named_at_construction(options, words):
+    with pytest.raises(MidasAugError) as error:
+        MisalignAugment(**({"modalities": ("a", "b"), "num_classes": C} | options))
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "logits", "words"),
+    [
+        ("logits", None, ["unimodal_logits", "None", "confidence='uniform'"]),
+        ("logits", {"a": torch.zeros(N, C)}, ["'b'", "unimodal_logits"]),
+        (
+            "logits",
+            [torch.zeros(N, C)],
+            ["got 1", "('a', 'b')".replace("(", "[").replace(")", "]")],
+        ),
+        ("logits", [torch.zeros(N, C), torch.zeros(5, C)], ["unimodal_logits['b']", "(5, 4)"]),
+        ("logits", [torch.zeros(N, C), torch.zeros(N, C).long()], ["['b']", "int64"]),
+        (lambda *_: torch.ones(N), None, ["confidence", "(6,)"]),
+        (lambda *_: torch.ones(N, 3), None, ["(6, 2)", "(6, 3)"]),
+        (lambda *_: -torch.ones(N, 2), None, ["at least 0", "negative"]),
+        (lambda *_: torch.full((N, 2), torch.nan), None, ["at least 0", "NaN"]),
+    ],
+)
+def test_confidence_that_does_not_fit_is_named(confidence, logits, words):
+    with pytest.raises(MidasAugError) as error:
+        MisalignAugment(("a", "b"), C, confidence=confidence)(GOOD, unimodal_logits=logits)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_cosine_hardness_refuses_what_has_no_direction():
+    batch = GOOD | {"a": torch.zeros(N, 3, 2, 2)}
+    with pytest.raises(MidasAugError, match=r"\['a'\].*hardness='auto'"):
+        uniform(hardness="cosine")(batch)
+    with pytest.raises(MidasAugError, match=r"expected the hardness of shape \(12\)"):
+        uniform(hardness=lambda features, plan: torch.ones(3))(batch)
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (F.plan_swaps(torch.arange(9), 2), ["0 … 5", "8"]),
+        (F.plan_swaps(LABELS, 3), ["plan.source", "(18, 2)", "(18, 3)"]),
+        (F.plan_swaps(LABELS, 2)._replace(valid=torch.ones(3)), ["plan.valid", "(12)", "(3,)"]),
+        (F.plan_swaps(LABELS.to("meta"), 2), ["plan.source", "cpu", "meta"]),
+    ],
+)
+def test_a_plan_of_another_batch_is_named(plan, words):
+    with pytest.raises(MidasAugError) as error:
+        uniform()(GOOD, plan=plan)
+    assert all(word in str(error.value) for word in words), str(error.value)

@@ -1,0 +1,293 @@
+"""Confidence providers: right where they can work, a clear error where they cannot."""
+
+import copy
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import reference
+import torch
+from scipy.optimize import minimize_scalar
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from midas_aug import MidasAugError, MisalignAugment
+from midas_aug.confidence import (
+    CalibratedConfidence,
+    ConfidenceProvider,
+    FrozenConfidence,
+    HeadConfidence,
+    LogitConfidence,
+    LogitProvider,
+    PrototypeConfidence,
+    TableConfidence,
+    UniformConfidence,
+)
+from midas_aug.confidence.calibration import fit_temperature
+
+N, C = 12, 4
+LABELS = torch.arange(N) % C
+DIMS = {"a": 5, "b": 3}
+
+
+def features() -> dict[str, torch.Tensor]:
+    return {key: torch.randn(N, dim) for key, dim in DIMS.items()}
+
+
+def all_providers() -> dict[str, object]:
+    return {
+        "uniform": UniformConfidence(2),
+        "logits": LogitConfidence(("a", "b")),
+        "heads": HeadConfidence(DIMS, C),
+        "frozen": FrozenConfidence({key: nn.Linear(dim, C) for key, dim in DIMS.items()}),
+        "table": TableConfidence(N, 2),
+        "prototypes": PrototypeConfidence(DIMS, C),
+        "calibrated": CalibratedConfidence(HeadConfidence(DIMS, C)),
+    }
+
+
+@pytest.mark.parametrize("name", all_providers())
+def test_every_provider_labels_a_batch_without_gradient_and_pickles(name):
+    provider = all_providers()[name]
+    assert isinstance(provider, ConfidenceProvider)
+    batch = features() | {"index": torch.arange(N)}
+    if name == "logits":
+        batch |= {"a": torch.randn(N, C, requires_grad=True), "b": torch.randn(N, C)}
+    scores = provider(batch, LABELS)
+    assert scores.shape == (N, 2)
+    assert not scores.requires_grad
+    assert (scores >= 0).all()
+    out = MisalignAugment(("a", "b"), C, confidence=provider)(batch, LABELS)
+    assert torch.equal(out.confidence, scores)
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(provider)))
+    assert torch.equal(twin(batch, LABELS), scores)
+
+
+def test_the_order_of_the_columns_is_that_of_the_modalities():
+    logits = {"b": torch.randn(N, C), "a": torch.randn(N, C)}
+    scores = LogitConfidence(("a", "b"))(logits, LABELS)
+    for column, key in enumerate("ab"):
+        expected = reference.true_class_confidence(logits[key].numpy(), LABELS.numpy())
+        np.testing.assert_allclose(scores[:, column].numpy(), expected, rtol=1e-5)
+    hot = LogitConfidence(("a", "b"), temperature=4.0)(logits, LABELS)
+    expected = reference.true_class_confidence(logits["a"].numpy(), LABELS.numpy(), 4.0)
+    np.testing.assert_allclose(hot[:, 0].numpy(), expected, rtol=1e-5)
+
+
+def test_heads_give_logits_to_train_on_and_confidences_to_label_with():
+    heads = HeadConfidence(DIMS, C)
+    given = features()
+    unimodal = heads.unimodal_logits(given)
+    assert list(unimodal) == ["a", "b"]
+    loss = sum(cross_entropy(logits, LABELS) for logits in unimodal.values())
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in heads.parameters())
+    augment = MisalignAugment(("a", "b"), C, confidence=heads)
+    with_logits = augment(given, LABELS, unimodal_logits=unimodal)
+    computed = augment(given, LABELS, plan=with_logits.plan)
+    assert torch.equal(with_logits.shares, computed.shares)
+    with pytest.raises(MidasAugError, match=r"feature 'b'.*\['a'\]"):
+        heads({"a": given["a"]}, LABELS)
+
+
+def test_frozen_classifiers_stay_in_eval_mode_and_out_of_the_optimiser():
+    frozen = FrozenConfidence(
+        {key: nn.Sequential(nn.Dropout(0.9), nn.Linear(dim, C)) for key, dim in DIMS.items()}
+    )
+    parent = nn.ModuleDict({"frozen": frozen}).train()
+    assert not any(module.training for module in frozen.modules())
+    assert not any(parameter.requires_grad for parameter in parent.parameters())
+    given = features()
+    given["a"].requires_grad_()
+    scores = [frozen(given, LABELS) for _ in range(2)]
+    assert torch.equal(*scores)  # no dropout
+    assert not scores[0].requires_grad
+    with pytest.raises(MidasAugError, match=r"nn\.Module for 'a', got function"):
+        FrozenConfidence({"a": lambda x: x, "b": nn.Linear(3, C)})
+
+
+@pytest.mark.parametrize("provider", ["heads", "frozen", "prototypes", "calibrated"])
+def test_models_refuse_to_run_in_a_loader_worker(provider, monkeypatch):
+    monkeypatch.setattr("midas_aug.confidence.base.get_worker_info", lambda: SimpleNamespace())
+    with pytest.raises(MidasAugError, match=r"DataLoader worker.*relabel"):
+        all_providers()[provider](features(), LABELS)
+
+
+@pytest.mark.parametrize("provider", ["heads", "frozen", "prototypes", "calibrated"])
+def test_collate_draws_and_leaves_the_labels_of_a_model_to_the_loop(provider):
+    confidence = all_providers()[provider]
+    augment = MisalignAugment(("a", "b"), C, confidence=confidence)
+    batch = features() | {"label": LABELS}
+    drawn = augment.collate(lambda _: batch)([])
+    with pytest.raises(MidasAugError, match="relabel"):
+        drawn.targets  # noqa: B018
+    out = drawn.relabel(confidence=confidence, features=batch)
+    assert torch.equal(out.confidence, confidence(batch, LABELS))
+
+
+def test_a_table_starts_even_and_remembers_what_it_is_told():
+    table = TableConfidence(20, 3, initial=0.5, index="row")
+    batch = {"row": torch.tensor([3, 19, 3])}
+    assert table(batch, LABELS[:3]).tolist() == [[0.5] * 3] * 3
+    table.update(np.array([3]), np.array([[0.1, 0.2, 0.3]]))
+    assert table(batch, LABELS[:3])[0].tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert table({"row": np.array([3])}, np.array([0])).dtype == np.float32
+    resumed = TableConfidence(20, 3, index="row")
+    resumed.load_state_dict(pickle.loads(pickle.dumps(table.state_dict())))
+    assert torch.equal(resumed.table, table.table)
+    assert resumed.table.is_shared()
+
+
+def test_a_table_in_a_file_outlives_its_process_and_is_shared_by_copies(tmp_path):
+    path = tmp_path / "confidence.bin"
+    table = TableConfidence(10, 2, path=path, initial=0.25)
+    table.update(torch.tensor([4]), torch.tensor([[0.9, 0.1]]))
+    worker = pickle.loads(pickle.dumps(table))
+    assert torch.equal(worker.table, table.table)
+    table.update(torch.tensor([5]), torch.tensor([[0.7, 0.3]]))
+    assert worker.table[5].tolist() == pytest.approx([0.7, 0.3])  # it is the same memory
+    reopened = TableConfidence(10, 2, path=path)
+    assert torch.equal(reopened.table, table.table)
+
+    in_memory = TableConfidence(10, 2)
+    in_memory.load(path)
+    assert torch.equal(in_memory.table, table.table)
+    in_memory.update(torch.tensor([0]), torch.ones(1, 2))
+    in_memory.save(tmp_path / "copy.bin")
+    assert torch.equal(TableConfidence(10, 2, path=tmp_path / "copy.bin").table, in_memory.table)
+    with pytest.raises(MidasAugError, match=r"11 × 2 float32 numbers \(88 bytes\), got 80"):
+        TableConfidence(11, 2, path=path)
+    with pytest.raises(MidasAugError, match="found none"):
+        in_memory.load(tmp_path / "missing.bin")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda t: t({"index": torch.tensor([20])}, LABELS[:1]), ["0 … 19", "20"]),
+        (lambda t: t({"index": torch.tensor([-1])}, LABELS[:1]), ["0 … 19", "-1"]),
+        (lambda t: t({"row": torch.tensor([0])}, LABELS[:1]), ["data set index 'index'", "row"]),
+        (lambda t: t({"index": torch.zeros(1)}, LABELS[:1]), ["integer dtype"]),
+        (
+            lambda t: t({"index": torch.zeros(1, dtype=torch.int64, device="meta")}, LABELS[:1]),
+            ["on the CPU", "meta", "collate()"],
+        ),
+        (lambda t: t.update(torch.tensor([0]), torch.ones(1, 3)), ["(1, 2)", "(1, 3)"]),
+        (lambda t: t.update(torch.tensor([25]), torch.ones(1, 2)), ["0 … 19", "25"]),
+        (lambda t: t.load_state_dict({"table": torch.ones(3, 2)}), ["(20, 2)", "(3, 2)"]),
+        (lambda t: TableConfidence(0, 2), ["1 sample and 2 modalities", "0 and 2"]),
+    ],
+)
+def test_a_table_names_what_does_not_fit(call, words):
+    with pytest.raises(MidasAugError) as error:
+        call(TableConfidence(20, 2))
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_prototypes_are_moving_class_means_and_their_softmax_is_the_confidence():
+    prototypes = PrototypeConfidence(DIMS, C, temperature=0.5, momentum=0.75)
+    first, second = features(), features()
+    labels = LABELS.clone()
+    labels[labels == 3] = -1  # class 3 is never seen
+    prototypes.update(first, labels)
+    prototypes.update(second, labels)
+    scores = prototypes(second, LABELS)
+    for column, key in enumerate("ab"):
+        centroids = []
+        for label in range(3):
+            rows = labels == label
+            old, new = first[key][rows].mean(dim=0), second[key][rows].mean(dim=0)
+            centroids.append(0.75 * old + 0.25 * new)
+        for row in range(N):
+            if LABELS[row] == 3:
+                assert scores[row, column] == 0
+                continue
+            cosines = torch.stack(
+                [torch.cosine_similarity(second[key][row], mean, dim=0) for mean in centroids]
+            )
+            expected = (cosines / 0.5).softmax(dim=0)[LABELS[row]]
+            torch.testing.assert_close(scores[row, column], expected)
+    assert prototypes.seen.tolist() == [True, True, True, False]
+
+
+def test_prototypes_of_nothing_are_even_not_nan():
+    prototypes = PrototypeConfidence(DIMS, C)
+    out = MisalignAugment(("a", "b"), C, confidence=prototypes)(features(), LABELS)
+    assert torch.equal(out.shares, torch.full_like(out.shares, 0.5))
+    prototypes.update({key: value[:0] for key, value in features().items()}, LABELS[:0])
+    assert not prototypes.seen.any()
+    resumed = PrototypeConfidence(DIMS, C)
+    prototypes.update(features(), LABELS)
+    resumed.load_state_dict(prototypes.state_dict())
+    given = features()
+    assert torch.equal(resumed(given, LABELS), prototypes(given, LABELS))
+
+
+def test_the_temperature_minimises_the_likelihood_of_held_out_data():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(600, C, generator=generator)
+    labels = torch.multinomial(truth.softmax(dim=1), 1, generator=generator)[:, 0]
+    for scale in (0.2, 1.0, 7.0):
+        logits = scale * truth
+
+        def nll(log_temperature, logits=logits):
+            return float(cross_entropy(logits.double() / np.exp(log_temperature), labels))
+
+        best = minimize_scalar(nll, bounds=(np.log(0.05), np.log(20)), method="bounded")
+        found = fit_temperature(logits, labels)
+        assert found == pytest.approx(np.exp(best.x), rel=1e-3)
+        assert found == pytest.approx(scale, rel=0.2)  # the noise of 600 samples
+
+
+def test_calibration_brings_an_overconfident_modality_in_line():
+    logits = {"a": 9 * torch.randn(400, C), "b": torch.randn(400, C)}
+    labels = torch.randint(C, (400,))
+    labels[:5] = -1
+    calibrated = CalibratedConfidence(LogitConfidence(("a", "b")))
+    plain = calibrated(logits, labels)
+    assert torch.equal(plain, LogitConfidence(("a", "b"))(logits, labels))
+    calibrated.fit(logits, labels)
+    assert calibrated.temperatures[0] > 5  # noise: as flat as it gets
+    scores = calibrated(logits, labels)
+    for column, key in enumerate("ab"):
+        expected = reference.true_class_confidence(
+            logits[key].numpy(), labels.numpy(), float(calibrated.temperatures[column])
+        )
+        np.testing.assert_allclose(scores[:, column].numpy(), expected, rtol=1e-4, atol=1e-7)
+    resumed = CalibratedConfidence(LogitConfidence(("a", "b")))
+    resumed.load_state_dict(calibrated.state_dict())
+    assert torch.equal(resumed(logits, labels), scores)
+    # The call's own logits are divided, too.
+    out = MisalignAugment(("a", "b"), C, confidence=calibrated)(
+        {"a": torch.rand(400, 2), "b": torch.rand(400, 2)}, labels, unimodal_logits=logits
+    )
+    assert torch.equal(out.confidence, scores)
+    assert not calibrated.needs_model
+    assert CalibratedConfidence(HeadConfidence(DIMS, C)).needs_model
+    assert isinstance(calibrated, LogitProvider)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: CalibratedConfidence(UniformConfidence(2)), ["unimodal_logits", "Uniform"]),
+        (lambda: UniformConfidence(1), ["at least 2", "1"]),
+        (lambda: LogitConfidence(("a", "b"), temperature=0), ["temperature above 0", "0"]),
+        (lambda: PrototypeConfidence(DIMS, C, temperature=0), ["temperature above 0"]),
+        (lambda: PrototypeConfidence(DIMS, C, momentum=1.0), ["[0, 1)", "1.0"]),
+        (lambda: PrototypeConfidence(DIMS, C)({"a": torch.rand(N, 4)}, LABELS), ["['a']", "5"]),
+        (lambda: fit_temperature(torch.rand(2, 3), torch.tensor([-1, -1])), ["at least one row"]),
+        (lambda: fit_temperature(torch.rand(2, 3), torch.tensor([0])), ["(1, any)", "(2, 3)"]),
+    ],
+)
+def test_bad_arguments_are_named(make, words):
+    with pytest.raises(MidasAugError) as error:
+        make()
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_representations_are_short():
+    assert repr(UniformConfidence(2)) == "UniformConfidence(2)"
+    assert repr(LogitConfidence(("a", "b"))) == "LogitConfidence(('a', 'b'), temperature=1.0)"
+    assert repr(TableConfidence(3, 2)) == "TableConfidence(3, 2, index='index', path=None)"

@@ -1,0 +1,190 @@
+"""After the draws: no sync, no data-dependent shape, one graph; compiled equals eager."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from midas_aug import MidasLoss, MisalignAugment, RatioWeakModalityWeight, confidence
+from midas_aug import functional as F
+
+# Operators that make the host wait for the device, or the shape wait for the data.
+WAITING = {
+    "aten._local_scalar_dense",
+    "aten.item",
+    "aten.nonzero",
+    "aten.masked_select",
+    "aten.unique_consecutive",
+    "aten._unique2",
+    "aten.bincount",
+    "aten.multinomial",
+    "aten.equal",
+    "aten.is_nonzero",
+    "aten.repeat_interleave",
+}
+VIEWS = {
+    f"aten.{name}" for name in ("detach", "expand", "select", "slice", "t", "unsqueeze", "view")
+}
+NAMES = ("a", "v")
+ROWS, CLASSES = 32, 7
+
+
+class OperatorLog(TorchDispatchMode):
+    """Counts operators and remembers the waiting ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.waiting: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func.overloadpacket)
+        self.count += name not in VIEWS
+        boolean_index = name == "aten.index" and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if name in WAITING or boolean_index:
+            self.waiting.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class Model(nn.Module):
+    """Two linear encoders, unimodal heads and a fusion head, with the whole MIDAS step."""
+
+    def __init__(self, augment: MisalignAugment, criterion: MidasLoss) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({"a": nn.Linear(6, 8), "v": nn.Linear(5, 8)})
+        self.heads = nn.ModuleDict({name: nn.Linear(8, CLASSES) for name in NAMES})
+        self.fusion = nn.Linear(16, CLASSES)
+        self.augment = augment
+        self.provider = augment.confidence if isinstance(augment.confidence, nn.Module) else None
+        self.criterion = criterion
+
+    def forward(self, a: Tensor, v: Tensor, labels: Tensor, plan: Any = None) -> Tensor:
+        features = {"a": self.encoders["a"](a), "v": self.encoders["v"](v)}
+        unimodal = {name: self.heads[name](features[name]) for name in NAMES}
+        out = self.augment(features, labels, unimodal_logits=unimodal, plan=plan)
+        logits = self.fusion(torch.cat([out["a"], out["v"]], dim=1))
+        return self.criterion(logits, out, unimodal)
+
+
+def build(rule: str = "paper", **options: Any) -> Model:
+    torch.manual_seed(0)
+    criterion = MidasLoss(2)
+    if rule == "public code":
+        criterion.weak = RatioWeakModalityWeight(2)
+    return Model(MisalignAugment(NAMES, CLASSES, **options), criterion)
+
+
+def inputs(rows: int = ROWS, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.randn(rows, 6, device=device),
+        torch.randn(rows, 5, device=device),
+        torch.randint(CLASSES, (rows,), device=device),
+    )
+
+
+OPTIONS: dict[str, Callable[[], Model]] = {
+    "each": build,
+    "one": lambda: build(swap="one"),
+    "permute": lambda: build(swap="permute"),
+    "permutation pairing": lambda: build(pairing=F.permutation_partners),
+    "public code": lambda: build("public code"),
+    "no hardness": lambda: build(hardness=None, confidence="uniform"),
+    "prototypes": lambda: build(
+        confidence=confidence.PrototypeConfidence({"a": 8, "v": 8}, CLASSES)
+    ),
+    "heads": lambda: build(confidence=confidence.HeadConfidence({"a": 8, "v": 8}, CLASSES)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_whole_training_step_never_waits_for_the_device(name):
+    """Tensors on the meta device have no values: any look at one raises."""
+    model = OPTIONS[name]().to("meta")
+    with OperatorLog() as log:
+        model(*inputs(device="meta")).backward()
+    assert log.waiting == []
+
+
+def test_fake_tensors_agree_that_nothing_reads_values():
+    model = build()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        loss = model(*inputs())
+        loss.backward()
+    assert loss.shape == ()
+
+
+def test_the_operator_log_can_fail():
+    with OperatorLog() as log:
+        labels = torch.arange(4)
+        labels[labels > 1].sum().item()
+        torch.multinomial(torch.ones(3), 1)
+    assert set(log.waiting) == {"aten.index", "aten._local_scalar_dense", "aten.multinomial"}
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.arange(4, device="meta").max().item()
+
+
+def test_the_step_stays_within_its_budget_of_operators():
+    """Augment, heads and loss, forward and backward; performance is counted, never timed."""
+    features = {name: torch.randn(ROWS, 8, requires_grad=True) for name in NAMES}
+    model = build()
+    labels = torch.arange(ROWS) % CLASSES
+    plan = F.plan_swaps(labels.to("meta"), 2)
+    model = model.to("meta")
+    features = {
+        name: feature.detach().to("meta").requires_grad_() for name, feature in features.items()
+    }
+    labels = labels.to("meta")
+    with OperatorLog() as log:
+        unimodal = {name: model.heads[name](features[name]) for name in NAMES}
+        out = model.augment(features, labels, unimodal_logits=unimodal, plan=plan)
+        logits = model.fusion(torch.cat([out["a"], out["v"]], dim=1))
+        model.criterion(logits, out, unimodal).backward()
+    assert log.count <= 205
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Any:
+    torch._dynamo.reset()
+    model = build()
+    return model, torch.compile(model, fullgraph=True, dynamic=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
+def test_compiled_equals_eager_in_one_graph_over_batch_sizes(compiled):
+    model, fast = compiled
+    torch._dynamo.utils.counters.clear()
+    for rows in (32, 48, 7, 64):
+        data = inputs(rows)
+        plan = F.plan_swaps(data[2], 2)
+        before = model.criterion.weak.alpha.clone()
+        eager = model(*data, plan)
+        gradients = torch.autograd.grad(eager, list(model.parameters()))
+        stepped = model.criterion.weak.alpha.clone()
+        model.criterion.weak.alpha.copy_(before)
+        loss = fast(*data, plan)
+        torch.testing.assert_close(loss, eager)
+        for have, want in zip(
+            torch.autograd.grad(loss, list(model.parameters())), gradients, strict=True
+        ):
+            torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-6)
+        assert torch.equal(model.criterion.weak.alpha, stepped)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_draws_compile_too_where_no_generator_is_held():
+    torch._dynamo.reset()
+
+    def draw(labels: Tensor) -> Tensor:
+        return F.plan_swaps(labels, 3, swap="permute").source
+
+    labels = torch.arange(12) % 4
+    source = torch.compile(draw, fullgraph=True, backend="aot_eager")(labels)
+    assert source.shape == (12, 3)
+    assert (labels[source].amax(dim=1) != labels[source].amin(dim=1)).all()

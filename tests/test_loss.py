@@ -1,0 +1,464 @@
+"""MidasLoss is Eq. 9-11; α steps after the loss, in a buffer, and only when it should."""
+
+import copy
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import strategies
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from midas_aug import (
+    LossTerms,
+    MidasAugError,
+    MidasLoss,
+    MisalignAugment,
+    MisalignedBatch,
+    RatioWeakModalityWeight,
+    WeakModalityWeight,
+)
+from midas_aug import functional as F
+
+
+class Step(SimpleNamespace):
+    """One training step's tensors."""
+
+    out: MisalignedBatch
+    logits: torch.Tensor
+    unimodal: dict[str, torch.Tensor]
+    features: dict[str, torch.Tensor]
+
+
+def make_step(
+    labels: Any,
+    modalities: int = 2,
+    num_classes: int = 5,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    scale: float = 1.0,
+    **options: Any,
+) -> Step:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.as_tensor(labels)
+    names = [f"m{number}" for number in range(modalities)]
+
+    def normal(*shape: int) -> torch.Tensor:
+        return (scale * torch.randn(shape, generator=generator)).to(dtype)
+
+    features = {name: normal(len(labels), 3 + number) for number, name in enumerate(names)}
+    unimodal = {name: normal(len(labels), num_classes).requires_grad_() for name in names}
+    augment = MisalignAugment(names, num_classes, **options)
+    out = augment(features, labels, unimodal_logits=unimodal, generator=generator)
+    logits = normal(len(out.source), num_classes).requires_grad_()
+    return Step(out=out, logits=logits, unimodal=unimodal, features=features)
+
+
+def expected_terms(step: Step, alpha: Any, lam: float, unimodal_weight: float) -> dict[str, float]:
+    out = step.out
+    rows = len(out.labels)
+    source, anchor, valid = (np.asarray(part) for part in out.plan)
+    features = [feature.double().numpy() for feature in step.features.values()]
+    unimodal = [logits.detach().double().numpy() for logits in step.unimodal.values()]
+    labels = np.asarray(out.labels)
+    logits = step.logits.detach().double().numpy()
+    terms: dict[str, float] = reference.eq11_loss(
+        logits[:rows],
+        logits[rows:],
+        unimodal,
+        labels,
+        source,
+        anchor,
+        valid,
+        np.stack([reference.true_class_confidence(each, labels) for each in unimodal], axis=1),
+        reference.cosine_hardness(features, source, anchor),
+        np.asarray(alpha),
+        lam,
+        unimodal_weight,
+    )
+    return terms
+
+
+@given(
+    st.data(),
+    st.integers(2, 9),
+    st.integers(2, 4),
+    st.sampled_from(["each", "one", "permute"]),
+    st.floats(0, 5),
+    st.floats(0, 2),
+)
+def test_the_loss_is_equation_11(data, num_classes, modalities, swap, lam, unimodal_weight):
+    labels = data.draw(strategies.labels_arrays(num_classes=num_classes, dtype="int64"))
+    step = make_step(labels, modalities, num_classes, swap=swap, misaligned_weight=lam)
+    criterion = MidasLoss(modalities, unimodal_weight=unimodal_weight)
+    criterion.weak.alpha.copy_(1 + torch.arange(modalities) / 3)
+    alpha = criterion.weak.alpha.clone()
+    terms = criterion.terms(step.logits, step.out, step.unimodal)
+    expected = expected_terms(step, alpha, lam, unimodal_weight)
+    assert float(terms.total.detach()) == pytest.approx(expected["total"], rel=1e-4, abs=1e-5)
+    assert float(terms.aligned.detach()) == pytest.approx(expected["aligned"], rel=1e-4, abs=1e-5)
+    assert float(terms.misaligned.detach()) == pytest.approx(
+        lam * expected["misaligned"], rel=1e-4, abs=1e-5
+    )
+    assert float(terms.unimodal.detach()) == pytest.approx(expected["unimodal"], rel=1e-4, abs=1e-5)
+
+
+@given(st.data(), st.integers(2, 9), st.integers(2, 4))
+def test_targets_and_weights_of_a_stock_loss_give_the_same_number(data, num_classes, modalities):
+    """(weights · CE(targets)).mean() is L_align + λ·L_mis, with α by WeakModalityWeight.apply."""
+    labels = data.draw(strategies.labels_arrays(num_classes=num_classes, dtype="int64").filter(len))
+    step = make_step(labels, modalities, num_classes, misaligned_weight=2.0)
+    criterion = MidasLoss(modalities)
+    criterion.eval()
+    logits = step.logits.detach()
+    stock = cross_entropy(logits, step.out.targets, reduction="none") * step.out.weights
+    plain = criterion.terms(logits, step.out)
+    assert float(stock.mean()) == pytest.approx(float(plain.total), rel=1e-4, abs=1e-5)
+    folded = cross_entropy(logits, step.out.folded_targets())
+    assert float(folded) == pytest.approx(float(plain.total), rel=1e-4, abs=1e-5)
+
+    criterion.weak.alpha.copy_(1 + torch.rand(modalities))
+    targets, weights = criterion.weak.apply(step.out)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(len(targets)))
+    stock = (cross_entropy(logits, targets, reduction="none") * weights).mean()
+    with_alpha = criterion.terms(logits, step.out)
+    assert float(stock) == pytest.approx(float(with_alpha.total), rel=1e-4, abs=1e-5)
+
+
+def test_gradients_are_those_of_the_dense_form():
+    step = make_step(torch.arange(12) % 4, 3)
+    criterion = MidasLoss(3)
+    criterion.weak.alpha.copy_(torch.tensor([1.0, 1.7, 1.0]))
+    targets, weights = criterion.weak.apply(step.out)
+    dense = (cross_entropy(step.logits, targets, reduction="none") * weights).mean()
+    labels = step.out.labels
+    dense = dense + sum(cross_entropy(logits, labels) for logits in step.unimodal.values())
+    inputs = [step.logits, *step.unimodal.values()]
+    expected = torch.autograd.grad(dense, inputs)
+    found = torch.autograd.grad(criterion(step.logits, step.out, step.unimodal), inputs)
+    for have, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(have, want)
+
+
+def test_alpha_of_the_step_is_used_before_it_is_updated():
+    step = make_step(torch.arange(30) % 5)
+    criterion = MidasLoss(2, step_size=0.5)
+    criterion.weak.alpha.copy_(torch.tensor([1.0, 2.0]))
+    before = criterion.weak.alpha.clone()
+    total = float(criterion(step.logits, step.out, step.unimodal).detach())
+    assert total == pytest.approx(expected_terms(step, before, 1.0, 1.0)["total"], rel=1e-5)
+    rows = step.out.misaligned
+    expected = reference.weak_modality_step(
+        before.numpy(),
+        step.out.shares[rows].numpy(),
+        step.logits.detach()[rows].numpy(),
+        step.out.source_labels[rows].numpy(),
+        step.out.valid[rows].numpy(),
+        0.5,
+    )
+    assert not torch.equal(criterion.weak.alpha, before)
+    np.testing.assert_allclose(criterion.weak.alpha.numpy(), expected, rtol=1e-6)
+
+
+def test_alpha_rests_in_eval_mode_and_without_a_valid_misaligned_row():
+    criterion = MidasLoss(2)
+    criterion.weak.alpha.copy_(torch.tensor([1.0, 1.3]))
+    before = criterion.weak.alpha.clone()
+    for labels in ([2, 2, 2], [], [3], [-1, -1, 0]):
+        step = make_step(torch.tensor(labels, dtype=torch.int64))
+        criterion(step.logits, step.out, step.unimodal)
+        assert torch.equal(criterion.weak.alpha, before)
+    criterion.eval()
+    step = make_step(torch.arange(20) % 5)
+    criterion(step.logits, step.out, step.unimodal)
+    assert torch.equal(criterion.weak.alpha, before)
+
+
+def test_alpha_climbs_for_a_neglected_modality_and_stops_at_the_clamp():
+    step = make_step(torch.arange(40) % 5)
+    rows = step.out.misaligned
+    labels = step.out.source_labels
+    weakest = int(step.out.shares[rows].mean(dim=0).argmin())
+    deaf = 8.0 * torch.nn.functional.one_hot(labels[:, 1 - weakest], 5).float()
+    criterion = MidasLoss(2, step_size=0.25, max_alpha=1.6)
+    seen = []
+    for _ in range(4):
+        criterion(deaf, step.out, step.unimodal)
+        seen.append(float(criterion.weak.alpha[weakest]))
+    assert seen == pytest.approx([1.25, 1.5, 1.6, 1.6])
+    assert float(criterion.weak.alpha[1 - weakest]) == 1.0
+    fair = deaf.flip(0) * 0  # every class alike: the weak modality gets more than its share
+    for _ in range(4):
+        criterion(fair, step.out, step.unimodal)
+    assert float(criterion.weak.alpha[weakest]) == 1.0
+
+
+def test_a_batch_that_overflows_does_not_stay_in_alpha():
+    step = make_step(torch.arange(20) % 5)
+    criterion = MidasLoss(2)
+    before = criterion.weak.alpha.clone()
+    criterion(step.logits.detach() * torch.inf, step.out, step.unimodal)
+    assert torch.equal(criterion.weak.alpha, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_underflowing_confidences_give_no_nan_in_any_dtype(dtype):
+    step = make_step(torch.arange(16) % 5, dtype=dtype, scale=200.0)
+    criterion = MidasLoss(2)
+    terms = criterion.terms(step.logits, step.out, step.unimodal)
+    assert all(torch.isfinite(term) for term in terms)
+    assert torch.isfinite(step.out.targets).all()
+    assert torch.isfinite(criterion.weak.alpha).all()
+    gradients = torch.autograd.grad(terms.total, [step.logits, *step.unimodal.values()])
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert gradients[0].dtype == dtype
+
+
+def test_autocast_computes_the_loss_in_float32():
+    step = make_step(torch.arange(16) % 5, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = MidasLoss(2)(step.logits, step.out, step.unimodal)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, MidasLoss(2)(step.logits, step.out, step.unimodal))
+
+
+@pytest.mark.parametrize("labels", [[], [1], [2, 2, 2], [-1, -100], [-1, 3]])
+def test_batches_with_nothing_to_swap_train_on_what_there_is(labels):
+    labels = torch.tensor(labels, dtype=torch.int64)
+    step = make_step(labels)
+    criterion = MidasLoss(2)
+    terms = criterion.terms(step.logits, step.out, step.unimodal)
+    assert float(terms.misaligned.detach()) == 0
+    if bool((labels >= 0).any()):
+        aligned = step.logits[step.out.aligned]
+        ignoring = torch.where(labels >= 0, labels, -100)
+        torch.testing.assert_close(terms.aligned, cross_entropy(aligned, ignoring))
+    else:
+        assert float(terms.total.detach()) == 0
+    terms.total.backward()  # the graph is there
+    assert torch.isfinite(step.logits.grad).all()
+
+
+def test_an_ignored_row_is_the_same_as_no_row():
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    step = make_step(labels)
+    keep = torch.tensor([0, 1, 3, 4])
+    ignored = labels.clone()
+    ignored[2] = -100
+    augment = MisalignAugment(("m0", "m1"), 5)
+    generator = torch.Generator().manual_seed(3)
+    full = augment(step.features, ignored, unimodal_logits=step.unimodal, generator=generator)
+    place = torch.tensor([0, 1, -1, 2, 3])
+    rows = torch.cat([keep, 5 + keep])
+    plan = type(full.plan)(
+        place[full.plan.source[rows]], place[full.plan.anchor[rows]], full.plan.valid[rows]
+    )
+    unimodal = {key: value[keep] for key, value in step.unimodal.items()}
+    short = augment(
+        {key: value[keep] for key, value in step.features.items()},
+        labels[keep],
+        unimodal_logits=unimodal,
+        plan=plan,
+    )
+    both = [
+        MidasLoss(2)(step.logits, full, step.unimodal),
+        MidasLoss(2)(step.logits[torch.cat([keep, 5 + rows])], short, unimodal),
+    ]
+    torch.testing.assert_close(*both)
+
+
+def test_the_warm_up_trains_the_unimodal_heads_alone():
+    step = make_step(torch.arange(16) % 5)
+    criterion = MidasLoss(2, warmup_epochs=2, unimodal_weight=0.5)
+    assert criterion.warming_up
+    for epoch in (0, 1):
+        criterion.set_epoch(epoch)
+        terms = criterion.terms(step.logits, step.out, step.unimodal)
+        expected = sum(cross_entropy(u, step.out.labels) for u in step.unimodal.values())
+        torch.testing.assert_close(terms.unimodal, expected)
+        torch.testing.assert_close(terms.total, 0.5 * expected)
+        assert terms.aligned == terms.misaligned == 0
+    terms.total.backward()
+    assert step.logits.grad is None  # not zero: an optimiser must leave the fusion head alone
+    assert torch.equal(criterion.weak.alpha, torch.ones(2))
+    criterion.set_epoch(2)
+    assert not criterion.warming_up
+    after = criterion.terms(step.logits, step.out, step.unimodal)
+    assert float(after.misaligned.detach()) > 0
+    criterion.set_epoch(1)
+    with pytest.raises(MidasAugError, match="warm-up"):
+        criterion(step.logits, step.out)
+
+
+def test_no_unimodal_logits_means_no_unimodal_term():
+    step = make_step(torch.arange(16) % 5)
+    terms = MidasLoss(2).terms(step.logits, step.out)
+    assert float(terms.unimodal) == 0
+    torch.testing.assert_close(terms.total, terms.aligned + terms.misaligned)
+
+
+def test_the_mean_of_unimodal_losses_is_a_weight_of_one_over_m():
+    step = make_step(torch.arange(16) % 5)
+    terms = MidasLoss(2, unimodal_weight=1 / 2).terms(step.logits, step.out, step.unimodal)
+    losses = [cross_entropy(logits, step.out.labels) for logits in step.unimodal.values()]
+    expected = terms.aligned + terms.misaligned + torch.stack(losses).mean()
+    torch.testing.assert_close(terms.total, expected)
+
+
+def test_a_resumed_criterion_goes_on_bit_for_bit():
+    def steps(criterion: MidasLoss, numbers: range) -> list[float]:
+        losses = []
+        for number in numbers:
+            criterion.set_epoch(number // 3)
+            step = make_step(torch.arange(20) % 5, seed=number)
+            losses.append(float(criterion(step.logits, step.out, step.unimodal).detach()))
+        return losses
+
+    whole = MidasLoss(2, warmup_epochs=1, step_size=0.3)
+    expected = steps(whole, range(9))
+    first = MidasLoss(2, warmup_epochs=1, step_size=0.3)
+    begun = steps(first, range(5))
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    resumed = MidasLoss(2, warmup_epochs=1, step_size=0.3)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert not resumed.warming_up  # known from the checkpoint, before any set_epoch
+    assert begun + steps(resumed, range(5, 9)) == expected
+    assert torch.equal(whole.weak.alpha, resumed.weak.alpha)
+    assert set(whole.state_dict()) == {"epoch", "weak.alpha"}
+    assert copy.deepcopy(resumed).warming_up == resumed.warming_up
+
+
+def test_any_object_with_the_fields_will_do():
+    step = make_step(torch.arange(16) % 5)
+    out = step.out
+    bare = SimpleNamespace(
+        labels=out.labels.numpy(),
+        source_labels=out.source_labels,
+        shares=out.shares,
+        weights=out.weights.numpy(),
+        valid=out.valid,
+    )
+    both = [MidasLoss(2)(step.logits, given_out, step.unimodal) for given_out in (out, bare)]
+    assert torch.equal(*both)
+
+
+def test_the_loss_follows_the_criterion_to_its_dtype_and_pickles():
+    criterion = MidasLoss(3).double()
+    assert criterion.weak.alpha.dtype == torch.float64
+    assert copy.deepcopy(criterion).state_dict().keys() == criterion.state_dict().keys()
+
+
+def test_apply_still_applies_a_function_as_modules_do():
+    criterion = MidasLoss(2)
+    seen: list[str] = []
+    parent = nn.Sequential(nn.Linear(2, 2), criterion)
+    returned = parent.apply(lambda module: seen.append(type(module).__name__))
+    assert returned is parent
+    assert seen == ["Linear", "WeakModalityWeight", "MidasLoss", "Sequential"]
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_the_weights_alone_serve_a_stock_loss_in_either_library(library):
+    step = make_step(torch.arange(20) % 5)
+    weak = WeakModalityWeight(2, step_size=0.4)
+    out: Any = step.out
+    logits: Any = step.logits
+    if library == "numpy":
+        augment = MisalignAugment(("m0", "m1"), 5)
+        arrays = {key: value.numpy() for key, value in step.features.items()}
+        out = augment(
+            arrays,
+            out.labels.numpy(),
+            unimodal_logits={key: u.detach().numpy() for key, u in step.unimodal.items()},
+            plan=type(out.plan)(*(part.numpy() for part in out.plan)),
+        )
+        logits = logits.detach().numpy()
+    weak.update(logits, out)
+    rows = step.out.misaligned
+    expected = F.weak_modality_step(
+        torch.ones(2),
+        step.out.shares[rows],
+        step.logits[rows],
+        step.out.source_labels[rows],
+        step_size=0.4,
+    )
+    assert torch.equal(weak.alpha, expected)
+    targets, weights = weak.apply(out)
+    assert type(targets) is type(weights) is type(out.targets)
+    alpha = torch.cat([torch.ones(20, 2), expected.expand(40, 2)])
+    mass = (step.out.shares * alpha).sum(dim=1)
+    torch.testing.assert_close(torch.as_tensor(weights), step.out.weights * mass)
+
+
+def test_the_public_codes_rule_is_one_number_for_the_weak_modality_of_the_batch():
+    step = make_step(torch.arange(24) % 5, pairing=F.permutation_partners)
+    criterion = MidasLoss(2, unimodal_weight=1 / 2)
+    criterion.weak = RatioWeakModalityWeight(2, step_size=0.5, max_alpha=10)
+    criterion.weak.alpha.fill_(2.0)
+    confidence = step.out.confidence
+    weak = int(confidence.mean(dim=0).argmin())
+    alpha = torch.ones(2)
+    alpha[weak] = 2.0
+    assert torch.equal(criterion.weak.coefficients(step.out), alpha)
+    total = float(criterion(step.logits, step.out, step.unimodal).detach())
+    assert total == pytest.approx(expected_terms(step, alpha, 1.0, 0.5)["total"], rel=1e-5)
+    rows = step.out.misaligned
+    expected = reference.ratio_weak_step(
+        2.0,
+        confidence.numpy(),
+        step.out.source[rows].numpy(),
+        step.logits.detach()[rows].numpy(),
+        step.out.source_labels[rows].numpy(),
+        24,
+        0.5,
+        10.0,
+    )
+    assert criterion.weak.alpha.tolist() == pytest.approx([expected] * 2)
+    targets, weights = criterion.weak.apply(step.out)
+    assert torch.isfinite(targets).all()
+    assert torch.isfinite(weights).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda c, s: c(s.logits[:-1], s.out), ["logits", "(48, any)", "(47, 5)"]),
+        (lambda c, s: c(s.logits.long(), s.out), ["float dtype", "int64"]),
+        (lambda c, s: c(s.logits, s.out, [s.logits[:16]]), ["2 modalities", "1"]),
+        (lambda c, s: c(s.logits, s.out, [s.logits, s.logits]), ["(16, any)", "(48, 5)"]),
+        (lambda c, s: c(s.logits[:, :2], s.out), ["num_classes=2"]),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(call, words):
+    step = make_step(torch.arange(16) % 5)
+    with pytest.raises(MidasAugError) as error:
+        call(MidasLoss(2), step)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_modalities": 1}, ["at least 2", "1"]),
+        ({"unimodal_weight": -1.0}, ["unimodal_weight", "-1.0"]),
+        ({"step_size": float("nan")}, ["η", "nan"]),
+        ({"max_alpha": 0.5}, ["max_alpha", "0.5"]),
+        ({"warmup_epochs": -1}, ["warmup_epochs", "-1"]),
+    ],
+)
+def test_bad_options_are_named_at_construction(options, words):
+    with pytest.raises(MidasAugError) as error:
+        MidasLoss(**({"num_modalities": 2} | options))
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_terms_have_names():
+    assert LossTerms._fields == ("total", "aligned", "misaligned", "unimodal")

@@ -1,0 +1,127 @@
+"""A public name is a promise: an inventory, the dependencies, and the docstrings' examples."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+
+import midas_aug
+from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight, functional
+
+ROOT = Path(__file__).parents[1]
+
+INVENTORY = {
+    "midas_aug": """LossTerms MidasAugError MidasLoss MisalignAugment MisalignedBatch
+        RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional""",
+    "midas_aug.functional": """SwapPlan gather_rows hard_sample_weights label_shares
+        misaligned_accuracy misaligned_cross_entropy permutation_partners plan_swaps
+        ratio_weak_modality_step sample_partners soft_targets true_class_confidence
+        weak_modality_step""",
+    "midas_aug.confidence": """CalibratedConfidence ConfidenceProvider FrozenConfidence
+        HeadConfidence LogitConfidence LogitProvider PrototypeConfidence TableConfidence
+        UniformConfidence""",
+}
+SIGNATURES = {
+    MisalignAugment: "modalities num_classes * label confidence pairing swap hardness "
+    "misaligned_weight seed validate",
+    MisalignAugment.__call__: "self batch labels * unimodal_logits plan generator",
+    MisalignAugment.collate: "self collate_fn * materialize",
+    MidasLoss: "num_modalities * unimodal_weight step_size max_alpha warmup_epochs sync",
+    WeakModalityWeight: "num_modalities * step_size max_alpha sync",
+    functional.sample_partners: "labels * generator",
+    functional.plan_swaps: "labels num_modalities * swap pairing features generator",
+    functional.gather_rows: "tree index",
+    functional.true_class_confidence: "logits labels * temperature",
+    functional.label_shares: "confidence source",
+    functional.soft_targets: "source_labels shares num_classes",
+    functional.hard_sample_weights: "features plan * similarity",
+    functional.misaligned_cross_entropy: "logits source_labels shares alpha",
+    functional.weak_modality_step: "alpha shares logits source_labels * valid step_size max_alpha",
+    functional.misaligned_accuracy: "logits source_labels * valid",
+}
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(midas_aug.__path__, prefix="midas_aug.")
+)
+
+
+@pytest.mark.parametrize("name", INVENTORY)
+def test_the_public_names_are_these_and_all_have_docstrings(name):
+    module = importlib.import_module(name)
+    assert sorted(module.__all__) == sorted(INVENTORY[name].split())
+    for public in module.__all__:
+        value = getattr(module, public)
+        assert isinstance(value, str) or inspect.getdoc(value)
+
+
+@pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)
+def test_the_signatures_are_the_documented_ones(function):
+    words = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in words:
+            words.append("*")
+        words.append(parameter.name)
+    assert " ".join(words) == SIGNATURES[function]
+
+
+@pytest.mark.parametrize("name", ["midas_aug", *MODULES])
+def test_the_examples_in_docstrings_run(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_functions_and_classes_of_the_method_have_an_executed_example():
+    for public in functional.__all__:
+        value = getattr(functional, public)
+        if inspect.isfunction(value):
+            assert ">>>" in (inspect.getdoc(value) or ""), public
+
+
+IMPORTS = """
+import sys
+import {first}
+known = {{name.partition(".")[0] for name in sys.modules}}
+import {package}
+extra = sorted({{name.partition(".")[0] for name in sys.modules}} - known - {{"{package}"}})
+extra = [name for name in extra if name not in sys.stdlib_module_names]
+print(" ".join(extra))
+"""
+
+
+def loaded_by(package: str) -> list[str]:
+    script = IMPORTS.format(
+        first="torch, numpy.random, typing_extensions, torch.utils.data", package=package
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return done.stdout.split()
+
+
+def test_importing_the_package_loads_nothing_but_its_three_dependencies():
+    assert loaded_by("midas_aug") == []
+
+
+def test_the_import_test_can_fail():
+    assert "pygments" in loaded_by("rich.syntax")
+
+
+def test_the_project_file_asks_for_three_dependencies():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = [requirement.split(">=")[0] for requirement in project["dependencies"]]
+    assert names == ["torch", "numpy", "typing-extensions"]
+    assert project["requires-python"] == ">=3.10"
+
+
+def test_there_is_one_kind_of_error_and_it_is_a_value_error():
+    assert issubclass(MidasAugError, ValueError)
+    for name in MODULES:
+        source = inspect.getsource(importlib.import_module(name))
+        assert "assert " not in source, name
+        raised = {line.strip() for line in source.splitlines() if "raise " in line}
+        assert all("raise MidasAugError(" in line for line in raised if line.startswith("raise"))
