@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 import subprocess
@@ -9,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 
 import midas_aug
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight, functional
@@ -112,10 +112,12 @@ def test_the_import_test_can_fail():
 
 
 def test_the_project_file_asks_for_three_dependencies():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = [requirement.split(">=")[0] for requirement in project["dependencies"]]
-    assert names == ["torch", "numpy", "typing-extensions"]
-    assert project["requires-python"] == ">=3.10"
+    metadata = importlib.metadata.metadata("midas-aug")
+    requirements = metadata.get_all("Requires-Dist") or []
+    names = [entry.split(">=")[0] for entry in requirements if "extra ==" not in entry]
+    assert sorted(names) == ["numpy", "torch", "typing-extensions"]
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["Version"] == midas_aug.__version__
 
 
 def test_there_is_one_kind_of_error_and_it_is_a_value_error():

@@ -1,0 +1,34 @@
+# On a fresh machine, `make demo` and `make test` do all the set-up: a virtual environment in .venv
+# with the versions of .ci/constraints.txt. PYTHON chooses the interpreter, DEMO and TEST pass
+# options on: make demo DEMO="--three", make test TEST="-k loss".
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	--constraint .ci/constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/python examples/demo.py $(DEMO)
+
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 8 $(TEST)
+
+lint: $(VENV)/.lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) runs build dist
+
+$(VENV)/.python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'midas_aug needs Python 3.10')"
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.python pyproject.toml .ci/constraints.txt
+	@echo "Installing midas_aug[$*] into $(VENV) (PyTorch is large; a minute or a few)"
+	$(PIP) --editable ".[$*]"
+	touch $@
