@@ -4,6 +4,7 @@ All arithmetic of the package is torch. An array that comes as NumPy is viewed a
 way in (no copy) and as NumPy again on the way out.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -113,6 +114,14 @@ def like(result: Tensor, given: Array) -> Array:
     if isinstance(given, Tensor):
         return result
     return result.detach().numpy()
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Keep autocast from computing in half precision on the device of ``tensor``."""
+    kind = tensor.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def may_read_values(tensor: Tensor) -> bool:

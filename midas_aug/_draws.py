@@ -24,15 +24,19 @@ def random_integers(
         if isinstance(generator, np.random.Generator):
             return torch.from_numpy(generator.integers(0, high, shape, dtype=np.int64))
         raise MidasAugError(
-            f"expected a numpy.random.Generator for NumPy labels, got {type(generator).__name__}; "
+            f"expected a numpy.random.Generator for NumPy labels, got {_name(generator)}; "
             "make one with numpy.random.default_rng(seed)"
         )
     if generator is None:
         return torch.randint(high, shape, device=template.device)
     if not isinstance(generator, torch.Generator):
         raise MidasAugError(
-            f"expected a torch.Generator for torch labels, got {type(generator).__name__}; make "
+            f"expected a torch.Generator for torch labels, got {_name(generator)}; make "
             "one with torch.Generator().manual_seed(seed)"
         )
     drawn = torch.randint(high, shape, generator=generator, device=generator.device)
     return drawn.to(template.device, non_blocking=True)
+
+
+def _name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

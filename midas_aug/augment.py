@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from midas_aug._arrays import (
     Array,
@@ -16,13 +16,13 @@ from midas_aug._arrays import (
     as_tensor,
     check_rows,
     check_shape,
-    may_read_values,
     share_memory,
 )
 from midas_aug._stream import DrawStream
 from midas_aug.batch import LabelRule, MisalignedBatch, check_confidence
+from midas_aug.collate import MisalignCollate
 from midas_aug.confidence import ConfidenceProvider, LogitConfidence, UniformConfidence
-from midas_aug.confidence.base import ask
+from midas_aug.confidence.base import ask, check_unimodal_logits
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan, plan_swaps
 from midas_aug.functional.labels import check_label_range
@@ -31,7 +31,7 @@ from midas_aug.functional.plan import Swap, check_pairing, check_swap
 from midas_aug.hardness import Hardness, check_hardness, measure_hardness
 from midas_aug.tree import get_item, item_keys, map_items, resolve_key, take_rows
 
-__all__ = ["MisalignAugment", "MisalignCollate"]
+__all__ = ["MisalignAugment"]
 
 
 class MisalignAugment:
@@ -99,7 +99,8 @@ class MisalignAugment:
                 f"expected label to be another key than the modalities {self.modalities!r}, got "
                 f"{label!r}"
             )
-        self.confidence = _check_confidence_choice(confidence)
+        self.confidence = _check_confidence_choice(confidence, self.modalities)
+        self._provider_name = None if isinstance(confidence, str) else type(confidence).__name__
         check_pairing(pairing)
         self.pairing = pairing
         check_swap(swap)
@@ -146,7 +147,7 @@ class MisalignAugment:
 
     def collate(
         self, collate_fn: Callable[[list[Any]], Any] | None = None, *, materialize: bool = True
-    ) -> "MisalignCollate":
+    ) -> MisalignCollate:
         """Wrap a DataLoader's ``collate_fn``: batches come out augmented.
 
         When the confidence needs a model, the batches are drawn but not labelled; call
@@ -158,7 +159,7 @@ class MisalignAugment:
                 features with ``out.gather(name, features)``. Three times less to send to the
                 training process with two modalities.
         """
-        return MisalignCollate(self, collate_fn or default_collate, materialize)
+        return MisalignCollate(self, collate_fn, materialize)
 
     @property
     def enabled(self) -> bool:
@@ -198,11 +199,9 @@ class MisalignAugment:
         rows = len(classes)
         features = [get_item(batch, key, "modality") for key in self.modalities]
 
-        host_anchor: list[int] | None = None
         enabled = self.enabled
         if not enabled:
             drawn = _no_swaps(classes, len(self.modalities))
-            host_anchor = []
         elif plan is None:
             drawn = plan_swaps(
                 given,
@@ -213,43 +212,44 @@ class MisalignAugment:
                 generator=generator or self._stream.next_generator(given),
             )
             drawn = SwapPlan(*(as_tensor(part, "plan") for part in drawn))
-            host_anchor = list(range(rows)) * (len(drawn.anchor) // max(rows, 1))
         else:
             drawn = _check_plan(plan, classes, len(self.modalities))
+
         own = torch.arange(rows, device=classes.device)
         source = torch.cat([own[:, None].expand(-1, len(self.modalities)), drawn.source])
         anchor = torch.cat([own, drawn.anchor])
-        if materialize:
-            on_host = None if host_anchor is None else [*range(rows), *host_anchor]
-            data = self._swap(batch, source, anchor, rows, on_host)
-        else:
-            data = batch
-
+        # The anchors of our own plans are the batch over and over: known without asking a device.
+        blocks = len(anchor) // max(rows, 1)
+        on_host = (lambda: list(range(rows)) * blocks) if plan is None or not enabled else None
         out = MisalignedBatch(
-            data=data,
-            _labels=classes,
+            data=self._swap(batch, rows, source, anchor, on_host) if materialize else batch,
+            _labels=classes.clone(),  # the caller may reuse the memory
             _source=source,
             _anchor=anchor,
             _valid=torch.cat([classes >= 0, drawn.valid]),
             _rule=LabelRule(
-                self.modalities, self.num_classes, self.hardness, self.misaligned_weight
+                modalities=self.modalities,
+                num_classes=self.num_classes,
+                hardness=self.hardness,
+                misaligned_weight=self.misaligned_weight,
+                block_wise=plan is None and self.swap == "each" and self.pairing == "uniform",
+                provider=self._provider_name if label_later else None,
             ),
             _numpy=isinstance(given, np.ndarray),
             _materialized=materialize,
         )
         if not enabled:
             return out
-        if label_later:
-            # Features may come with the labels; what can be measured without them is.
-            hardness: Hardness = "auto" if self.hardness == "auto" else None
-            return replace(
-                out, _hardness=measure_hardness(hardness, features, self.modalities, out.plan)
-            )
-        return replace(
-            out,
-            _confidence=self._measure_confidence(batch, given, unimodal_logits),
-            _hardness=measure_hardness(self.hardness, features, self.modalities, out.plan),
+        hardness = self.hardness
+        if label_later and hardness != "auto":
+            hardness = None  # features come with the labels; only "auto" may do without
+        weights = measure_hardness(
+            hardness, features, self.modalities, out.plan, block_wise=out._rule.block_wise
         )
+        if label_later:
+            return replace(out, _hardness=weights)
+        confidence = self._measure_confidence(batch, given, unimodal_logits)
+        return replace(out, _confidence=confidence, _hardness=weights)
 
     def _find_labels(self, batch: Any) -> Any:
         if callable(self.label):
@@ -262,39 +262,43 @@ class MisalignAugment:
         return get_item(batch, self.label)
 
     def _swap(
-        self, batch: Any, source: Tensor, anchor: Tensor, rows: int, host: list[int] | None
+        self,
+        batch: Any,
+        rows: int,
+        source: Tensor,
+        anchor: Tensor,
+        host_anchor: Callable[[], list[int]] | None,
     ) -> Any:
         keys = [resolve_key(batch, key) for key in self.modalities]
 
         def rows_of(key: Any, value: Any) -> Any:
             path = f"batch[{key!r}]"
-            if key not in keys:
-                return take_rows(value, anchor, rows, path=path, strict=False, host_index=host)
-            return take_rows(value, source[:, keys.index(key)], rows, path=path, strict=True)
+            if key in keys:
+                return take_rows(value, source[:, keys.index(key)], rows, path=path, strict=True)
+            return take_rows(value, anchor, rows, path=path, strict=False, host_index=host_anchor)
 
         return map_items(rows_of, batch)
 
     def _measure_confidence(self, batch: Any, labels: Any, unimodal_logits: Any) -> Tensor:
         rows, count = len(labels), len(self.modalities)
-        if self.confidence == "uniform":
-            scores = UniformConfidence(count)(batch, labels)
+        if unimodal_logits is not None:
+            check_unimodal_logits(unimodal_logits, self.modalities, rows, self.num_classes)
         elif self.confidence == "logits":
-            if unimodal_logits is None:
-                raise MidasAugError(
-                    "expected unimodal_logits, which confidence='logits' reads, got None; pass "
-                    "augment(batch, labels, unimodal_logits={modality: (N, C) logits}), or choose "
-                    "confidence='uniform' or a provider of midas_aug.confidence"
-                )
-            scores = LogitConfidence(self.modalities).from_logits(unimodal_logits, labels)
-        else:
-            scores = ask(self.confidence, batch, labels, unimodal_logits)
-        confidence = check_confidence(scores, rows, count)
-        if (self.validate or may_read_values(confidence)) and not bool((confidence >= 0).all()):
             raise MidasAugError(
-                "expected confidences of at least 0, got negative or NaN ones; a provider returns "
-                "probabilities or other non-negative numbers, not logits"
+                "expected unimodal_logits, which confidence='logits' reads, got None; pass "
+                "augment(batch, labels, unimodal_logits={modality: (N, C) logits}), or choose "
+                "confidence='uniform' or a provider of midas_aug.confidence"
             )
-        return confidence
+        scores = ask(self._provider(), batch, labels, unimodal_logits)
+        return check_confidence(scores, as_tensor(labels, "labels"), count, validate=self.validate)
+
+    def _provider(self) -> ConfidenceProvider:
+        if self.confidence == "uniform":
+            return UniformConfidence(len(self.modalities))
+        if self.confidence == "logits":
+            return LogitConfidence(self.modalities)
+        provider: ConfidenceProvider = self.confidence
+        return provider
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_enabled_view"}
@@ -313,30 +317,6 @@ class MisalignAugment:
         )
 
 
-class MisalignCollate:
-    """A ``collate_fn`` that augments; made by `MisalignAugment.collate`, picklable."""
-
-    def __init__(
-        self,
-        augment: MisalignAugment,
-        collate_fn: Callable[[list[Any]], Any] = default_collate,
-        materialize: bool = True,
-    ) -> None:
-        self.augment = augment
-        self.collate_fn = collate_fn
-        self.materialize = materialize
-
-    def __call__(self, samples: list[Any]) -> MisalignedBatch:
-        """Collate ``samples`` and augment the batch."""
-        confidence = self.augment.confidence
-        return self.augment._augment(
-            self.collate_fn(samples),
-            None,
-            materialize=self.materialize,
-            label_later=confidence == "logits" or getattr(confidence, "needs_model", False),
-        )
-
-
 def _no_swaps(labels: Tensor, num_modalities: int) -> SwapPlan:
     return SwapPlan(
         source=labels.new_empty(0, num_modalities),
@@ -349,7 +329,7 @@ def _check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan
     """View a plan as tensors on the labels' device, and drop rows that touch an ignored one."""
     source = as_labels(plan.source, "plan.source", ndim=2)
     anchor = as_labels(plan.anchor, "plan.anchor")
-    valid = as_tensor(plan.valid, "plan.valid")
+    valid = as_tensor(plan.valid, "plan.valid").bool()
     count = len(anchor)
     check_shape(source, (count, num_modalities), "plan.source", "one batch row a modality")
     check_shape(valid, (count,), "plan.valid", "one flag a misaligned sample")
@@ -382,17 +362,27 @@ def _check_num_classes(num_classes: Any) -> int:
     return int(num_classes)
 
 
-def _check_confidence_choice(confidence: Any) -> Any:
-    if confidence not in ("logits", "uniform") and not callable(confidence):
+def _check_confidence_choice(confidence: Any, modalities: tuple[Any, ...]) -> Any:
+    if isinstance(confidence, str):
+        known = confidence in ("logits", "uniform")
+    else:
+        known = callable(confidence)
+    if not known:
         raise MidasAugError(
             "expected confidence to be 'logits', 'uniform' or a provider (batch, labels) -> "
             f"(N, M), got {confidence!r}"
+        )
+    columns = tuple(getattr(confidence, "modalities", modalities))
+    if columns != modalities and set(columns) == set(modalities):
+        raise MidasAugError(
+            f"expected the confidence provider's modalities in the order {modalities!r}, got "
+            f"{columns!r}; build both with the same order, or shares go to the wrong modality"
         )
     return confidence
 
 
 def _check_weight(weight: Any) -> float:
-    if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+    if not isinstance(weight, Real) or not 0 <= float(weight) < float("inf"):
         raise MidasAugError(
             f"expected misaligned_weight (λ) to be a finite number of at least 0, got {weight!r}"
         )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from midas_aug._arrays import Array, as_scores, check_shape
-from midas_aug.confidence.base import ask
+from midas_aug._arrays import Array, as_scores, check_shape, may_read_values
+from midas_aug.confidence.base import ask, check_unimodal_logits
 from midas_aug.confidence.simple import LogitConfidence
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan, label_shares, soft_targets
@@ -27,6 +27,8 @@ class LabelRule:
     num_classes: int
     hardness: Hardness
     misaligned_weight: float
+    block_wise: bool  # the plan is our own and of swap="each"
+    provider: str | None  # the class that has to label a batch which is only drawn
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -213,11 +215,19 @@ class MisalignedBatch:
             MidasAugError: There is nothing to label with, or shapes do not fit.
         """
         rule = self._rule
+        if unimodal_logits is not None:
+            rows = len(self._labels)
+            check_unimodal_logits(unimodal_logits, rule.modalities, rows, rule.num_classes)
         if callable(confidence):
             batch = self._aligned_data() if features is None else features
             scored = ask(confidence, batch, self.labels, unimodal_logits)
         elif confidence is not None:
             scored = confidence
+        elif self._confidence is None and rule.provider is not None:
+            raise MidasAugError(
+                f"expected confidence=..., the {rule.provider} that the augmentation was built "
+                "with, got None; pass relabel(confidence=provider, unimodal_logits=...)"
+            )
         elif unimodal_logits is not None:
             scored = LogitConfidence(rule.modalities).from_logits(unimodal_logits, self.labels)
         else:
@@ -228,16 +238,18 @@ class MisalignedBatch:
         hardness = self._hardness
         if features is not None:
             in_turn = in_order(features, rule.modalities, "features")
-            hardness = measure_hardness(rule.hardness, in_turn, rule.modalities, self.plan)
+            hardness = measure_hardness(
+                rule.hardness, in_turn, rule.modalities, self.plan, block_wise=rule.block_wise
+            )
         elif hardness is None and (rule.hardness == "cosine" or callable(rule.hardness)):
             raise MidasAugError(
-                f"expected features to measure hardness={rule.hardness!r} on, got None; pass "
+                f"expected features to measure the {rule.hardness!r} hardness on, got None; pass "
                 "relabel(..., features={modality: (N, D)}), or build the augmentation with "
                 "hardness='auto' or None"
             )
         return replace(
             self,
-            _confidence=check_confidence(scored, len(self._labels), len(rule.modalities)),
+            _confidence=check_confidence(scored, self._labels, len(rule.modalities)),
             _hardness=hardness,
         )
 
@@ -282,7 +294,7 @@ class MisalignedBatch:
             len(self._source),
             path="batch",
             strict=False,
-            host_index=rows,
+            host_index=lambda: rows,
         )
 
     # -- inside ----------------------------------------------------------------------------------
@@ -317,9 +329,21 @@ class MisalignedBatch:
         return f"MisalignedBatch({rows} rows, modalities={self._rule.modalities!r}, {state})"
 
 
-def check_confidence(confidence: Any, rows: int, modalities: int) -> Tensor:
-    """A provider's ``(N, M)`` answer as a float tensor without gradient."""
+def check_confidence(
+    confidence: Any, labels: Tensor, modalities: int, *, validate: bool = False
+) -> Tensor:
+    """A provider's ``(N, M)`` answer as a float32 tensor without gradient."""
     scores = as_scores(confidence, "confidence").detach().float()
     why = "a confidence provider returns one non-negative number a row and modality"
-    check_shape(scores, (rows, modalities), "confidence", why)
+    check_shape(scores, (len(labels), modalities), "confidence", why)
+    if scores.device != labels.device:
+        raise MidasAugError(
+            f"expected confidence on the device of the labels, {labels.device}, got "
+            f"{scores.device}; move it there in the provider"
+        )
+    if (validate or may_read_values(scores)) and not bool((scores >= 0).all()):
+        raise MidasAugError(
+            "expected confidences of at least 0, got negative or NaN ones; a provider returns "
+            "probabilities or other non-negative numbers, not logits"
+        )
     return scores

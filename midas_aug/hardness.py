@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from torch import Tensor
 
 from midas_aug._arrays import as_scores, as_tensor, check_shape, is_array
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan, hard_sample_weights
+from midas_aug.functional.weighting import each_block_weights
 
 __all__ = ["Hardness", "check_hardness", "measure_hardness"]
 
@@ -15,7 +17,12 @@ Hardness: TypeAlias = Literal["cosine", "auto"] | Callable[[Sequence[Any], SwapP
 
 
 def measure_hardness(
-    hardness: Hardness, features: Sequence[Any], modalities: Sequence[Any], plan: SwapPlan
+    hardness: Hardness,
+    features: Sequence[Any],
+    modalities: Sequence[Any],
+    plan: SwapPlan,
+    *,
+    block_wise: bool = False,
 ) -> Tensor | None:
     """Weights ``(S,)`` of the misaligned samples of ``plan``; None weighs all of them 1.
 
@@ -25,6 +32,7 @@ def measure_hardness(
         features: The N aligned rows of each modality, in order.
         modalities: Their keys, for messages.
         plan: The draws.
+        block_wise: The plan is one of ``swap="each"``: block m replaces modality m alone.
 
     Raises:
         MidasAugError: The cosine is asked for where there are no ``(N, D)`` floats, or a callable
@@ -40,7 +48,8 @@ def measure_hardness(
     unfit = [key for key, array in zip(modalities, features, strict=True) if not _is_vectors(array)]
     if not unfit:
         arrays = [as_tensor(array, "features") for array in features]
-        return hard_sample_weights(arrays, plan).float()
+        measure = each_block_weights if block_wise else hard_sample_weights
+        return measure(arrays, plan).float()
     if hardness == "auto":
         return None
     raise MidasAugError(
@@ -61,4 +70,6 @@ def check_hardness(hardness: Any) -> None:
 def _is_vectors(array: Any) -> bool:
     if not is_array(array) or array.ndim != 2:
         return False
-    return as_tensor(array, "features").is_floating_point()
+    if isinstance(array, np.ndarray):
+        return bool(array.dtype.kind == "f")
+    return bool(array.is_floating_point())

@@ -30,8 +30,8 @@ class LabelledRows(Protocol):
     """What the losses read; a `MisalignedBatch`, or any object with these attributes.
 
     ``labels`` (N,), ``source_labels`` (N+S, M), ``shares`` (N+S, M), ``weights`` (N+S,) and
-    ``valid`` (N+S,): aligned rows first. `RatioWeakModalityWeight` also reads ``source`` (N+S, M)
-    and ``confidence`` (N, M).
+    ``valid`` (N+S,): aligned rows first. `WeakModalityWeight.apply` also reads ``num_classes``,
+    `RatioWeakModalityWeight` also ``source`` (N+S, M) and ``confidence`` (N, M).
     """
 
     @property
@@ -107,6 +107,20 @@ class WeakModalityWeight(nn.Module):
         self.sync = sync
         self.register_buffer("alpha", torch.ones(num_modalities))
 
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        return (
+            f"{len(self.alpha)}, step_size={self.step_size}, max_alpha={self.max_alpha}, "
+            f"sync={self.sync}"
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # model.to(torch.bfloat16) moves α and keeps it float32: 16 + 0.05 is 16 in bfloat16.
+        alpha = self.alpha
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.alpha = alpha.to(self.alpha.device)
+        return self
+
     @torch.no_grad()
     def coefficients(self, out: LabelledRows) -> Tensor:
         """The ``(M,)`` α of this batch's loss."""
@@ -120,7 +134,8 @@ class WeakModalityWeight(nn.Module):
             logits: ``(N + S, C)`` of the multimodal head.
             out: The batch they belong to. Without a valid misaligned row α stays as it is.
         """
-        self._step(as_scores(logits, "logits"), out, *_rows_of(out))
+        scores = as_scores(logits, "logits")
+        self._step(scores, out, *_rows_of(out, len(self.alpha), scores))
 
     @overload
     def apply(self, out: MisalignedBatch) -> tuple[Any, Any]: ...
@@ -139,7 +154,7 @@ class WeakModalityWeight(nn.Module):
         if callable(out):
             return super().apply(out)
         with torch.no_grad():
-            source_labels, shares, _ = _rows_of(out)
+            source_labels, shares, _ = _rows_of(out, len(self.alpha))
             scaled = _scale_shares(shares, self.coefficients(out), len(out.labels))
             mass = scaled.sum(dim=1)
             targets = soft_targets(source_labels, scaled / mass[:, None], out.num_classes)
@@ -185,11 +200,27 @@ class RatioWeakModalityWeight(WeakModalityWeight):
     `midas_aug.functional.ratio_weak_modality_step`. ``alpha`` holds the number twice.
     """
 
+    def __init__(
+        self,
+        num_modalities: int = 2,
+        *,
+        step_size: float = 0.05,
+        max_alpha: float | None = None,
+        sync: bool = True,
+    ) -> None:
+        if num_modalities != 2:
+            raise MidasAugError(
+                f"expected num_modalities of 2, which is all that the public code's rule knows, "
+                f"got {num_modalities}; WeakModalityWeight takes any number"
+            )
+        super().__init__(num_modalities, step_size=step_size, max_alpha=max_alpha, sync=sync)
+
     @torch.no_grad()
     def coefficients(self, out: LabelledRows) -> Tensor:
         """α for the weak modality of this batch, 1 for the other."""
-        confidence, source, valid = _raw_rows_of(out)
-        (sums,) = self._reduce(confidence_sums(confidence, source, valid))
+        sums = confidence_sums(*_raw_rows_of(out))
+        if self.training:  # one rank may validate alone
+            (sums,) = self._reduce(sums)
         is_weak = torch.arange(len(self.alpha), device=sums.device) == sums.argmin()
         return torch.where(is_weak & (sums.sum() > 0), self.alpha, 1.0)
 
@@ -276,6 +307,13 @@ class MidasLoss(nn.Module):
         self._warming_up = warmup_epochs > 0
         self.register_load_state_dict_post_hook(_restore_warmup)  # type: ignore[no-untyped-call]
 
+    def extra_repr(self) -> str:
+        """The arguments that are not those of ``weak``, for ``repr``."""
+        return (
+            f"{self.num_modalities}, unimodal_weight={self.unimodal_weight}, "
+            f"warmup_epochs={self.warmup_epochs}"
+        )
+
     @property
     def warming_up(self) -> bool:
         """Whether only the unimodal term counts now."""
@@ -318,12 +356,10 @@ class MidasLoss(nn.Module):
             nothing = torch.zeros((), device=scores.device)
             return LossTerms(self.unimodal_weight * unimodal, nothing, nothing, unimodal)
 
-        rows = _rows_of(out)
+        rows = _rows_of(out, self.num_modalities, scores)
         source_labels, shares, _ = rows
         weights = as_tensor(out.weights, "weights")
-        why = "one row for each of the N aligned, then the S misaligned rows"
-        check_shape(scores, (len(weights), None), "logits", why)
-        check_label_range(source_labels, scores.shape[1])
+        check_shape(weights, (len(scores),), "weights", "one weight a row of logits")
         count = len(out.labels)
         scaled = _scale_shares(shares, self.weak.coefficients(out), count)
         losses = weights * weighted_nll(scores, source_labels, scaled)
@@ -368,28 +404,41 @@ class MidasLoss(nn.Module):
             name = f"unimodal_logits[{number}]"
             rows = as_scores(logits, name)
             check_shape(rows, (len(labels), None), name, "the N aligned rows")
+            check_label_range(labels, rows.shape[1])
             losses = weighted_nll(rows, labels[:, None], labelled[:, None].to(rows.dtype))
             total = total + losses.sum()
         return total / labelled.sum().clamp(min=1)
 
 
-def _rows_of(out: LabelledRows) -> tuple[Tensor, Tensor, Tensor]:
-    """Source labels, shares and validity of all N + S rows, as tensors."""
+def _rows_of(
+    out: LabelledRows, num_modalities: int, scores: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Source labels, shares and validity of all N + S rows, checked against the logits."""
     source_labels = as_labels(out.source_labels, "source_labels", ndim=2)
     shares = as_scores(out.shares, "shares").detach()
     valid = as_tensor(out.valid, "valid")
+    count = len(source_labels)
+    why = f"one column for each of the {num_modalities} modalities this loss was built for"
+    check_shape(source_labels, (count, num_modalities), "source_labels", why)
     check_shape(shares, tuple(source_labels.shape), "shares", "one share a source label")
-    check_shape(valid, (len(source_labels),), "valid", "one flag a row")
+    check_shape(valid, (count,), "valid", "one flag a row")
+    if scores is not None:
+        why = "one row for each of the N aligned, then the S misaligned rows"
+        check_shape(scores, (count, None), "logits", why)
+        check_label_range(source_labels, scores.shape[1])
     return source_labels, shares, valid
 
 
 def _raw_rows_of(out: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Raw confidences (N, M), and source and validity of the S misaligned rows."""
-    here = slice(len(out.labels), None)
+    count = len(out.labels)
+    source = as_labels(out.source, "source", ndim=2)[count:]
+    valid = as_tensor(out.valid, "valid")[count:]
+    if len(source) == 0:  # nothing was swapped, so nobody was asked for a confidence
+        return torch.zeros(count, 2, device=source.device), source, valid
     confidence = as_scores(out.confidence, "confidence").detach()
-    check_shape(confidence, (len(out.labels), 2), "confidence", "the ratio rule has 2 modalities")
-    source = as_labels(out.source, "source", ndim=2)
-    return confidence, source[here], as_tensor(out.valid, "valid")[here]
+    check_shape(confidence, (count, 2), "confidence", "the ratio rule has 2 modalities")
+    return confidence, source, valid
 
 
 def _scale_shares(shares: Tensor, alpha: Tensor, count: int) -> Tensor:

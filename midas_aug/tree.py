@@ -9,6 +9,7 @@ has N rows itself.
 import copy
 import dataclasses
 import sys
+from collections import UserDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -72,8 +73,8 @@ def get_item(batch: Any, key: Key, what: str = "batch key") -> Any:
 
 
 def in_order(values: Any, keys: Sequence[Key], what: str) -> list[Any]:
-    """One value a key: looked up in a container, or a list or tuple that is in their order."""
-    if isinstance(values, list | tuple) and not hasattr(values, "_fields"):
+    """One value a key: looked up by it, or in the order of a list, a tuple or a stacked array."""
+    if is_array(values) or (type(values) in (list, tuple)):
         if len(values) != len(keys):
             raise MidasAugError(
                 f"expected one of {what} for each of {list(keys)!r}, got {len(values)}; pass them "
@@ -104,7 +105,7 @@ def take_rows(
     *,
     path: str,
     strict: bool,
-    host_index: Sequence[int] | None = None,
+    host_index: Callable[[], Sequence[int]] | None = None,
 ) -> Any:
     """Index every row-aligned leaf of ``tree`` with ``index``.
 
@@ -114,15 +115,16 @@ def take_rows(
         rows: N, the number of rows by which a leaf counts as row-aligned.
         path: What an error message calls ``tree``.
         strict: Raise for an array that has not N rows instead of passing it through.
-        host_index: ``index`` as Python numbers where they are known; without them, a list of
-            Python objects beside CUDA labels costs a host-device sync.
+        host_index: Gives ``index`` as Python numbers where they are known without asking the
+            device. With it, leaves that stay on the host (lists of strings, lengths on the CPU)
+            go along with labels on an accelerator.
 
     Raises:
         MidasAugError: A leaf has not N rows and ``strict`` is on, or lies on another device.
     """
     if is_array(tree) or _is_tensordict(tree):
         if tree.ndim > 0 and tree.shape[0] == rows:
-            return _take(tree, index, path)
+            return _take(tree, index, path, host_index)
         if strict:
             raise MidasAugError(
                 f"expected {path} to have {rows} rows (one a label), got shape "
@@ -130,7 +132,7 @@ def take_rows(
             )
         return tree
     if _is_row_list(tree, rows):
-        chosen = index.tolist() if host_index is None else host_index
+        chosen = index.tolist() if host_index is None else host_index()
         return type(tree)(tree[row] for row in chosen)
     if _is_container(tree):
         return _rebuild(
@@ -174,9 +176,14 @@ def _arrays(tree: Any) -> Iterator[Any]:
             yield from _arrays(value)
 
 
-def _take(array: Any, index: Tensor, path: str) -> Any:
+def _take(
+    array: Any, index: Tensor, path: str, host_index: Callable[[], Sequence[int]] | None
+) -> Any:
     device = torch.device("cpu") if isinstance(array, np.ndarray) else array.device
     if device is not None and device != index.device:
+        if device.type == "cpu" and host_index is not None:
+            on_host = torch.tensor(host_index(), dtype=torch.int64, device="cpu")
+            return _take(array, on_host, path, None)
         raise MidasAugError(
             f"expected {path} on the device of the labels, {index.device}, got {device}; "
             "move the whole batch to one device first"
@@ -187,7 +194,7 @@ def _take(array: Any, index: Tensor, path: str) -> Any:
 
 
 def _is_row_list(tree: Any, rows: int) -> bool:
-    """A list of ``rows`` things that do not all have ``rows`` rows themselves."""
+    """A list of ``rows`` things that are not all arrays of ``rows`` rows themselves."""
     if type(tree) not in (list, tuple) or len(tree) != rows:
         return False
     return not all(_has_rows(value, rows) for value in tree)
@@ -196,8 +203,6 @@ def _is_row_list(tree: Any, rows: int) -> bool:
 def _has_rows(tree: Any, rows: int) -> bool:
     if is_array(tree):
         return bool(tree.ndim > 0 and tree.shape[0] == rows)
-    if _is_row_list(tree, rows):
-        return True
     return _is_container(tree) and any(_has_rows(value, rows) for _, value in _items(tree))
 
 
@@ -242,13 +247,17 @@ def _rebuild(tree: Any, values: list[Any]) -> Any:
         for field, value in zip(dataclasses.fields(tree), values, strict=True):
             object.__setattr__(new, field.name, value)  # also if frozen; no second __post_init__
         return new
-    if isinstance(tree, Mapping):
+    if isinstance(tree, dict | UserDict):  # these copy their items, others may share them
         new = copy.copy(tree)
-        if not hasattr(new, "__setitem__"):
-            return dict(zip(tree, values, strict=True))
         for key, value in zip(list(tree), values, strict=True):
             new[key] = value
         return new
+    if isinstance(tree, Mapping):
+        items = dict(zip(tree, values, strict=True))
+        try:
+            return type(tree)(items)  # type: ignore[call-arg]
+        except TypeError:
+            return items
     if isinstance(tree, tuple):
         return tuple(values)
     return list(values)

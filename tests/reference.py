@@ -93,7 +93,8 @@ def _cosine(a: Array, b: Array) -> float:
 def cosine_hardness(features: Sequence[Array], source: Array, anchor: Array) -> Floats:
     """Eq. 8 and its factor in Eq. 10: 1 + (s + 1) / 2, s the mean cosine of replaced modalities.
 
-    Replaced are the modalities whose source row is not the anchor; s = 0 where none is.
+    Replaced are the modalities whose source row is not the anchor; s = 1 where none is
+    (the row was swapped with itself).
     """
     rows, modalities = source.shape
     out = np.zeros(rows, dtype=np.float64)
@@ -104,7 +105,7 @@ def cosine_hardness(features: Sequence[Array], source: Array, anchor: Array) -> 
             other = int(source[s, m])
             if other != own:
                 cosines.append(_cosine(features[m][own], features[m][other]))
-        out[s] = 1.0 + (_mean(cosines) + 1.0) / 2.0
+        out[s] = 1.0 + ((_mean(cosines) if cosines else 1.0) + 1.0) / 2.0
     return out
 
 

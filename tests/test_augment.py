@@ -3,7 +3,9 @@
 import copy
 import pickle
 from collections import OrderedDict
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,12 @@ from transformers import BatchEncoding
 
 from midas_aug import MidasAugError, MisalignAugment, SwapPlan
 from midas_aug import functional as F
+from midas_aug.confidence import (
+    HeadConfidence,
+    LogitConfidence,
+    PrototypeConfidence,
+    TableConfidence,
+)
 
 N, C = 6, 4
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -496,3 +504,141 @@ def test_a_plan_of_another_batch_is_named(plan, words):
     with pytest.raises(MidasAugError) as error:
         uniform()(GOOD, plan=plan)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+class Guarded(MutableMapping):
+    """A mapping that keeps its items in a dict of its own, which copies would share."""
+
+    def __init__(self, items: Any) -> None:
+        self.inner = dict(items)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.inner[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.inner[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.inner[key]
+
+    def __iter__(self) -> Any:
+        return iter(self.inner)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+
+class Odd(Guarded):
+    """A mapping that cannot be built from its items."""
+
+    def __init__(self, a: Any, b: Any, label: Any) -> None:
+        super().__init__({"a": a, "b": b, "label": label})
+
+
+@pytest.mark.parametrize(
+    ("batch", "kind"),
+    [(Guarded(GOOD), Guarded), (Odd(**GOOD), dict), (MappingProxyType(GOOD), MappingProxyType)],
+)
+def test_a_foreign_mapping_is_not_written_to(batch, kind):
+    out = uniform()(batch)
+    assert type(out.data) is kind
+    assert torch.equal(batch["a"], row_coded(0))
+    assert torch.equal(read_rows(out, "a"), out.source[:, 0])
+
+
+def test_labels_that_the_caller_overwrites_later_do_not_change_the_batch():
+    batch = {"a": row_coded(0), "b": row_coded(1), "label": LABELS.clone()}
+    out = uniform()(batch)
+    before = out.targets
+    batch["label"].zero_()
+    assert torch.equal(out.targets, before)
+
+
+def test_leaves_on_the_host_follow_labels_on_a_device_without_a_look_at_them():
+    """Lengths for packing, file names and NumPy ids stay on the CPU beside a batch on a GPU."""
+    batch = {
+        "a": torch.empty(N, 3, device="meta"),
+        "b": torch.empty(N, 2, device="meta"),
+        "label": torch.empty(N, dtype=torch.int64, device="meta"),
+        "length": torch.arange(N),
+        "name": list("abcdef"),
+        "id": np.arange(N),
+    }
+    out = uniform()(batch)
+    assert out["length"].tolist() == out["id"].tolist() == list(range(N)) * 3
+    assert out["name"] == list("abcdef") * 3
+    table = TableConfidence(N, 2)
+    looked_up = MisalignAugment(("a", "b"), C, confidence=lambda b, y: torch.ones(N, 2))
+    with pytest.raises(MidasAugError, match=r"confidence on the device .* meta, got cpu"):
+        looked_up(batch)
+    by_table = MisalignAugment(("a", "b"), C, confidence=table, label="label")
+    assert by_table(batch | {"index": torch.arange(N)}).shares.device.type == "meta"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_ragged_lists_are_rows_at_any_batch_size(rows):
+    words = [["a", "dog"], ["hello"], ["x", "y", "z"]][:rows]
+    batch = {"a": row_coded(0, rows), "b": words, "label": LABELS[:rows]}
+    out = uniform()(batch)
+    assert out["b"] == [words[row] for row in out.source[:, 1].tolist()]
+
+
+def test_a_pair_of_feature_maps_is_a_container():
+    pair = [row_coded(1), row_coded(1, width=3)]
+    out = uniform()(GOOD | {"b": pair})
+    assert [len(part) for part in out["b"]] == [3 * N, 3 * N]
+
+
+@pytest.mark.parametrize("make", [HeadConfidence, PrototypeConfidence])
+def test_a_provider_with_its_columns_in_another_order_is_refused(make):
+    with pytest.raises(MidasAugError, match=r"order \('a', 'b'\), got \('b', 'a'\)"):
+        MisalignAugment(("a", "b"), C, confidence=make({"b": 2, "a": 2}, C))
+    MisalignAugment(("a", "b"), C, confidence=LogitConfidence(("a_logits", "b_logits")))
+
+
+def test_stacked_logits_are_in_order():
+    logits = torch.randn(2, N, C)
+    augment = MisalignAugment(("a", "b"), C)
+    out = augment(GOOD, unimodal_logits=logits)
+    again = augment(GOOD, unimodal_logits=list(logits), plan=out.plan)
+    assert torch.equal(out.shares, again.shares)
+
+
+def test_logits_of_another_number_of_classes_are_refused():
+    with pytest.raises(MidasAugError, match=r"logits\['a'\] of shape \(6, 4\), got \(6, 9\)"):
+        MisalignAugment(("a", "b"), C)(GOOD, unimodal_logits=[torch.zeros(N, 9)] * 2)
+
+
+def test_validate_looks_at_values_wherever_they_are(monkeypatch):
+    monkeypatch.setattr("midas_aug.functional.labels.may_read_values", lambda _: False)
+    monkeypatch.setattr("midas_aug.batch.may_read_values", lambda _: False)
+    negative = uniform_with(lambda *_: -torch.ones(N, 2))
+    negative(GOOD)  # as on an accelerator: nobody looks
+    with pytest.raises(MidasAugError, match="at least 0"):
+        uniform_with(lambda *_: -torch.ones(N, 2), validate=True)(GOOD)
+    with pytest.raises(MidasAugError, match="num_classes=4, got 6"):
+        uniform(validate=True)(GOOD, LABELS + 3)
+
+
+def uniform_with(confidence: Any, **options: Any) -> MisalignAugment:
+    return MisalignAugment(("a", "b"), C, confidence=confidence, **options)
+
+
+def test_block_wise_hardness_is_the_general_one():
+    """The fast way of swap="each" and the general one, which a replayed plan takes."""
+    batch = {"a": torch.randn(N, 3), "b": torch.randn(N, 5), "c": torch.randn(N, 4)}
+    augment = uniform(("a", "b", "c"))
+    drawn = augment(batch, LABELS)
+    assert torch.equal(drawn.weights, augment(batch, LABELS, plan=drawn.plan).weights)
+
+
+def test_a_batch_of_numpy_strings_has_no_cosine():
+    batch = {"a": np.array([["x", "y"]] * N), "b": np.ones((N, 2)), "label": LABELS.numpy()}
+    out = uniform()(batch)
+    np.testing.assert_allclose(out.weights[N:], 1.5)
+    assert out["a"].shape == (3 * N, 2)
+
+
+def test_numpy_numbers_are_numbers():
+    assert uniform(misaligned_weight=np.float32(2)).misaligned_weight == 2.0
+    assert MisalignAugment(("a", "b"), np.int64(4), confidence="uniform").num_classes == 4

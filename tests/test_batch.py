@@ -122,7 +122,7 @@ def test_hardness_waits_for_features_where_only_they_have_it():
     features = {"image": torch.randn(N, 5), "text": torch.randn(N, 3)}
     logits = [torch.zeros(N, C)] * 2
     cosine = MisalignAugment(("image", "text"), C, hardness="cosine").collate()(samples())
-    with pytest.raises(MidasAugError, match="features to measure hardness='cosine'"):
+    with pytest.raises(MidasAugError, match="features to measure the 'cosine' hardness"):
         cosine.relabel(unimodal_logits=logits)
     auto = MisalignAugment(("image", "text"), C).collate()(samples())
     plain = auto.relabel(unimodal_logits=logits).weights[N:]

@@ -291,3 +291,52 @@ def test_representations_are_short():
     assert repr(UniformConfidence(2)) == "UniformConfidence(2)"
     assert repr(LogitConfidence(("a", "b"))) == "LogitConfidence(('a', 'b'), temperature=1.0)"
     assert repr(TableConfidence(3, 2)) == "TableConfidence(3, 2, index='index', path=None)"
+
+
+def test_relabel_asks_for_the_provider_the_augmentation_was_built_with():
+    """Logits alone would be labelled without its temperatures."""
+    calibrated = CalibratedConfidence(HeadConfidence(DIMS, C))
+    calibrated.temperatures.fill_(5.0)
+    batch = features() | {"label": LABELS}
+    drawn = MisalignAugment(("a", "b"), C, confidence=calibrated).collate(lambda _: batch)([])
+    logits = calibrated.unimodal_logits(batch)
+    with pytest.raises(MidasAugError, match=r"confidence=\.\.\., the CalibratedConfidence"):
+        drawn.relabel(unimodal_logits=logits)
+    out = drawn.relabel(confidence=calibrated, unimodal_logits=logits)
+    assert torch.equal(out.confidence, calibrated(batch, LABELS))
+
+
+def test_a_users_module_counts_as_a_model_and_stays_out_of_the_workers():
+    class Mine(nn.Module):
+        def forward(self, batch, labels):
+            return torch.ones(len(labels), 2)
+
+    batch = features() | {"label": LABELS}
+    augment = MisalignAugment(("a", "b"), C, confidence=Mine())
+    with pytest.raises(MidasAugError, match="relabel"):
+        augment.collate(lambda _: batch)([]).targets  # noqa: B018
+    # `Mine` is local and could not be pickled: that it is not is what this shows.
+    collate = pickle.loads(pickle.dumps(augment.collate()))
+    assert collate.augment.confidence == "logits"
+    assert isinstance(augment.confidence, Mine)
+
+
+def test_a_copied_table_is_shared_with_workers_too():
+    assert copy.deepcopy(TableConfidence(4, 2)).table.is_shared()
+
+
+def test_a_table_keeps_diverged_numbers_out():
+    for bad in (-1.0, float("nan")):
+        with pytest.raises(MidasAugError, match="negative or NaN"):
+            TableConfidence(4, 2).update(torch.tensor([0]), torch.tensor([[0.5, bad]]))
+
+
+def test_prototypes_compute_in_float32_under_autocast():
+    prototypes = PrototypeConfidence(DIMS, C)
+    given = features()
+    prototypes.update(given, LABELS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = prototypes(given, LABELS)
+    assert torch.equal(inside, prototypes(given, LABELS))
+    with pytest.raises(MidasAugError, match="num_classes=4, got 7"):
+        prototypes.update(given, LABELS + 4)

@@ -350,9 +350,13 @@ def test_any_object_with_the_fields_will_do():
     assert torch.equal(*both)
 
 
-def test_the_loss_follows_the_criterion_to_its_dtype_and_pickles():
-    criterion = MidasLoss(3).double()
-    assert criterion.weak.alpha.dtype == torch.float64
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_alpha_stays_float32_when_the_model_changes_its_dtype(dtype):
+    criterion = MidasLoss(3)
+    criterion.weak.alpha.fill_(21.05)
+    criterion.to(dtype)
+    assert torch.equal(criterion.weak.alpha, torch.full((3,), 21.05))
+    assert criterion.to("meta").weak.alpha.device.type == "meta"
     assert copy.deepcopy(criterion).state_dict().keys() == criterion.state_dict().keys()
 
 
@@ -462,3 +466,62 @@ def test_bad_options_are_named_at_construction(options, words):
 
 def test_terms_have_names():
     assert LossTerms._fields == ("total", "aligned", "misaligned", "unimodal")
+
+
+def test_ignored_rows_and_masked_classes_give_no_nan():
+    """A class that is masked out with −∞ must not meet the weight 0 of an ignored row."""
+    labels = torch.tensor([1, 2, -1, 1])
+    step = make_step(labels)
+    masked = step.logits.detach().clone()
+    masked[:, 0] = -torch.inf
+    masked.requires_grad_()
+    unimodal = {key: logits.detach().clone() for key, logits in step.unimodal.items()}
+    for logits in unimodal.values():
+        logits[:, 0] = -torch.inf
+    terms = MidasLoss(2).terms(masked, step.out, unimodal)
+    assert all(torch.isfinite(term) for term in terms)
+    torch.testing.assert_close(terms.aligned, cross_entropy(masked[:4], labels, ignore_index=-1))
+    terms.total.backward()
+    assert torch.isfinite(masked.grad).all()
+
+
+def test_the_public_codes_rule_takes_batches_with_nothing_swapped():
+    augment = MisalignAugment(("a", "b"), 5)
+    augment.enabled = False
+    data = {"a": torch.rand(4, 2), "b": torch.rand(4, 2)}
+    for labels in (torch.tensor([0, 1, 2, 3]), torch.tensor([], dtype=torch.int64)):
+        criterion = MidasLoss(2)
+        criterion.weak = RatioWeakModalityWeight()
+        criterion.weak.alpha.fill_(1.4)
+        rows = len(labels)
+        out = augment({key: value[:rows] for key, value in data.items()}, labels)
+        loss = criterion(torch.randn(rows, 5), out)
+        assert torch.isfinite(loss)
+        assert torch.equal(criterion.weak.alpha, torch.full((2,), 1.4))
+        assert torch.equal(criterion.weak.coefficients(out), torch.ones(2))
+    with pytest.raises(MidasAugError, match="num_modalities of 2"):
+        RatioWeakModalityWeight(3)
+
+
+def test_modules_show_their_arguments():
+    shown = repr(MidasLoss(2, warmup_epochs=3, max_alpha=10))
+    assert "2, unimodal_weight=1.0, warmup_epochs=3" in shown
+    assert "WeakModalityWeight(2, step_size=0.05, max_alpha=10, sync=True)" in shown
+
+
+def test_fields_of_another_shape_are_named_not_broadcast():
+    step = make_step(torch.arange(16) % 5)
+    out = step.out
+    fields = {
+        name: getattr(out, name)
+        for name in ("labels", "source_labels", "shares", "weights", "valid")
+    }
+    column = SimpleNamespace(**fields | {"weights": out.weights[:, None]})
+    with pytest.raises(MidasAugError, match=r"weights of shape \(48\), got \(48, 1\)"):
+        MidasLoss(2)(step.logits, column)
+    with pytest.raises(MidasAugError, match=r"3 modalities this loss was built for"):
+        MidasLoss(3)(step.logits, out)
+    with pytest.raises(MidasAugError, match=r"logits of shape \(48, any\), got \(32, 5\)"):
+        WeakModalityWeight(2).update(step.logits[16:], out)
+    with pytest.raises(MidasAugError, match="num_classes=3"):
+        MidasLoss(2)(step.logits, out, [torch.zeros(16, 3)] * 2)

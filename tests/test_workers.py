@@ -147,7 +147,8 @@ def test_workers_draw_and_the_loop_labels_when_confidence_needs_a_model():
             out.weights  # noqa: B018
         features = {key: out[key][out.aligned] for key in ("image", "text")}
         unimodal = heads.unimodal_logits(features)
-        labelled = out.relabel(unimodal_logits=unimodal, features=features)
+        given = {"confidence": heads} if confidence is heads else {}
+        labelled = out.relabel(unimodal_logits=unimodal, features=features, **given)
         assert labelled.targets.shape == (3 * BATCH, CLASSES)
 
 
@@ -173,3 +174,8 @@ def test_the_collate_function_pickles():
     collate = pickle.loads(pickle.dumps(uniform(seed=3).collate(collate_by_hand)))
     out = collate([Digits()[row] for row in range(4)])
     assert len(out.source) == 12
+
+
+def test_a_hardness_that_cannot_travel_is_refused_before_it_hangs_a_worker():
+    with pytest.raises(MidasAugError, match="hardness that pickles"):
+        uniform(hardness=lambda features, plan: plan.anchor * 1.0).collate()

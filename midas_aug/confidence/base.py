@@ -4,9 +4,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
+from torch import nn
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import Array, ArrayT, as_tensor, like
+from midas_aug._arrays import Array, ArrayT, as_tensor, check_shape, like
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import true_class_confidence
 from midas_aug.tree import in_order
@@ -18,7 +19,12 @@ UnimodalLogits: TypeAlias = Mapping[Any, Array] | Sequence[Array]
 
 @runtime_checkable
 class ConfidenceProvider(Protocol):
-    """Any callable ``(batch, labels) -> (N, M)`` of non-negative numbers."""
+    """Any callable ``(batch, labels) -> (N, M)`` of non-negative numbers.
+
+    An attribute ``needs_model`` says whether it cannot run in a loader worker (default: it is an
+    ``nn.Module``): `collate` then draws there and leaves the labels to ``out.relabel`` in the
+    training loop. An attribute ``modalities`` names the columns, for `MisalignAugment` to check.
+    """
 
     def __call__(self, batch: Any, labels: Any, /) -> Any:
         """Confidences ``(N, M)``."""
@@ -27,11 +33,7 @@ class ConfidenceProvider(Protocol):
 
 @runtime_checkable
 class LogitProvider(ConfidenceProvider, Protocol):
-    """A provider whose confidences come from unimodal logits, which it can also give away.
-
-    An attribute ``needs_model = True`` says that it cannot run in a loader worker: `collate` then
-    draws there and leaves the labels to ``out.relabel`` in the training loop.
-    """
+    """A provider whose confidences come from unimodal logits, which it can also give away."""
 
     @property
     def modalities(self) -> Sequence[Any]:
@@ -55,6 +57,22 @@ def ask(
     if unimodal_logits is not None and from_logits is not None:
         return from_logits(unimodal_logits, labels)
     return provider(batch, labels)
+
+
+def needs_model(provider: object) -> bool:
+    """Whether a provider holds a model, of which a loader worker has a stale copy at best."""
+    return bool(getattr(provider, "needs_model", isinstance(provider, nn.Module)))
+
+
+def check_unimodal_logits(
+    unimodal_logits: Any, modalities: Sequence[Any], rows: int, num_classes: int
+) -> None:
+    """Raise unless there are ``(N, C)`` logits for each modality."""
+    found = in_order(unimodal_logits, modalities, "unimodal_logits")
+    for key, logits in zip(modalities, found, strict=True):
+        name = f"unimodal_logits[{key!r}]"
+        why = "the N aligned rows, one column a class"
+        check_shape(as_tensor(logits, name), (rows, num_classes), name, why)
 
 
 def logits_to_confidence(

@@ -64,6 +64,8 @@ class HeadConfidence(nn.Module):
 class FrozenConfidence(nn.Module):
     """Pretrained unimodal classifiers: always in eval mode, never trained, no gradient.
 
+    Takes the modules over: they are frozen in place. Give it a copy of one that is still trained.
+
     Args:
         classifiers: A module for each modality, in modality order, that maps ``batch[modality]``
             to ``(N, C)`` logits.

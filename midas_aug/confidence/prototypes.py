@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape, like
+from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape, full_precision, like
 from midas_aug.confidence.base import refuse_in_worker
 from midas_aug.errors import MidasAugError
+from midas_aug.functional.labels import check_label_range
 from midas_aug.tree import get_item
 
 __all__ = ["PrototypeConfidence"]
@@ -77,6 +78,7 @@ class PrototypeConfidence(nn.Module):
             labels: ``(N,)`` integers below C.
         """
         classes = as_labels(labels, "labels")
+        check_label_range(classes, len(self.seen))
         # Ignored rows are added to class 0 with weight 0: no data-dependent shape.
         counted = (classes >= 0).to(torch.float32)
         slot = classes.clamp(min=0)
@@ -97,12 +99,14 @@ class PrototypeConfidence(nn.Module):
         """Confidences ``(N, M)`` of the features in ``batch``; no gradient."""
         refuse_in_worker(self)
         classes = as_labels(labels, "labels")
+        check_label_range(classes, len(self.seen))
         slot = classes.clamp(min=0)
         usable = (classes >= 0) & self.seen[slot]
         columns = []
         for number in range(len(self.modalities)):
             rows = self._rows(batch, number, len(classes)).to(torch.float32)
-            cosine = normalize(rows, dim=1) @ normalize(self._centroids(number), dim=1).T
+            with full_precision(rows):
+                cosine = normalize(rows, dim=1) @ normalize(self._centroids(number), dim=1).T
             # A finite stand-in for −∞ keeps a table without any centroid free of NaN.
             scores = torch.where(self.seen, cosine / self.temperature, -1e30)
             chosen = scores.softmax(dim=1).gather(1, slot[:, None])[:, 0]

@@ -79,7 +79,16 @@ class TableConfidence:
     def __call__(self, batch: Any, labels: Any) -> Any:
         """Confidences ``(N, M)`` of the samples whose indices ``batch`` brings."""
         rows = as_labels(get_item(batch, self.index, "data set index"), "the data set index")
-        return like(self._rows(rows), labels)
+        if rows.device.type != "cpu":
+            raise MidasAugError(
+                f"expected data set indices on the CPU, where the table is, got {rows.device}; "
+                f"leave batch[{self.index!r}] on the CPU, or look the table up in collate()"
+            )
+        self._check(rows)
+        found = self.table.index_select(0, rows)
+        if isinstance(labels, Tensor):
+            return found.to(labels.device, non_blocking=True)
+        return like(found, labels)
 
     def update(self, index: Array, confidence: Array) -> None:
         """Write ``confidence`` ``(N, M)`` for the samples ``index`` ``(N,)``.
@@ -90,6 +99,11 @@ class TableConfidence:
         values = as_scores(confidence, "confidence").detach().cpu()
         check_shape(values, (len(rows), self.table.shape[1]), "confidence", "one row an index")
         self._check(rows)
+        if not bool((values >= 0).all()):
+            raise MidasAugError(
+                "expected confidences of at least 0, got negative or NaN ones; keep a diverged "
+                "classifier's numbers out of the table"
+            )
         self.table[rows] = values.to(torch.float32)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -109,15 +123,6 @@ class TableConfidence:
         """Take over a table of the same size, in place."""
         check_shape(state["table"], tuple(self.table.shape), "table", "the size of the data set")
         self.table.copy_(state["table"])
-
-    def _rows(self, rows: Tensor) -> Tensor:
-        if rows.device.type != "cpu":
-            raise MidasAugError(
-                f"expected data set indices on the CPU, where the table is, got {rows.device}; "
-                "look the table up in collate(), or keep batch['index'] on the CPU"
-            )
-        self._check(rows)
-        return self.table.index_select(0, rows)
 
     def _check(self, rows: Tensor) -> None:
         if not may_read_values(rows) or len(rows) == 0:
@@ -139,6 +144,8 @@ class TableConfidence:
         self.__dict__.update(state)
         if self.path is not None:
             self.table = _map_file(self.path, state["table"], None)
+        else:
+            share_memory(self.table)  # it is shared already unless this is a copy
 
     def __repr__(self) -> str:
         samples, modalities = self.table.shape
@@ -149,6 +156,7 @@ def _map_file(path: Path, shape: tuple[int, ...], initial: float | None) -> Tens
     """Map ``path`` as float32, creating it with ``initial`` where that is given."""
     count = shape[0] * shape[1]
     missing = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
     if missing and initial is None:
         raise MidasAugError(f"expected a table file at {path}, found none")
     if not missing and path.stat().st_size != 4 * count:

@@ -46,8 +46,9 @@ def gather_rows(tree: Any, index: Array) -> Any:
         >>> gather_rows({"ids": torch.tensor([[1], [2]])}, torch.tensor([1, 1, 0]))["ids"].tolist()
         [[2], [2], [1]]
     """
-    rows = as_labels(index, "index")
-    return take_rows(tree, rows, first_rows(tree), path="tree", strict=True)
+    rows, count = as_labels(index, "index"), first_rows(tree)
+    check_rows(rows, count, "index")
+    return take_rows(tree, rows, count, path="tree", strict=True)
 
 
 def true_class_confidence(
@@ -80,9 +81,9 @@ def true_class_confidence(
     check_label_range(classes, scores.shape[1])
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise MidasAugError(f"expected a temperature above 0, got {temperature}; 1 is neutral")
-    log_confidence = (
-        (scores / temperature).log_softmax(dim=1).gather(1, classes.clamp(min=0)[:, None])
-    )
+    if isinstance(temperature, Tensor) or temperature != 1:
+        scores = scores / temperature
+    log_confidence = scores.log_softmax(dim=1).gather(1, classes.clamp(min=0)[:, None])
     return like(torch.where(classes >= 0, log_confidence[:, 0].exp(), 0.0), logits)
 
 

@@ -19,8 +19,7 @@ def misaligned_cross_entropy(
 
     Args:
         logits: ``(S, C)`` float, of the multimodal head; the gradient flows here.
-        source_labels: ``(S, M)`` integers. A negative one is read as class 0: finite, for the
-            caller to weigh with 0.
+        source_labels: ``(S, M)`` integers. A negative one adds nothing.
         shares: ``(S, M)``, as from `label_shares`.
         alpha: ``(M,)`` weak-modality weights; None means 1.
 
@@ -53,6 +52,8 @@ def misaligned_cross_entropy(
 
 
 def weighted_nll(scores: Tensor, source_labels: Tensor, weights: Tensor) -> Tensor:
-    """Sum over modalities of ``weights`` times −log p of the source's label."""
+    """Sum over modalities of ``weights`` times −log p of the label; negative labels add 0."""
     log_p = scores.log_softmax(dim=1).gather(1, source_labels.clamp(min=0))
+    # Not a weight of 0: a class that is masked out (−∞) would make it NaN.
+    log_p = log_p.masked_fill(source_labels < 0, 0.0)
     return -(weights * log_p).sum(dim=1)

@@ -68,10 +68,11 @@ def sample_partners(labels: ArrayT, *, generator: Generator | None = None) -> tu
 
 
 def partners_from_draws(labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn one draw a row, uniform in ``0 … 2^40 - 1``, into a partner of another class.
+    """Turn N draws, uniform in ``0 … 2^40 - 1``, into a partner of another class for each row.
 
     Sorted by class, the rows of other classes are what a cyclic walk over the batch meets after
-    the end of the own class block; the scaled draw says how far to walk.
+    the end of the own class block; the scaled draw says how far to walk. Everything happens in
+    sorted order, where neighbours look at neighbouring memory, and is scattered back at the end.
     """
     rows = len(labels)
     if rows > 1 << (62 - DRAW_BITS):
@@ -83,14 +84,17 @@ def partners_from_draws(labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         return own, labels >= 0
     ordered, order = torch.sort(labels)
     ignored = torch.searchsorted(ordered, torch.zeros_like(ordered[:1]))  # negative labels lead
-    start = torch.searchsorted(ordered, labels)
-    end = torch.searchsorted(ordered, labels, right=True)
+    start = torch.searchsorted(ordered, ordered)
+    end = torch.searchsorted(ordered, ordered, right=True)
     others = rows - ignored - (end - start)
-    valid = (labels >= 0) & (others > 0)
+    valid = (ordered >= 0) & (others > 0)
     position = end + ((draws * others) >> DRAW_BITS)
     position = torch.where(position >= rows, position - rows + ignored, position)
-    partner = order.index_select(0, torch.where(valid, position, 0))
-    return torch.where(valid, partner, own), valid
+    partner = order.index_select(0, torch.where(valid, position, own))
+    return (
+        torch.empty_like(order).scatter_(0, order, partner),
+        torch.empty_like(valid).scatter_(0, order, valid),
+    )
 
 
 def permutation_partners(

@@ -123,10 +123,13 @@ def _distinct_rows(
     chosen = [rank.gather(0, own), rank.gather(0, partner)]
     rows = []
     for draw in draws:
-        left = count - len(chosen)
+        ordered = torch.stack(chosen).sort(dim=0).values
+        fresh = torch.ones_like(ordered, dtype=torch.bool)
+        fresh[1:] = ordered[1:] != ordered[:-1]  # a pairing may name the row itself
+        left = count - fresh.sum(dim=0)
         place = (draw * left.clamp(min=0)) >> DRAW_BITS
-        for taken in torch.stack(chosen).sort(dim=0).values:
-            place = place + (place >= taken)
+        for taken, counts in zip(ordered, fresh, strict=True):
+            place = place + ((place >= taken) & counts)
         row = torch.where(left > 0, labelled.gather(0, place.clamp(max=len(own) - 1)), partner)
         rows.append(row)
         chosen.append(place)

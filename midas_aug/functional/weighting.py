@@ -47,7 +47,7 @@ def hard_sample_weights(
             [−1, 1].
 
     Returns:
-        ``(S,)`` in [1, 2]; a sample with nothing replaced gets 1.5.
+        ``(S,)`` in [1, 2]; a sample with nothing replaced gets 2.
 
     Raises:
         MidasAugError: Shapes or dtypes do not fit.
@@ -89,8 +89,27 @@ def hard_sample_weights(
             (here * there).sum(dim=1) if similarity == "cosine" else similarity(here, there)
         )
     total = torch.where(replaced, torch.stack(similarities, dim=1), 0.0).sum(dim=1)
-    mean = (total / replaced.sum(dim=1).clamp(min=1)).clamp(-1, 1)
+    count = replaced.sum(dim=1)
+    # Nothing is more alike than a row that a pairing swapped with itself.
+    mean = torch.where(count > 0, (total / count.clamp(min=1)).clamp(-1, 1), 1.0)
     return like(1 + (mean + 1) / 2, features[0])
+
+
+def each_block_weights(features: Sequence[Tensor], plan: SwapPlan) -> Tensor:
+    """`hard_sample_weights` of a ``swap="each"`` plan, by the one modality that a block replaces.
+
+    Saves M − 1 of M comparisons, and the anchors need no gather: they are the batch in order.
+    """
+    source = torch.as_tensor(plan.source)
+    count = len(features[0])
+    cosines = []
+    for number, feature in enumerate(features):
+        rows = as_scores(feature, f"features[{number}]").detach()
+        check_shape(rows, (count, None), f"features[{number}]", "the same rows in each modality")
+        rows = torch.nn.functional.normalize(rows, dim=1)
+        partner = source[number * count : (number + 1) * count, number]
+        cosines.append((rows * rows.index_select(0, partner)).sum(dim=1))
+    return 1 + (torch.cat(cosines).clamp(-1, 1) + 1) / 2
 
 
 class CreditSums(NamedTuple):
@@ -196,7 +215,8 @@ class RatioSums(NamedTuple):
 
     Attributes:
         confidence: ``(2,)`` sum over valid rows of the raw confidences.
-        received: ``(blocks, 2)`` sum over the valid rows of a block of p̃[label of m's source].
+        received: ``(2, 2)`` sum over the valid rows of a block (one a swap) of p̃[label of m's
+            source]; zeros where there is no such block.
     """
 
     confidence: Tensor
@@ -212,12 +232,12 @@ def ratio_sums(
     confidence: Tensor, source: Tensor, scores: Tensor, source_labels: Tensor, valid: Tensor
 ) -> RatioSums:
     """Sum raw confidences, and the model's probabilities block by block."""
-    blocks = max(len(source) // max(len(confidence), 1), 1)
+    rows = len(confidence)
     probability = scores.detach().softmax(dim=1).gather(1, source_labels.clamp(min=0))
     counted = torch.where(valid[:, None], probability, 0.0)
     return RatioSums(
         confidence=confidence_sums(confidence, source, valid).to(scores.dtype),
-        received=counted.reshape(blocks, -1, 2).sum(dim=1),
+        received=torch.stack([counted[:rows].sum(dim=0), counted[rows:].sum(dim=0)]),
     )
 
 
@@ -226,7 +246,9 @@ def step_from_ratios(
 ) -> Tensor:
     """The new shared α: up where the weak modality gets less credit than its confidence."""
     expected = sums.confidence[0] / sums.confidence[1]
-    received = (sums.received[:, 0] / sums.received[:, 1]).mean()
+    counted = sums.received.sum(dim=1) > 0
+    ratios = torch.where(counted, sums.received[:, 0] / sums.received[:, 1], 0.0)
+    received = ratios.sum() / counted.sum()
     first_is_weak = sums.confidence[0] <= sums.confidence[1]
     underrated = torch.where(first_is_weak, received < expected, received > expected)
     step = torch.where(underrated, step_size, -step_size)

@@ -158,3 +158,20 @@ def test_bad_arguments_are_named(arguments, words):
     with pytest.raises(MidasAugError) as error:
         F.plan_swaps(torch.tensor([0, 1]), **arguments)
     assert all(word in str(error.value) for word in words)
+
+
+def test_permute_reaches_every_row_when_a_pairing_names_the_row_itself():
+    labels = torch.tensor([0, 1, 2, 3])
+    generator = torch.Generator().manual_seed(0)
+
+    def itself(labels, *, features, generator):
+        return torch.arange(len(labels)), torch.ones(len(labels), dtype=torch.bool)
+
+    counts = torch.zeros(4)
+    for _ in range(900):
+        plan = F.plan_swaps(labels, 3, swap="permute", pairing=itself, generator=generator)
+        others = plan.source[0][plan.source[0] != 0]
+        assert len(others) == 1
+        counts[others] += 1
+    assert counts[0] == 0
+    assert chisquare(counts[1:].numpy()).pvalue > 1e-4

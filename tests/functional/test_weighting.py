@@ -66,7 +66,7 @@ def test_weights_worked_by_hand(library: Library) -> None:
     )
     out = F.hard_sample_weights(features, plan)
     # same direction, opposite, orthogonal, zero vector, none replaced, opposite, none replaced
-    assert_close(out, [2.0, 1.0, 1.5, 1.5, 1.5, 1.0, 1.5])
+    assert_close(out, [2.0, 1.0, 1.5, 1.5, 2.0, 1.0, 2.0])
 
 
 @both_libraries
