@@ -2,11 +2,13 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
+from torch import nn
 
 from midas_aug import MidasLoss, MisalignAugment, MisalignedBatch, RatioWeakModalityWeight
 from midas_aug import functional as F
@@ -112,3 +114,53 @@ def test_ranks_agree_on_alpha_and_equal_one_process_with_both_halves(rule):
 def test_without_sync_each_rank_keeps_its_own_alpha():
     (first, _), (second, _) = run_two_ranks("paper", sync=False)
     assert not torch.equal(first, second)
+
+
+class Fused(nn.Module):
+    """A whole feature-level model, to be wrapped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({"a": nn.Linear(4, 8), "b": nn.Linear(3, 8)})
+        self.heads = nn.ModuleDict({"a": nn.Linear(8, CLASSES), "b": nn.Linear(8, CLASSES)})
+        self.fusion = nn.Linear(16, CLASSES)
+        self.augment = MisalignAugment(("a", "b"), CLASSES, seed=0)
+
+    def forward(self, batch: dict[str, torch.Tensor], labels: torch.Tensor) -> tuple[Any, Any, Any]:
+        features = {name: encode(batch[name]) for name, encode in self.encoders.items()}
+        unimodal = {name: head(features[name]) for name, head in self.heads.items()}
+        out = self.augment(features, labels, unimodal_logits=unimodal)
+        return self.fusion(torch.cat([out["a"], out["b"]], dim=1)), out, unimodal
+
+
+def train_wrapped(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    torch.manual_seed(0)
+    model = nn.parallel.DistributedDataParallel(Fused(), find_unused_parameters=True)
+    criterion = MidasLoss(2, warmup_epochs=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(rank)
+    fusion = [model.module.fusion.weight.detach().clone()]
+    for epoch in range(2):
+        criterion.set_epoch(epoch)
+        for _ in range(2):
+            batch = {"a": torch.randn(ROWS, 4), "b": torch.randn(ROWS, 3)}
+            logits, out, unimodal = model(batch, torch.arange(ROWS) % CLASSES)
+            optimizer.zero_grad()
+            criterion(logits, out, unimodal).backward()
+            optimizer.step()
+        fusion.append(model.module.fusion.weight.detach().clone())
+    torch.save(torch.stack(fusion), Path(folder) / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_wrapped_model_trains_through_the_warm_up_and_stays_the_same_on_all_ranks():
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(train_wrapped, args=(folder,), nprocs=2)
+        first, second = (torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(first[0], first[1])  # the fusion head rests while the heads warm up
+    assert not torch.equal(first[1], first[2])
