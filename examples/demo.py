@@ -1,0 +1,223 @@
+"""Joint training, a plain swap and MIDAS on handwritten digits: a table, a figure, results.md.
+
+What is trained and scored is in digits.py. Here are the seeds, the processes and the progress bar.
+A finished run is kept, so a demo that was stopped goes on where it was.
+
+    python examples/demo.py                                  # two views of the digits
+    python examples/demo.py --three --out runs/demo-three    # three views
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Literal
+
+try:
+    import demo_figure
+    import demo_report
+    import digits
+    import torch
+    import tyro
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    import midas_aug
+except ModuleNotFoundError as error:
+    sys.exit(f"the demo needs {error.name}: pip install 'midas-aug[demo]'")
+
+PROGRESS: ContextVar["SimpleQueue[int]"] = ContextVar("PROGRESS")  # set in each worker
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare joint training, a plain swap and MIDAS on handwritten digits."""
+
+    views: tuple[Literal["pix", "fou", "zer", "mor"], ...] = ("pix", "fou")
+    """The views to fuse, two or more."""
+    three: bool = False
+    """Short for --views fou zer mor."""
+    seeds: int = 3
+    """How many seeds, from 0: each sets the split, the weights, the order and the draws."""
+    epochs: int = 40
+    """Epochs of a run."""
+    out: Path = Path("runs/demo")
+    """Where results.md, digits.png and finished runs go."""
+    jobs: int = 2
+    """How many runs at a time, each in a process with one thread."""
+    fresh: bool = False
+    """Do not reuse finished runs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of one method with one seed, and where it is kept."""
+
+    method: str
+    views: tuple[str, ...]
+    seed: int
+    epochs: int
+    sources: str
+    folder: Path
+
+    @property
+    def options(self) -> dict[str, object]:
+        """All that the result depends on."""
+        return {
+            "method": asdict(digits.METHODS[self.method]),
+            "views": self.views,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "sources": self.sources,
+            "versions": demo_report.versions(),
+        }
+
+    @property
+    def file(self) -> Path:
+        """One for each choice of options."""
+        key = hashlib.sha256(json.dumps(self.options).encode()).hexdigest()[:12]
+        name = f"{self.method}-{'-'.join(self.views)}-seed{self.seed}-{key}.json"
+        return self.folder / name.replace(" ", "-")
+
+    def run(self) -> None:
+        """Train, and keep what the training tells."""
+        records = []
+        method = digits.METHODS[self.method]
+        for record in digits.train(method, self.views, self.seed, self.epochs):
+            records.append(record._asdict())
+            PROGRESS.get().put(1)
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps({"options": self.options, "records": records}))
+        partial.replace(self.file)  # at once: a file is never half a run
+
+    def load(self) -> list[digits.Record]:
+        """What the finished run told, epoch by epoch."""
+        records = json.loads(self.file.read_text(encoding="utf-8"))["records"]
+        return [digits.Record(**record) for record in records]
+
+
+def sources_digest() -> str:
+    """One digest of the training script, its data and the package."""
+    package = sorted(Path(midas_aug.__file__).parent.rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in (Path(digits.__file__), digits.DATA, *package):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def main() -> None:
+    """Train what is not there yet, then report on all of it."""
+    options = check(tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,)))
+    console = Console(highlight=False)
+    folder = options.out / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = sources_digest()
+    jobs = [
+        Job(method, options.views, seed, options.epochs, sources, folder)
+        for seed, method in product(range(options.seeds), digits.METHODS)
+    ]
+    missing = [job for job in jobs if options.fresh or not job.file.exists()]
+    if len(missing) < len(jobs):
+        console.print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are there already: {folder}")
+    try:
+        train_all(missing, options.jobs, console)
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on from here.")
+
+    runs = {
+        method: [job.load() for job in jobs if job.method == method] for method in digits.METHODS
+    }
+    report = demo_report.summarise(runs, options.views)
+    table, figure = options.out / "results.md", options.out / "digits.png"
+    console.print(demo_report.rich_table(report))
+    table.write_text(demo_report.markdown(report, command(options)), encoding="utf-8")
+    demo_figure.draw(runs, options.views, figure)
+    console.print(f"Written: {table} and {figure}")
+    console.print(demo_report.verdict(report), soft_wrap=True)
+
+
+def check(options: Options) -> Options:
+    """Turn what makes no sense into a message, and --three into views."""
+    if min(options.seeds, options.epochs, options.jobs) < 1:
+        sys.exit("--seeds, --epochs and --jobs start at 1")
+    if options.three and options.views != Options.views:
+        sys.exit("--three is short for --views fou zer mor: give one of the two")
+    views = ("fou", "zer", "mor") if options.three else options.views
+    if len(set(views)) < max(2, len(views)):
+        sys.exit(f"--views takes two or more different views, got: {' '.join(views)}")
+    try:
+        digits.load_splits(views, torch.Generator())
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    return replace(options, views=views, three=False)
+
+
+def command(options: Options) -> str:
+    """The command that repeats this demo, defaults spelled out."""
+    words = ["python", "examples/demo.py", "--views", *options.views]
+    for name in ("seeds", "epochs", "jobs", "out"):
+        words += [f"--{name}", str(getattr(options, name))]
+    return shlex.join(words)
+
+
+def train_all(jobs: Sequence[Job], workers: int, console: Console) -> None:
+    """Run the jobs in processes of their own, with a bar over all their epochs."""
+    if not jobs:
+        return
+    context = multiprocessing.get_context("spawn")
+    progress: SimpleQueue[int] = context.SimpleQueue()
+    bar = Progress(
+        TextColumn("training, {task.completed} of {task.total} epochs"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+    )
+    with (
+        bar,
+        ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (progress,)) as pool,
+    ):
+        task = bar.add_task("", total=sum(job.epochs for job in jobs))
+        pending = {pool.submit(job.run) for job in jobs}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.2)
+                while not progress.empty():
+                    bar.advance(task, progress.get())
+                for future in done:
+                    future.result()  # raises what the run raised
+        except BaseException:
+            console.print("Stopping as soon as the runs at hand are kept.")
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def start_worker(progress: "SimpleQueue[int]") -> None:
+    """Set up a process: one thread, and no say in Ctrl-C, so that the run at hand is kept."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    PROGRESS.set(progress)
+
+
+def end_with_parent() -> None:
+    """A pool does not notice that its parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
