@@ -11,7 +11,8 @@ from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
-from midas_aug.loss import LossTerms, MidasLoss, RatioWeakModalityWeight, WeakModalityWeight
+from midas_aug.loss import LossTerms, MidasLoss
+from midas_aug.weak_modality import RatioWeakModalityWeight, WeakModalityWeight
 
 __version__ = "0.1.0"
 
