@@ -47,8 +47,8 @@ class MisalignAugment:
         pairing: ``"uniform"``, or a callable ``(labels, *, features, generator) -> (partner,
             valid)``, such as `midas_aug.functional.permutation_partners`. It is given the
             modalities as ``features``, a list in their order.
-        swap: ``"each"`` (S = M·N), ``"one"`` or ``"permute"`` (S = N); see
-            `midas_aug.functional.plan_swaps`.
+        swap: ``"each"`` (S = M·N), ``"one"`` or ``"permute"`` (S = N, the paper's way for more
+            than two modalities); see `midas_aug.functional.plan_swaps`.
         hardness: ``"cosine"`` (Eq. 8), None, a callable ``(features, plan) -> (S,)``, or
             ``"auto"``: cosine where every modality is one (N, D) float array, none elsewhere.
         misaligned_weight: λ (Eq. 11).
@@ -203,15 +203,7 @@ class MisalignAugment:
         if not enabled:
             drawn = _no_swaps(classes, len(self.modalities))
         elif plan is None:
-            drawn = plan_swaps(
-                given,
-                len(self.modalities),
-                swap=self.swap,
-                pairing=self.pairing,
-                features=features,
-                generator=generator or self._stream.next_generator(given),
-            )
-            drawn = SwapPlan(*(as_tensor(part, "plan") for part in drawn))
+            drawn = self._draw(given, features, generator)
         else:
             drawn = _check_plan(plan, classes, len(self.modalities))
 
@@ -250,6 +242,17 @@ class MisalignAugment:
             return replace(out, _hardness=weights)
         confidence = self._measure_confidence(batch, given, unimodal_logits)
         return replace(out, _confidence=confidence, _hardness=weights)
+
+    def _draw(self, labels: Any, features: Any, generator: Generator | None) -> SwapPlan:
+        plan = plan_swaps(
+            labels,
+            len(self.modalities),
+            swap=self.swap,
+            pairing=self.pairing,
+            features=features,
+            generator=generator or self._stream.next_generator(labels),
+        )
+        return SwapPlan(*(as_tensor(part, "plan") for part in plan))
 
     def _find_labels(self, batch: Any) -> Any:
         if callable(self.label):

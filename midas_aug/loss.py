@@ -34,11 +34,12 @@ class MidasLoss(nn.Module):
     Args:
         num_modalities: M.
         unimodal_weight: Factor of the *sum* of the unimodal losses. 1 is the paper's; 1/M gives
-            the public code's mean.
+            the public code's mean; with 0 they are not computed.
         step_size: η, see `WeakModalityWeight`; 0 keeps every α at 1.
         max_alpha: See `WeakModalityWeight`.
         warmup_epochs: E_w. While ``set_epoch`` was told a smaller number, only the unimodal term
-            counts: the fusion head gets no gradient at all and α rests.
+            counts: the fusion head gets no gradient at all and α rests. ``warming_up`` tells, for
+            a loop that wants to save itself the swap and the fusion in these epochs.
         sync: See `WeakModalityWeight`.
 
     Attributes:
@@ -77,8 +78,13 @@ class MidasLoss(nn.Module):
         super().__init__()
         if not unimodal_weight >= 0:
             raise MidasAugError(f"expected unimodal_weight of at least 0, got {unimodal_weight}")
-        if warmup_epochs < 0:
-            raise MidasAugError(f"expected warmup_epochs of at least 0, got {warmup_epochs}")
+        if warmup_epochs < 0 or warmup_epochs != int(warmup_epochs):
+            raise MidasAugError(f"expected warmup_epochs as an integer ≥ 0, got {warmup_epochs!r}")
+        if warmup_epochs and not unimodal_weight:
+            raise MidasAugError(
+                f"expected unimodal_weight above 0 for a warm-up of {warmup_epochs} epochs, got 0; "
+                "the warm-up trains the unimodal term alone, there would be nothing to learn"
+            )
         self.num_modalities = num_modalities
         self.unimodal_weight = unimodal_weight
         self.warmup_epochs = warmup_epochs
@@ -162,7 +168,7 @@ class MidasLoss(nn.Module):
         scores: Tensor,
     ) -> Tensor:
         """Sum over modalities of the mean cross-entropy of the rows with a label (Eq. 9)."""
-        if unimodal_logits is None:
+        if unimodal_logits is None or self.unimodal_weight == 0:
             if self._warming_up:
                 raise MidasAugError(
                     f"expected unimodal_logits during the warm-up (epoch {int(self.epoch)} of "

@@ -253,7 +253,7 @@ def _rebuild(tree: Any, values: list[Any]) -> Any:
             new[key] = value
         return new
     if isinstance(tree, Mapping):
-        items = dict(zip(tree, values, strict=True))
+        items = dict(zip(tree.keys(), values, strict=True))
         try:
             return type(tree)(items)  # type: ignore[call-arg]
         except TypeError:

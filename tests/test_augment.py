@@ -15,6 +15,7 @@ import strategies
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensordict import TensorDict
 from transformers import BatchEncoding
 
 from midas_aug import MidasAugError, MisalignAugment, SwapPlan
@@ -642,3 +643,14 @@ def test_a_batch_of_numpy_strings_has_no_cosine():
 def test_numpy_numbers_are_numbers():
     assert uniform(misaligned_weight=np.float32(2)).misaligned_weight == 2.0
     assert MisalignAugment(("a", "b"), np.int64(4), confidence="uniform").num_classes == 4
+
+
+def test_tensordicts_serve_as_batches_and_as_modalities():
+    rows = {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
+    out = uniform()(TensorDict(rows, batch_size=[N]))
+    assert isinstance(out.data, TensorDict)
+    assert torch.equal(read_rows(out, "a"), out.source[:, 0])
+    tokens = TensorDict({"ids": row_coded(1), "mask": torch.ones(N, 5)}, batch_size=[N])
+    out = uniform()(rows | {"b": tokens})
+    assert out["b"].batch_size == torch.Size([3 * N])
+    assert torch.equal(out["b"]["ids"][:, 0].long() - 100, out.source[:, 1])

@@ -106,7 +106,8 @@ def test_the_loss_is_equation_11(data, num_classes, modalities, swap, lam, unimo
     assert float(terms.misaligned.detach()) == pytest.approx(
         lam * expected["misaligned"], rel=1e-4, abs=1e-5
     )
-    assert float(terms.unimodal.detach()) == pytest.approx(expected["unimodal"], rel=1e-4, abs=1e-5)
+    unimodal = expected["unimodal"] if unimodal_weight else 0.0
+    assert float(terms.unimodal.detach()) == pytest.approx(unimodal, rel=1e-4, abs=1e-5)
 
 
 @given(st.data(), st.integers(2, 9), st.integers(2, 4))
@@ -303,6 +304,13 @@ def test_no_unimodal_logits_means_no_unimodal_term():
     torch.testing.assert_close(terms.total, terms.aligned + terms.misaligned)
 
 
+def test_a_unimodal_weight_of_zero_leaves_the_heads_out():
+    step = make_step(torch.arange(16) % 5)
+    diverged = {name: logits * torch.inf for name, logits in step.unimodal.items()}
+    total = MidasLoss(2, unimodal_weight=0)(step.logits, step.out, diverged)
+    assert torch.equal(total, MidasLoss(2)(step.logits, step.out))
+
+
 def test_the_mean_of_unimodal_losses_is_a_weight_of_one_over_m():
     step = make_step(torch.arange(16) % 5)
     terms = MidasLoss(2, unimodal_weight=1 / 2).terms(step.logits, step.out, step.unimodal)
@@ -456,6 +464,11 @@ def test_tensors_that_do_not_fit_are_named(call, words):
         ({"step_size": float("nan")}, ["η", "nan"]),
         ({"max_alpha": 0.5}, ["max_alpha", "0.5"]),
         ({"warmup_epochs": -1}, ["warmup_epochs", "-1"]),
+        ({"warmup_epochs": 1.5}, ["warmup_epochs", "1.5"]),
+        (
+            {"warmup_epochs": 2, "unimodal_weight": 0},
+            ["unimodal_weight above 0"],
+        ),
     ],
 )
 def test_bad_options_are_named_at_construction(options, words):
