@@ -374,6 +374,18 @@ def test_ranks_draw_differently_from_the_same_seed(monkeypatch):
     assert not torch.equal(*sources)
 
 
+def test_a_spawned_worker_keeps_the_rank_of_its_parent(monkeypatch):
+    """It cannot ask torch.distributed, and a launcher need not have set the variable."""
+    batch = {"a": row_coded(0, 60), "b": row_coded(1, 60), "label": torch.arange(60) % C}
+    monkeypatch.setenv("RANK", "3")
+    parent = uniform(seed=0)
+    pickled = pickle.dumps(parent)
+    expected = parent(batch).source
+    monkeypatch.delenv("RANK")
+    assert torch.equal(pickle.loads(pickled)(batch).source, expected)
+    assert not torch.equal(uniform(seed=0)(batch).source, expected)
+
+
 def test_without_a_seed_the_global_generator_of_the_library_decides():
     batch = {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
     arrays = {key: value.numpy() for key, value in batch.items()}
@@ -654,3 +666,13 @@ def test_tensordicts_serve_as_batches_and_as_modalities():
     out = uniform()(rows | {"b": tokens})
     assert out["b"].batch_size == torch.Size([3 * N])
     assert torch.equal(out["b"]["ids"][:, 0].long() - 100, out.source[:, 1])
+
+
+def test_a_replayed_plan_drops_the_rows_that_touch_an_ignored_label():
+    plan = F.plan_swaps(LABELS, 2)
+    ignored = LABELS.clone()
+    ignored[2] = -1
+    out = uniform()(GOOD, ignored, plan=plan)
+    touched = (plan.source == 2).any(dim=1) | (plan.anchor == 2)
+    assert torch.equal(out.valid[N:], ~touched)
+    assert torch.equal(out.weights[N:] == 0, touched)

@@ -1,5 +1,6 @@
 """DataLoader workers: fork and spawn alike, new draws in every worker and epoch, live switches."""
 
+import copy
 import pickle
 from typing import Any
 
@@ -59,9 +60,10 @@ def uniform(**options: Any) -> MisalignAugment:
 
 def test_fork_and_spawn_draw_the_same_and_every_worker_and_epoch_draws_anew():
     draws = {}
-    for context in ("fork", "spawn"):
+    for calls, context in enumerate(("fork", "spawn")):
         augment = uniform(seed=5)
-        augment({"image": torch.ones(2, 1), "text": torch.ones(2, 1)}, torch.tensor([0, 1]))
+        for _ in range(calls):  # what the training process drew before is of no account
+            augment({"image": torch.ones(2, 1), "text": torch.ones(2, 1)}, torch.tensor([0, 1]))
         loader = make_loader(augment, context)
         draws[context] = [epoch_sources(loader) for _ in range(2)]
     for fork, spawn in zip(*draws.values(), strict=True):
@@ -86,7 +88,7 @@ def test_without_a_seed_workers_still_differ():
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_persistent_workers_see_the_switch_and_go_on_drawing(context):
-    augment = uniform(seed=0)
+    augment = copy.deepcopy(uniform(seed=0))  # a copy has a switch of its own, shared as well
     loader = make_loader(augment, context, persistent_workers=True)
     first, second = epoch_sources(loader), epoch_sources(loader)
     assert not any(map(torch.equal, first, second))
