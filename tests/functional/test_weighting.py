@@ -483,3 +483,13 @@ def test_ratio_step_is_the_public_codes(
     )
     assert_kind(out, library, "float32")
     assert_close(out, [wanted.pop()] * 2)
+
+
+@pytest.mark.parametrize("broken", ["shares", "logits"])
+def test_a_step_on_numbers_that_are_not_finite_changes_nothing(broken: str) -> None:
+    alpha = torch.tensor([1.0, 1.3])
+    shares, logits = torch.tensor([[0.6, 0.4]]), torch.tensor([[2.0, 0.0]])
+    labels = torch.tensor([[0, 1]])
+    assert not torch.equal(F.weak_modality_step(alpha, shares, logits, labels), alpha)
+    {"shares": shares, "logits": logits}[broken][0, 0] = torch.nan
+    assert torch.equal(F.weak_modality_step(alpha, shares, logits, labels), alpha)
