@@ -71,9 +71,7 @@ def draw_removed(figure: SubFigure, runs: Runs, views: Sequence[str]) -> None:
     ends = []
     for axes, view in zip(panels, views, strict=True):
         axes.set_title(f"without {view}", loc="left", fontsize=10)
-        ends.append(
-            [add_curves(axes, runs, name, f"{view} removed") for name in ("joint", "MIDAS")]
-        )
+        ends.append([add_curves(axes, runs, name, f"{view} removed") for name in STYLES])
         finish(axes, len(runs["joint"][0]), warmup_epochs(runs))
     panels[0].set_ylim(top=100)
     for axes, pair in zip(panels, ends, strict=True):  # the common scale stands only now

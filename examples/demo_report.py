@@ -133,7 +133,11 @@ def verdict(report: Report) -> str:
         return start + ", ".join(path.values()) + ". One seed says nothing about chance."
     moved = [path[score] for score in path if differ(joint[score], midas[score])]
     rest = [path[score] for score in path if not differ(joint[score], midas[score])]
-    apart = [score for score in path if differ(swap[score], midas[score])]
+    apart = [
+        f"{score} ({'MIDAS' if midas[score].mean > swap[score].mean else 'plain swap'} ahead)"
+        for score in path
+        if differ(swap[score], midas[score])
+    ]
     return (
         f"{start}{', '.join(moved) or 'nothing moves'}; MIDAS within one standard deviation of "
         f"joint: {', '.join(rest) or 'nothing'}; MIDAS and plain swap further apart than that: "

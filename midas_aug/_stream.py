@@ -51,7 +51,10 @@ class DrawStream:
         return int(os.environ.get("RANK", 0))
 
     def state_dict(self) -> dict[str, int]:
-        """The number of draws so far; with the seed, all that the next one depends on."""
+        """The number of draws in this process; with the seed, all that its next one depends on.
+
+        Loader workers count for themselves, from the seed that the loader gives them.
+        """
         return {"calls": self.calls}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -50,7 +50,8 @@ class MisalignAugment:
         swap: ``"each"`` (S = M·N), ``"one"`` or ``"permute"`` (S = N, the paper's way for more
             than two modalities); see `midas_aug.functional.plan_swaps`.
         hardness: ``"cosine"`` (Eq. 8), None, a callable ``(features, plan) -> (S,)``, or
-            ``"auto"``: cosine where every modality is one (N, D) float array, none elsewhere.
+            ``"auto"``: cosine where every modality is one (N, D) float array, none elsewhere
+            (``out.hardness`` tells).
         misaligned_weight: λ (Eq. 11).
         seed: Makes the stream of draws reproducible; it differs in each call, loader worker,
             epoch and distributed rank. In loader workers it builds on the seed that the loader
@@ -71,8 +72,9 @@ class MisalignAugment:
         >>> augment = MisalignAugment(("image", "text"), 3, confidence="uniform", seed=0)
         >>> batch = {"image": torch.rand(2, 8), "text": torch.rand(2, 5)}
         >>> out = augment(batch, torch.tensor([0, 2]))
-        >>> out
-        MisalignedBatch(2 aligned + 4 misaligned rows, modalities=('image', 'text'), labelled)
+        >>> print(out)  # doctest: +NORMALIZE_WHITESPACE
+        MisalignedBatch(2 aligned + 4 misaligned rows, modalities=('image', 'text'), labelled,
+        with hard-sample weights)
         >>> out["image"].shape, out.targets[2]
         (torch.Size([6, 8]), tensor([0.5000, 0.0000, 0.5000]))
     """
@@ -210,7 +212,8 @@ class MisalignAugment:
         own = torch.arange(rows, device=classes.device)
         source = torch.cat([own[:, None].expand(-1, len(self.modalities)), drawn.source])
         anchor = torch.cat([own, drawn.anchor])
-        # The anchors of our own plans are the batch over and over: known without asking a device.
+        # The anchors of our own plans are the batch over and over, so the host knows them without
+        # asking a device: lists of strings and CPU leaves can follow a batch on an accelerator.
         blocks = len(anchor) // max(rows, 1)
         on_host = (lambda: list(range(rows)) * blocks) if plan is None or not enabled else None
         out = MisalignedBatch(

@@ -114,6 +114,16 @@ class MisalignedBatch:
         return self._give(self._valid)
 
     @property
+    def modalities(self) -> tuple[Any, ...]:
+        """The keys of the modalities, in order."""
+        return self._rule.modalities
+
+    @property
+    def hardness(self) -> Any:
+        """``(S,)`` hard-sample weights that are in `weights` (Eq. 8), or None where none are."""
+        return None if self._hardness is None else self._give(self._hardness)
+
+    @property
     def num_classes(self) -> int:
         """C, the number of classes."""
         return self._rule.num_classes
@@ -326,7 +336,11 @@ class MisalignedBatch:
     def __repr__(self) -> str:
         rows = f"{len(self._labels)} aligned + {len(self._source) - len(self._labels)} misaligned"
         state = "labelled" if self._confidence is not None else "not labelled yet"
-        return f"MisalignedBatch({rows} rows, modalities={self._rule.modalities!r}, {state})"
+        hard = "without" if self._hardness is None else "with"
+        return (
+            f"MisalignedBatch({rows} rows, modalities={self._rule.modalities!r}, {state}, "
+            f"{hard} hard-sample weights)"
+        )
 
 
 def check_confidence(

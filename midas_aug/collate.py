@@ -49,6 +49,7 @@ class MisalignCollate:
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         if self.label_later:
+            # The model is not sent to workers, which only draw.
             state["augment"] = copy.copy(self.augment)
             state["augment"].confidence = "logits"
         return state

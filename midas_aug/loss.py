@@ -1,5 +1,6 @@
 """`MidasLoss`: aligned rows, misaligned rows and unimodal heads in one objective (Eq. 9-11)."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.labels import check_label_range
 from midas_aug.functional.losses import weighted_nll
+from midas_aug.tree import in_order
 from midas_aug.weak_modality import LabelledRows, WeakModalityWeight, rows_of, scale_shares
 
 __all__ = ["LossTerms", "MidasLoss"]
@@ -94,6 +96,7 @@ class MidasLoss(nn.Module):
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
         # A Python copy of a comparison on `epoch`: to branch on the buffer would be a sync.
         self._warming_up = warmup_epochs > 0
+        self._epoch_known = False
         self.register_load_state_dict_post_hook(_restore_warmup)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
@@ -110,6 +113,7 @@ class MidasLoss(nn.Module):
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the criterion which epoch (from 0) begins; ends the warm-up when it is time."""
+        self._epoch_known = True
         self.epoch.fill_(epoch)
         self._warming_up = epoch < self.warmup_epochs
 
@@ -139,6 +143,19 @@ class MidasLoss(nn.Module):
         unimodal_logits: Mapping[Any, Tensor] | Sequence[Tensor] | None = None,
     ) -> LossTerms:
         """The loss with its parts, in place of `forward`: it steps α, too."""
+        if not hasattr(out, "source_labels"):
+            raise MidasAugError(
+                f"expected a MisalignedBatch as the second argument, got {type(out).__name__}; "
+                "call criterion(logits, out, unimodal_logits=...)"
+            )
+        if self._warming_up and not self._epoch_known and not torch.compiler.is_compiling():
+            self._epoch_known = True  # once is enough
+            warnings.warn(
+                f"MidasLoss warms up for {self.warmup_epochs} epochs and was never told which one "
+                "this is: call criterion.set_epoch(epoch) in every epoch, or the fusion head will "
+                "never train",
+                stacklevel=2,
+            )
         scores = as_scores(logits, "logits")
         unimodal = self._unimodal(unimodal_logits, out, scores)
         if self._warming_up:
@@ -151,10 +168,9 @@ class MidasLoss(nn.Module):
         check_shape(weights, (len(scores),), "weights", "one weight a row of logits")
         count = len(out.labels)
         scaled = scale_shares(shares, self.weak.coefficients(out), count)
-        losses = weights * weighted_nll(scores, source_labels, scaled)
         # Not .mean(): an empty batch has the loss 0, with a gradient.
-        aligned = losses[:count].sum() / max(len(losses), 1)
-        misaligned = losses[count:].sum() / max(len(losses), 1)
+        losses = weights / max(len(weights), 1) * weighted_nll(scores, source_labels, scaled)
+        aligned, misaligned = losses[:count].sum(), losses[count:].sum()
         if self.training:
             with torch.no_grad():
                 self.weak.step(scores.detach(), out, *rows)
@@ -176,11 +192,7 @@ class MidasLoss(nn.Module):
                     "MidasLoss with warmup_epochs=0"
                 )
             return torch.zeros((), device=scores.device)
-        by_modality = (
-            list(unimodal_logits.values())
-            if isinstance(unimodal_logits, Mapping)
-            else list(unimodal_logits)
-        )
+        by_modality = _in_order(unimodal_logits, out)
         if len(by_modality) != self.num_modalities:
             raise MidasAugError(
                 f"expected unimodal logits of {self.num_modalities} modalities, got "
@@ -199,6 +211,17 @@ class MidasLoss(nn.Module):
         return total / labelled.sum().clamp(min=1)
 
 
+def _in_order(unimodal_logits: Any, out: Any) -> list[Tensor]:
+    """By the names of the batch where it has some; as they come where it has none."""
+    names = getattr(out, "modalities", None)
+    if names is not None:
+        return in_order(unimodal_logits, names, "unimodal_logits")
+    if isinstance(unimodal_logits, Mapping):
+        return list(unimodal_logits.values())
+    return list(unimodal_logits)
+
+
 def _restore_warmup(module: nn.Module, _: Any) -> None:
     if isinstance(module, MidasLoss):
+        module._epoch_known = True
         module._warming_up = int(module.epoch) < module.warmup_epochs

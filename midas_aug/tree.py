@@ -67,7 +67,8 @@ def get_item(batch: Any, key: Key, what: str = "batch key") -> Any:
     if found is None:
         raise MidasAugError(
             f"expected the {what} {key!r}, found {item_keys(batch)!r} "
-            f"({type(batch).__name__}); pass the names that the batch uses"
+            f"({type(batch).__name__}); the names of the batch, of its logits or features and of "
+            "MisalignAugment have to be the same"
         )
     return _value(batch, found)
 

@@ -259,7 +259,10 @@ def rows_of(
     check_shape(shares, tuple(source_labels.shape), "shares", "one share a source label")
     check_shape(valid, (count,), "valid", "one flag a row")
     if scores is not None:
-        why = "one row for each of the N aligned, then the S misaligned rows"
+        why = (
+            "one row for each of the N aligned, then the S misaligned rows: fuse what out[...] or "
+            "out.gather(...) gives, not the features that went in"
+        )
         check_shape(scores, (count, None), "logits", why)
         check_label_range(source_labels, scores.shape[1])
     return source_labels, shares, valid

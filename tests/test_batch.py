@@ -189,8 +189,11 @@ def test_it_is_keyed_and_immutable():
     with pytest.raises(MidasAugError, match=r"'audio'.*\['image', 'text', 'label', 'name'\]"):
         out["audio"]
     assert out.num_classes == C
+    assert out.modalities == ("image", "text")
+    assert out.hardness is None
     assert repr(out) == (
-        "MisalignedBatch(6 aligned + 12 misaligned rows, modalities=('image', 'text'), labelled)"
+        "MisalignedBatch(6 aligned + 12 misaligned rows, modalities=('image', 'text'), labelled, "
+        "without hard-sample weights)"
     )
 
 

@@ -297,6 +297,27 @@ def test_the_warm_up_trains_the_unimodal_heads_alone():
         criterion(step.logits, step.out)
 
 
+def test_a_warm_up_that_is_never_told_the_epoch_warns_once():
+    step = make_step(torch.arange(16) % 5)
+    criterion = MidasLoss(2, warmup_epochs=2)
+    with pytest.warns(UserWarning, match="set_epoch"):
+        criterion(step.logits, step.out, step.unimodal)
+    criterion(step.logits, step.out, step.unimodal)  # a second warning would be an error here
+    told = MidasLoss(2, warmup_epochs=2)
+    told.load_state_dict(criterion.state_dict())
+    told(step.logits, step.out, step.unimodal)
+
+
+def test_unimodal_logits_of_an_unnamed_batch_come_in_order():
+    step = make_step(torch.arange(16) % 5)
+    names = ("labels", "source_labels", "shares", "weights", "valid")
+    bare = SimpleNamespace(**{name: getattr(step.out, name) for name in names})
+    both = [MidasLoss(2)(step.logits, out, step.unimodal) for out in (bare, step.out)]
+    assert torch.equal(*both)
+    with pytest.raises(MidasAugError, match="2 modalities, got 1"):
+        MidasLoss(2)(step.logits, bare, [step.logits[:16]])
+
+
 def test_no_unimodal_logits_means_no_unimodal_term():
     step = make_step(torch.arange(16) % 5)
     terms = MidasLoss(2).terms(step.logits, step.out)
@@ -444,7 +465,10 @@ def test_the_public_codes_rule_is_one_number_for_the_weak_modality_of_the_batch(
     [
         (lambda c, s: c(s.logits[:-1], s.out), ["logits", "(48, any)", "(47, 5)"]),
         (lambda c, s: c(s.logits.long(), s.out), ["float dtype", "int64"]),
-        (lambda c, s: c(s.logits, s.out, [s.logits[:16]]), ["2 modalities", "1"]),
+        (lambda c, s: c(s.logits, s.out, [s.logits[:16]]), ["unimodal_logits", "got 1"]),
+        (lambda c, s: c(s.logits, s.out, {"m0": 0, "video": 0}), ["'m1'", "['m0', 'video']"]),
+        (lambda c, s: c(s.out, s.logits), ["second argument", "Tensor", "criterion(logits, out"]),
+        (lambda c, s: c(s.logits[:16], s.out), ["fuse what out[...]"]),
         (lambda c, s: c(s.logits, s.out, [s.logits, s.logits]), ["(16, any)", "(48, 5)"]),
         (lambda c, s: c(s.logits[:, :2], s.out), ["num_classes=2"]),
     ],
