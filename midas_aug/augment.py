@@ -242,9 +242,9 @@ class MisalignAugment:
             hardness, features, self.modalities, out.plan, block_wise=out._rule.block_wise
         )
         if label_later:
-            return replace(out, _hardness=weights)
+            return replace(out, _hard_weights=weights)
         confidence = self._measure_confidence(batch, given, unimodal_logits)
-        return replace(out, _confidence=confidence, _hardness=weights)
+        return replace(out, _confidence=confidence, _hard_weights=weights)
 
     def _draw(self, labels: Any, features: Any, generator: Generator | None) -> SwapPlan:
         plan = plan_swaps(

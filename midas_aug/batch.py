@@ -39,6 +39,19 @@ class MisalignedBatch:
     follow from it. Immutable: `to`, `pin_memory` and `relabel` return a new one. Arrays are of the
     library of the caller's batch. Index it like the batch that went in: ``out["image"]``; the
     whole structure is ``out.data``.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug import MisalignAugment
+        >>> augment = MisalignAugment(("image", "text"), num_classes=3, confidence="uniform")
+        >>> batch = {"image": torch.rand(2, 8), "text": torch.rand(2, 5), "id": ["a", "b"]}
+        >>> out = augment(batch, torch.tensor([0, 2]))
+        >>> out.source.tolist()  # whose image, whose text
+        [[0, 0], [1, 1], [1, 0], [0, 1], [0, 1], [1, 0]]
+        >>> out["id"]  # what is no modality follows the anchor
+        ['a', 'b', 'a', 'b', 'a', 'b']
+        >>> out.gather("text", torch.tensor([10, 11])).tolist()
+        [10, 11, 10, 11, 11, 10]
     """
 
     data: Any
@@ -50,7 +63,7 @@ class MisalignedBatch:
     _numpy: bool
     _materialized: bool
     _confidence: Tensor | None = None
-    _hardness: Tensor | None = None
+    _hard_weights: Tensor | None = None
 
     # -- data ------------------------------------------------------------------------------------
 
@@ -121,7 +134,7 @@ class MisalignedBatch:
     @property
     def hardness(self) -> Any:
         """``(S,)`` hard-sample weights that are in `weights` (Eq. 8), or None where none are."""
-        return None if self._hardness is None else self._give(self._hardness)
+        return None if self._hard_weights is None else self._give(self._hard_weights)
 
     @property
     def num_classes(self) -> int:
@@ -162,7 +175,7 @@ class MisalignedBatch:
     @property
     def confidence(self) -> Any:
         """``(N, M)``: each modality's confidence in the label of each aligned row (Eq. 2)."""
-        return self._give(self._labelled("confidence"))
+        return self._give(self._require_confidence("confidence"))
 
     @property
     def shares(self) -> Any:
@@ -183,14 +196,14 @@ class MisalignedBatch:
         """
         rows, here = len(self._source), self.misaligned
         if rows > len(self._labels):
-            self._labelled("weights")
+            self._require_confidence("weights")
         labelled = (self._labels >= 0).to(torch.float32)
         aligned = labelled * (rows / labelled.sum().clamp(min=1))
         anchored = labelled.index_select(0, self._anchor[here])
         scale = self._rule.misaligned_weight * rows / anchored.sum().clamp(min=1)
         misaligned = self._valid[here] * scale
-        if self._hardness is not None:
-            misaligned = misaligned * self._hardness
+        if self._hard_weights is not None:
+            misaligned = misaligned * self._hard_weights
         return self._give(torch.cat([aligned, misaligned]))
 
     def folded_targets(self) -> Any:
@@ -245,7 +258,7 @@ class MisalignedBatch:
                 "expected something to label with, got neither unimodal_logits nor confidence; "
                 "pass relabel(unimodal_logits={modality: (N, C) logits})"
             )
-        hardness = self._hardness
+        hardness = self._hard_weights
         if features is not None:
             in_turn = in_order(features, rule.modalities, "features")
             hardness = measure_hardness(
@@ -260,7 +273,7 @@ class MisalignedBatch:
         return replace(
             self,
             _confidence=check_confidence(scored, self._labels, len(rule.modalities)),
-            _hardness=hardness,
+            _hard_weights=hardness,
         )
 
     # -- devices ---------------------------------------------------------------------------------
@@ -290,7 +303,7 @@ class MisalignedBatch:
             _anchor=function(self._anchor),
             _valid=function(self._valid),
             _confidence=None if self._confidence is None else function(self._confidence),
-            _hardness=None if self._hardness is None else function(self._hardness),
+            _hard_weights=None if self._hard_weights is None else function(self._hard_weights),
         )
 
     def _aligned_data(self) -> Any:
@@ -318,10 +331,10 @@ class MisalignedBatch:
         even = torch.full((len(self._labels), count), 1 / count, device=self._labels.device)
         if len(self._source) == len(self._labels):
             return even
-        rows = label_shares(self._labelled(name), self._source[self.misaligned])
+        rows = label_shares(self._require_confidence(name), self._source[self.misaligned])
         return torch.cat([even, rows])
 
-    def _labelled(self, name: str) -> Tensor:
+    def _require_confidence(self, name: str) -> Tensor:
         if self._confidence is None:
             raise MidasAugError(
                 f"expected a labelled batch for .{name}, got one that was only drawn (its "
@@ -336,7 +349,7 @@ class MisalignedBatch:
     def __repr__(self) -> str:
         rows = f"{len(self._labels)} aligned + {len(self._source) - len(self._labels)} misaligned"
         state = "labelled" if self._confidence is not None else "not labelled yet"
-        hard = "without" if self._hardness is None else "with"
+        hard = "without" if self._hard_weights is None else "with"
         return (
             f"MisalignedBatch({rows} rows, modalities={self._rule.modalities!r}, {state}, "
             f"{hard} hard-sample weights)"
