@@ -121,7 +121,7 @@ class WeakModalityWeight(nn.Module):
         # model.to(torch.bfloat16) moves α and keeps it float32: 16 + 0.05 is 16 in bfloat16.
         alpha = self.alpha
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.alpha = alpha.to(self.alpha.device)
+        self.alpha = self.alpha.float() if alpha.is_meta else alpha.to(self.alpha.device)
         return self
 
     @torch.no_grad()

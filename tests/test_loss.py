@@ -386,6 +386,7 @@ def test_alpha_stays_float32_when_the_model_changes_its_dtype(dtype):
     criterion.to(dtype)
     assert torch.equal(criterion.weak.alpha, torch.full((3,), 21.05))
     assert criterion.to("meta").weak.alpha.device.type == "meta"
+    assert criterion.to_empty(device="cpu").weak.alpha.dtype == torch.float32
     assert copy.deepcopy(criterion).state_dict().keys() == criterion.state_dict().keys()
 
 
