@@ -163,17 +163,15 @@ class MidasLoss(nn.Module):
             return LossTerms(self.unimodal_weight * unimodal, nothing, nothing, unimodal)
 
         rows = rows_of(out, self.num_modalities, scores)
-        source_labels, shares, _ = rows
         weights = as_tensor(out.weights, "weights")
         check_shape(weights, (len(scores),), "weights", "one weight a row of logits")
         count = len(out.labels)
-        scaled = scale_shares(shares, self.weak.coefficients(out), count)
+        scaled = scale_shares(rows.shares, self.weak.coefficients(out), count)
         # Not .mean(): an empty batch has the loss 0, with a gradient.
-        losses = weights / max(len(weights), 1) * weighted_nll(scores, source_labels, scaled)
+        losses = weights / max(len(weights), 1) * weighted_nll(scores, rows.source_labels, scaled)
         aligned, misaligned = losses[:count].sum(), losses[count:].sum()
         if self.training:
-            with torch.no_grad():
-                self.weak.step(scores.detach(), out, *rows)
+            self.weak.step(scores.detach(), out, rows)
         total = aligned + misaligned + self.unimodal_weight * unimodal
         return LossTerms(total, aligned, misaligned, unimodal)
 

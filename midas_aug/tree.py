@@ -136,20 +136,12 @@ def take_rows(
         chosen = index.tolist() if host_index is None else host_index()
         return type(tree)(tree[row] for row in chosen)
     if _is_container(tree):
-        return _rebuild(
-            tree,
-            [
-                take_rows(
-                    value,
-                    index,
-                    rows,
-                    path=f"{path}[{key!r}]",
-                    strict=strict,
-                    host_index=host_index,
-                )
-                for key, value in _items(tree)
-            ],
-        )
+
+        def inside(key: Any, value: Any) -> Any:
+            here = f"{path}[{key!r}]"
+            return take_rows(value, index, rows, path=here, strict=strict, host_index=host_index)
+
+        return map_items(inside, tree)
     if strict and tree is not None:
         raise MidasAugError(
             f"expected {path} to hold arrays of {rows} rows, got {type(tree).__name__}; leave "

@@ -1,7 +1,7 @@
 """The weights α of the modalities in the misaligned loss (Sec. 3.4, Eq. 5-7)."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,14 @@ class LabelledRows(Protocol):
     def valid(self) -> Any:
         """``(N + S,)`` bool."""
         ...
+
+
+class Rows(NamedTuple):
+    """Source labels ``(R, M)``, shares ``(R, M)`` and validity ``(R,)`` of R rows."""
+
+    source_labels: Tensor
+    shares: Tensor
+    valid: Tensor
 
 
 class WeakModalityWeight(nn.Module):
@@ -138,7 +146,7 @@ class WeakModalityWeight(nn.Module):
             out: The batch they belong to. Without a valid misaligned row α stays as it is.
         """
         scores = as_scores(logits, "logits")
-        self.step(scores, out, *rows_of(out, len(self.alpha), scores))
+        self.step(scores, out, rows_of(out, len(self.alpha), scores))
 
     @overload
     def apply(self, out: MisalignedBatch) -> tuple[Any, Any]: ...
@@ -164,21 +172,17 @@ class WeakModalityWeight(nn.Module):
             weights = as_tensor(out.weights, "weights") * mass
         return like(targets, out.labels), like(weights, out.labels)
 
-    def step(
-        self,
-        scores: Tensor,
-        out: LabelledRows,
-        source_labels: Tensor,
-        shares: Tensor,
-        valid: Tensor,
-    ) -> None:
+    @torch.no_grad()
+    def step(self, scores: Tensor, out: LabelledRows, rows: Rows) -> None:
         """`update` on tensors that have been checked, of all N + S rows."""
-        here = slice(len(out.labels), None)
-        sums = credit_sums(shares[here], scores[here], source_labels[here], valid[here])
+        count = len(out.labels)
+        self.alpha.copy_(self._stepped(scores[count:], out, Rows(*(part[count:] for part in rows))))
+
+    def _stepped(self, scores: Tensor, out: LabelledRows, rows: Rows) -> Tensor:
+        """The next α, from the S misaligned rows."""
+        sums = credit_sums(rows.shares, scores, rows.source_labels, rows.valid)
         sums = CreditSums(*self._reduce(*sums))
-        self.alpha.copy_(
-            step_from_sums(self.alpha, sums, step_size=self.step_size, max_alpha=self.max_alpha)
-        )
+        return step_from_sums(self.alpha, sums, step_size=self.step_size, max_alpha=self.max_alpha)
 
     def _reduce(self, *sums: Tensor) -> list[Tensor]:
         """Add up over ranks, in one all-reduce."""
@@ -228,27 +232,16 @@ class RatioWeakModalityWeight(WeakModalityWeight):
         is_weak = torch.arange(len(self.alpha), device=sums.device) == sums.argmin()
         return torch.where(is_weak & (sums.sum() > 0), self.alpha, 1.0)
 
-    def step(
-        self,
-        scores: Tensor,
-        out: LabelledRows,
-        source_labels: Tensor,
-        shares: Tensor,
-        valid: Tensor,
-    ) -> None:
-        """`update` on tensors that have been checked, of all N + S rows."""
-        here = slice(len(out.labels), None)
-        confidence, source, usable = raw_rows_of(out)
-        sums = ratio_sums(confidence, source, scores[here], source_labels[here], usable)
+    def _stepped(self, scores: Tensor, out: LabelledRows, rows: Rows) -> Tensor:
+        confidence, source, valid = raw_rows_of(out)
+        sums = ratio_sums(confidence, source, scores, rows.source_labels, valid)
         sums = RatioSums(*self._reduce(*sums))
-        self.alpha.copy_(
-            step_from_ratios(self.alpha, sums, step_size=self.step_size, max_alpha=self.max_alpha)
+        return step_from_ratios(
+            self.alpha, sums, step_size=self.step_size, max_alpha=self.max_alpha
         )
 
 
-def rows_of(
-    out: LabelledRows, num_modalities: int, scores: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def rows_of(out: LabelledRows, num_modalities: int, scores: Tensor | None = None) -> Rows:
     """Source labels, shares and validity of all N + S rows, checked against the logits."""
     source_labels = as_labels(out.source_labels, "source_labels", ndim=2)
     shares = as_scores(out.shares, "shares").detach()
@@ -265,7 +258,7 @@ def rows_of(
         )
         check_shape(scores, (count, None), "logits", why)
         check_label_range(source_labels, scores.shape[1])
-    return source_labels, shares, valid
+    return Rows(source_labels, shares, valid)
 
 
 def raw_rows_of(out: Any) -> tuple[Tensor, Tensor, Tensor]:

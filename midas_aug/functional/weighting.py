@@ -77,14 +77,11 @@ def hard_sample_weights(
     check_rows(anchor, len(features[0]), "plan.anchor")
     replaced = source != anchor[:, None]
     similarities = []
-    for number, feature in enumerate(features):
-        name = f"features[{number}]"
-        rows = as_scores(feature, name).detach()
-        check_shape(rows, (len(features[0]), None), name, "the same batch rows in each modality")
+    for number, rows in enumerate(_feature_rows(features)):
         # One pass over N rows instead of two over S.
-        rows = torch.nn.functional.normalize(rows, dim=1) if similarity == "cosine" else rows
-        here = rows.index_select(0, anchor)
-        there = rows.index_select(0, source[:, number])
+        vectors = torch.nn.functional.normalize(rows, dim=1) if similarity == "cosine" else rows
+        here = vectors.index_select(0, anchor)
+        there = vectors.index_select(0, source[:, number])
         similarities.append(
             (here * there).sum(dim=1) if similarity == "cosine" else similarity(here, there)
         )
@@ -103,13 +100,22 @@ def each_block_weights(features: Sequence[Tensor], plan: SwapPlan) -> Tensor:
     source = torch.as_tensor(plan.source)
     count = len(features[0])
     cosines = []
-    for number, feature in enumerate(features):
-        rows = as_scores(feature, f"features[{number}]").detach()
-        check_shape(rows, (count, None), f"features[{number}]", "the same rows in each modality")
-        rows = torch.nn.functional.normalize(rows, dim=1)
+    for number, rows in enumerate(_feature_rows(features)):
+        vectors = torch.nn.functional.normalize(rows, dim=1)
         partner = source[number * count : (number + 1) * count, number]
-        cosines.append((rows * rows.index_select(0, partner)).sum(dim=1))
+        cosines.append((vectors * vectors.index_select(0, partner)).sum(dim=1))
     return 1 + (torch.cat(cosines).clamp(-1, 1) + 1) / 2
+
+
+def _feature_rows(features: Sequence[Array]) -> list[Tensor]:
+    """The features as float tensors without gradient, checked to have the same rows."""
+    checked = []
+    for number, feature in enumerate(features):
+        name = f"features[{number}]"
+        rows = as_scores(feature, name).detach()
+        check_shape(rows, (len(features[0]), None), name, "the same batch rows in each modality")
+        checked.append(rows)
+    return checked
 
 
 class CreditSums(NamedTuple):
