@@ -1,0 +1,1 @@
+"""Comparison of modality-imbalance methods on real data; see benchmarks/README.md."""

@@ -1,0 +1,142 @@
+"""Fetch data, run a suite, write its tables and figures.
+
+python -m benchmarks fetch all            # or digits, openmoji, stamps, watch, brca
+python -m benchmarks run --suite quick    # or full; a stopped one goes on where it was
+python -m benchmarks report --suite full  # from the kept runs alone
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+try:
+    import joblib
+    import tyro
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from benchmarks import data
+    from benchmarks.report import write_report
+    from benchmarks.suite import RESULTS, SUITES, Job, run_job, stages
+    from benchmarks.tasks import TASKS
+except ModuleNotFoundError as error:
+    sys.exit(f"the benchmarks need {error.name}: pip install 'midas-aug[bench]'")
+
+Name = Literal["quick", "full"]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Download data sets and keep them in the cache."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ("all",)
+    """Which, or all."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train what is not there yet."""
+
+    suite: Name = "quick"
+    """quick: a quarter of an hour. full: hours, tuning included."""
+    jobs: int = 2
+    """How many runs at a time, each in a process with one thread."""
+    out: Path = RESULTS
+    """Where the finished runs are kept."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the tables and figures of a suite."""
+
+    suite: Name = "quick"
+    """Which."""
+    out: Path = RESULTS
+    """Where the finished runs are kept."""
+
+
+def main() -> None:
+    """Dispatch to the command."""
+    command = tyro.cli(
+        Annotated[Fetch, tyro.conf.subcommand("fetch")]
+        | Annotated[Run, tyro.conf.subcommand("run")]
+        | Annotated[Report, tyro.conf.subcommand("report")],
+        prog="python -m benchmarks",
+        description=__doc__,
+    )
+    console = Console(highlight=False)
+    try:
+        if isinstance(command, Fetch):
+            fetch(command, console)
+        elif isinstance(command, Run):
+            run(command, console)
+        else:
+            report(command, console)
+    except data.DataError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on from here.")
+
+
+def fetch(command: Fetch, console: Console) -> None:
+    """Get each data set, or say what is missing for it, and go on with the next."""
+    names = tuple(data.DATASETS) if command.names == ("all",) else command.names
+    missing = []
+    for name in names:
+        try:
+            data.fetch(name)
+            console.print(f"{name}: ready")
+        except data.DataError as error:
+            missing.append(str(error))
+    if missing:
+        sys.exit("\n".join(missing))
+
+
+def run(command: Run, console: Console) -> None:
+    """Run the stages of a suite, then write its report."""
+    for dataset in {TASKS[task].dataset for task in SUITES[command.suite].tasks}:
+        data.load(dataset)  # a set that was not fetched is missed now, not in an hour
+    for title, jobs in stages(command.suite, command.out):
+        missing = [job for job in jobs if not job.file.exists()]
+        if len(missing) < len(jobs):
+            console.print(
+                f"{title}: {len(jobs) - len(missing)} of {len(jobs)} runs are there already"
+            )
+        run_all(missing, command.jobs, title, console)
+    report(Report(command.suite, command.out), console)
+
+
+def run_all(jobs: list[Job], workers: int, title: str, console: Console) -> None:
+    """Run jobs in processes of their own, with the time left; it weighs runs by their task."""
+    if not jobs:
+        return
+    bar = Progress(
+        TextColumn(f"{title}, {{task.fields[done]}} of {len(jobs)} runs"),
+        BarColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("left"),
+        console=console,
+    )
+    with bar, joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+        progress = bar.add_task("", total=sum(job.weight for job in jobs), done=0)
+        finished = joblib.Parallel(return_as="generator_unordered")(
+            joblib.delayed(run_job)(job) for job in jobs
+        )
+        for done, job in enumerate(finished, start=1):
+            bar.update(progress, advance=job.weight, done=done)
+
+
+def report(command: Report, console: Console) -> None:
+    """Write tables and figures from the kept runs."""
+    for file in write_report(command.suite, SUITES[command.suite].tasks, command.out):
+        console.print(f"Written: {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The rows of the comparison: a method, what is fixed in it, and what is tuned."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TypeAlias
+
+from benchmarks.methods.agm import AGM
+from benchmarks.methods.amco import AMCo
+from benchmarks.methods.base import Method
+from benchmarks.methods.late_fusion import LateFusionOfUnimodal
+from benchmarks.methods.lemda import LeMDA
+from benchmarks.methods.lfm import LFM
+from benchmarks.methods.mcr import MCR
+from benchmarks.methods.midas import Midas, MidasPublicCode
+from benchmarks.methods.mixup import Mixup
+from benchmarks.methods.modality_dropout import ModalityDropout
+from benchmarks.methods.ogm import OGM
+from benchmarks.methods.opm import OPM
+from benchmarks.methods.powmix import PowMix
+from benchmarks.methods.smv import SMV
+from benchmarks.methods.unimodal_losses import UnimodalLosses
+
+Config: TypeAlias = dict[str, float]
+
+LEARNING_RATE = "learning_rate"
+FOUR_RATES = (0.003, 0.01, 0.03, 0.1)
+TWO_RATES = (0.01, 0.03)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the tables.
+
+    Every entry is tuned over four configurations: four learning rates, or two of them times two
+    values of a hyper-parameter of its own. Entries that follow another one take its tuned
+    configuration and tune the learning rate alone, or nothing.
+
+    Attributes:
+        title: As printed.
+        method: Built with ``fixed`` and the tuned hyper-parameters.
+        fixed: Hyper-parameters that say what the entry is.
+        knob: The tuned hyper-parameter and its two values; empty for none.
+        follows: An entry whose tuned configuration this one starts from.
+        tuned: False for an entry that takes all of it.
+        alone: One modality a run, the others are not looked at.
+    """
+
+    title: str
+    method: type[Method] = Method
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    knob: tuple[str, tuple[float, float]] | None = None
+    follows: str | None = None
+    tuned: bool = True
+    alone: bool = False
+
+    def configs(self) -> list[Config]:
+        """What tuning chooses from; the first one is the default."""
+        if not self.tuned:
+            return []
+        if self.knob is None:
+            rates = sorted(FOUR_RATES, key=lambda rate: rate != TWO_RATES[0])
+            return [{LEARNING_RATE: rate} for rate in rates]
+        name, values = self.knob
+        return [{LEARNING_RATE: rate, name: value} for rate, value in product(TWO_RATES, values)]
+
+    def build(self, config: Config) -> Method:
+        """The method with this configuration."""
+        tuned = {name: value for name, value in config.items() if name != LEARNING_RATE}
+        return self.method(**{**tuned, **self.fixed})
+
+
+def _ablation(warmup: bool, weak: bool, hard: bool) -> Entry:
+    parts = {"warm-up": warmup, "weak modality": weak, "hard samples": hard}
+    on = " + ".join(name for name, is_on in parts.items() if is_on)
+    fixed: dict[str, float] = {"weak_modality": weak, "hard_samples": hard}
+    if not warmup:
+        fixed["warmup"] = 0
+    return Entry(f"MIDAS: {on or 'soft labels alone'}", Midas, fixed, follows="midas", tuned=False)
+
+
+PLAIN = {
+    "soft_labels": False,
+    "weak_modality": False,
+    "hard_samples": False,
+}
+
+ENTRIES: dict[str, Entry] = {
+    "unimodal": Entry("unimodal", alone=True),
+    "late-fusion": Entry("late fusion", LateFusionOfUnimodal),
+    "joint": Entry("joint"),
+    "unimodal-losses": Entry("joint + unimodal losses", UnimodalLosses, knob=("weight", (1, 0.3))),
+    "modality-dropout": Entry("modality dropout", ModalityDropout, knob=("rate", (0.5, 0.25))),
+    "mixup": Entry("Mixup", Mixup, knob=("alpha", (1, 0.2))),
+    "powmix": Entry("PowMix", PowMix, knob=("clean_weight", (0, 1))),
+    "lemda": Entry("LeMDA", LeMDA, knob=("adversarial_weight", (1e-4, 1e-3))),
+    "ogm": Entry("OGM", OGM, {"noise": False}, knob=("alpha", (0.8, 0.1))),
+    "ogm-ge": Entry("OGM-GE", OGM, {"noise": True}, knob=("alpha", (0.8, 0.1))),
+    "agm": Entry("AGM", AGM, knob=("alpha", (1, 0.3))),
+    "smv": Entry("SMV", SMV, knob=("warmup", (1 / 12, 1 / 3))),
+    "opm": Entry("OPM", OPM, knob=("q_base", (0.5, 0.4))),
+    "amco": Entry("AMCo", AMCo, knob=("sigma", (0.5, 0.6))),
+    "lfm": Entry("LFM", LFM),
+    "mcr": Entry("MCR", MCR, knob=("regularizer", (0.1, 0.01))),
+    "plain-swap": Entry(
+        "plain swap", Midas, {**PLAIN, "unimodal_losses": False, "warmup": 0}, follows="midas"
+    ),
+    "plain-swap-warmup": Entry("plain swap + warm-up", Midas, PLAIN, follows="midas"),
+    "midas": Entry("MIDAS", Midas, knob=("misaligned_weight", (1, 5))),
+    "midas-public-code": Entry("MIDAS, public code", MidasPublicCode, follows="midas"),
+    **{
+        f"midas-{warmup:d}{weak:d}{hard:d}": _ablation(warmup, weak, hard)
+        for warmup, weak, hard in product((False, True), repeat=3)
+        if not (warmup and weak and hard)  # that is MIDAS
+    },
+}

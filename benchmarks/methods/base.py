@@ -1,0 +1,84 @@
+"""What a method is: joint training, and the hooks in which the others differ from it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.model import Features, LateFusion
+
+
+class EncodedRows(NamedTuple):
+    """All training rows in their own order, encoded in eval mode and without gradient."""
+
+    features: Features
+    labels: Tensor
+
+
+class Setting(NamedTuple):
+    """What a method may know of the run; nothing of validation or test rows is in it."""
+
+    num_rows: int  # training rows
+    epochs: int
+    batch_size: int
+    encode_training: Callable[[], EncodedRows]  # as the model is now
+
+
+class EpochRows(NamedTuple):
+    """The training rows of one epoch, in any order (the loop shuffles them)."""
+
+    rows: Tensor  # (K,) numbers of training rows
+    keep: Tensor | None = None  # (K, M) bool: the features of the others are set to 0
+
+
+@dataclass
+class Method:
+    """Joint training: the cross-entropy of the fused logits, and nothing else.
+
+    A subclass is a dataclass whose fields are its hyper-parameters, and overrides hooks. The loop
+    calls ``setup`` once; ``on_epoch_start`` and ``epoch_rows`` before an epoch; ``loss``, backward,
+    ``after_backward``, the optimiser's step and ``after_step`` for each batch; ``on_epoch_end``.
+    Randomness comes from ``self.generator`` alone.
+    """
+
+    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+        """Take the model, and build what the method needs beside it."""
+        self.model = model
+        self.setting = setting
+        self.generator = generator
+        self.num_modalities = len(model.modalities)
+
+    def extra_modules(self) -> Iterable[nn.Module]:
+        """Modules of the method's own that the run's optimiser trains."""
+        return ()
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Epochs count from 0."""
+
+    def epoch_rows(self, epoch: int) -> EpochRows:
+        """Which rows to train on in this epoch."""
+        return EpochRows(torch.arange(self.setting.num_rows))
+
+    def loss(self, features: Features, labels: Tensor) -> Tensor:
+        """The scalar to minimise, from the encoded batch; augmentation happens in here."""
+        return F.cross_entropy(self.model.fuse(features), labels)
+
+    def after_backward(self) -> None:
+        """Edit gradients."""
+
+    def after_step(self) -> None:
+        """Update what depends on the step."""
+
+    def on_epoch_end(self, epoch: int) -> None:
+        """Look at the training rows, where a method does."""
+
+    def predict(self, features: Features) -> Tensor:
+        """Class logits ``(N, C)`` at evaluation."""
+        return self.model.fuse(features)
+
+    def trained(self, epoch: int) -> bool:
+        """Whether ``predict`` means something after this epoch (not within a warm-up)."""
+        return True

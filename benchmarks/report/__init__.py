@@ -1,0 +1,25 @@
+"""Tables and figures of a suite, from the finished runs alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.report import figures, tables
+from benchmarks.report.runs import load_runs
+
+__all__ = ["write_report"]
+
+
+def write_report(name: str, tasks: tuple[str, ...], root: Path) -> Iterator[Path]:
+    """Write README.md and the figures into the suite's folder; yields what was written.
+
+    Raises:
+        ValueError: A run is missing.
+    """
+    folder = root / name
+    runs = load_runs(folder, tasks)
+    for file, draw in figures.FIGURES.items():
+        draw(runs, folder / file)
+        yield folder / file
+    page = folder / "README.md"
+    page.write_text(tables.page(name, runs), encoding="utf-8")
+    yield page

@@ -1,0 +1,162 @@
+"""The figures of a suite: all methods, the parts of MIDAS, accuracy against misaligned accuracy."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.report.runs import TaskRuns
+from benchmarks.report.statistics import Difference, estimate, paired_difference
+
+Runs = Mapping[str, TaskRuns]
+
+
+class Style(NamedTuple):
+    """A colour that the colour-blind can tell apart, and a marker that does without colour."""
+
+    color: str
+    marker: str
+
+
+GREY = "#595959"
+STYLES = {
+    "reference": Style(GREY, "s"),
+    "augmentation": Style("#009e73", "^"),
+    "balancing": Style("#e69f00", "D"),
+    "plain swap": Style("#d55e00", "v"),
+    "MIDAS": Style("#0072b2", "o"),
+}
+FAMILIES = {
+    "reference": ("late-fusion", "joint", "unimodal-losses", "modality-dropout"),
+    "augmentation": ("mixup", "powmix", "lemda"),
+    "balancing": ("ogm", "ogm-ge", "agm", "smv", "opm", "amco", "lfm", "mcr"),
+    "plain swap": ("plain-swap", "plain-swap-warmup"),
+    "MIDAS": ("midas", "midas-public-code"),
+}
+ABLATION = (
+    "plain-swap",
+    "plain-swap-warmup",
+    "midas-000",
+    "midas-100",
+    "midas-010",
+    "midas-001",
+    "midas-110",
+    "midas-101",
+    "midas-011",
+    "midas",
+)
+COLUMNS = 4  # panels in a row of a figure
+
+
+def draw_methods(runs: Runs, path: Path) -> None:
+    """Difference of every method to joint training, in accuracy, with its interval."""
+    keys = [key for family in FAMILIES.values() for key in family if key != "joint"]
+    figure, panels = _panels(runs, height=0.2 * len(keys) + 0.8)
+    for axes, task in zip(panels, runs.values(), strict=False):
+        _bars(axes, task, keys, "joint", "accuracy")
+    _finish(
+        figure, "Accuracy, points above joint training: mean, 95 % interval of paired differences"
+    )
+    figure.savefig(path, dpi=110)
+
+
+def draw_ablation(runs: Runs, path: Path) -> None:
+    """The parts of MIDAS, against joint training, in accuracy."""
+    figure, panels = _panels(runs, height=0.2 * len(ABLATION) + 0.8)
+    for axes, task in zip(panels, runs.values(), strict=False):
+        _bars(axes, task, ABLATION, "joint", "accuracy")
+    _finish(figure, "Accuracy with parts of MIDAS switched off, points above joint training")
+    figure.savefig(path, dpi=110)
+
+
+def draw_tradeoff(runs: Runs, path: Path) -> None:
+    """Accuracy on intact samples against accuracy on misaligned ones."""
+    figure, panels = _panels(runs, height=3, share=False)
+    for axes, task in zip(panels, runs.values(), strict=False):
+        for family, keys in FAMILIES.items():
+            style = STYLES[family]
+            across, up = zip(*(_place(task, key) for key in keys), strict=True)
+            axes.scatter(
+                across, up, s=30, c=style.color, marker=style.marker, alpha=0.85, label=family
+            )
+        for key in ("joint", "plain-swap", "midas"):
+            axes.annotate(
+                task.rows[key].title,
+                _place(task, key),
+                xytext=(0, 6),
+                textcoords="offset points",
+                fontsize=7,
+                ha="center",
+            )
+        axes.set_title(task.name, loc="left", fontsize=9)
+        axes.grid(color="#e5e5e5", linewidth=0.7)
+        axes.margins(0.15)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    _finish(figure, "Accuracy (up, %) against misaligned accuracy (right, %), means of the seeds")
+    figure.savefig(path, dpi=110)
+
+
+FIGURES: dict[str, Callable[[Runs, Path], None]] = {
+    "methods.png": draw_methods,
+    "ablation.png": draw_ablation,
+    "tradeoff.png": draw_tradeoff,
+}
+
+
+def _place(task: TaskRuns, key: str) -> tuple[float, float]:
+    """Misaligned accuracy and accuracy."""
+    row = task.rows[key]
+    return estimate(row.score("misaligned_accuracy")).mean, estimate(row.score("accuracy")).mean
+
+
+def _panels(runs: Runs, height: float, share: bool = True) -> tuple[Figure, Sequence[Axes]]:
+    columns = min(COLUMNS, len(runs))
+    rows = -(-len(runs) // columns)
+    figure = Figure(figsize=(3 * columns + 1.5, height * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=share, squeeze=False).ravel()
+    for axes in panels[len(runs) :]:
+        axes.set_axis_off()
+    return figure, list(panels)
+
+
+def _bars(axes: Axes, task: TaskRuns, keys: Sequence[str], reference: str, score: str) -> None:
+    """A horizontal bar a row, from zero, with its interval."""
+    places = np.arange(len(keys))
+    found = [_difference(task, key, reference, score) for key in keys]
+    axes.barh(places, [d.mean for d in found], color=[_color(key) for key in keys], height=0.7)
+    margins = [d.margin for d in found]
+    axes.errorbar(
+        [d.mean for d in found], places, xerr=margins, fmt="none", ecolor="#222222", elinewidth=0.9
+    )
+    axes.set_yticks(places, [task.rows[key].title for key in keys], fontsize=8)
+    axes.set_ylim(len(keys) - 0.4, -0.6)
+    axes.axvline(0, color="#222222", linewidth=0.8)
+    axes.set_title(task.name, loc="left", fontsize=9)
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8)
+
+
+def _difference(task: TaskRuns, key: str, reference: str, score: str) -> Difference:
+    seeds = task.common_seeds(key, reference)
+    ours, theirs = (task.rows[name].score(score, seeds) for name in (key, reference))
+    return paired_difference(ours, theirs)
+
+
+def _color(key: str) -> str:
+    for family, keys in FAMILIES.items():
+        if key in keys:
+            return STYLES[family].color
+    return STYLES["MIDAS"].color
+
+
+def _finish(figure: Figure, title: str) -> None:
+    figure.suptitle(title, fontsize=11)

@@ -1,0 +1,75 @@
+"""The finished runs of a suite, as the tables and figures want them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.entries import ENTRIES
+from benchmarks.tasks import TASKS
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a task's tables: an entry, or the model of one modality alone."""
+
+    key: str
+    title: str
+    records: Mapping[int, Record]  # by seed
+
+    def score(self, name: str, seeds: Sequence[int] | None = None) -> list[float]:
+        """A test score in percent, seed by seed; empty where the row has no such score."""
+        chosen = sorted(self.records) if seeds is None else seeds
+        tests = [self.records[seed]["test"] for seed in chosen]
+        return [100 * test[name] for test in tests if name in test]
+
+
+class TaskRuns:
+    """All rows of one task.
+
+    Raises:
+        ValueError: An entry has no finished run.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.modalities = TASKS[name].modalities
+        self.rows: dict[str, Row] = {}
+        found: dict[str, dict[int, Record]] = {}
+        for file in sorted((folder / name / "test").glob("*.json")):
+            record = json.loads(file.read_text(encoding="utf-8"))
+            key = row_key(record["entry"], record["modality"])
+            found.setdefault(key, {})[record["seed"]] = record
+        for entry, spec in ENTRIES.items():
+            for modality in self.modalities if spec.alone else (None,):
+                key = row_key(entry, modality)
+                if key not in found:
+                    raise ValueError(
+                        f"{name}: no finished run of {key}; run the suite to its end first"
+                    )
+                title = spec.title if modality is None else f"{modality} alone"
+                self.rows[key] = Row(key, title, found[key])
+
+    def common_seeds(self, one: str, other: str) -> list[int]:
+        """Seeds that both rows have."""
+        return sorted(self.rows[one].records.keys() & self.rows[other].records.keys())
+
+    def cost(self, key: str, name: str) -> float:
+        """Steps or seconds relative to joint training: the median over the common seeds."""
+        ours, joint = self.rows[key].records, self.rows["joint"].records
+        seeds = self.common_seeds(key, "joint")
+        return median(float(ours[seed][name] / joint[seed][name]) for seed in seeds)
+
+
+def row_key(entry: str, modality: str | None) -> str:
+    """What a row is called in files and tables."""
+    return entry if modality is None else f"{entry}-{modality}"
+
+
+def load_runs(folder: Path, tasks: Sequence[str]) -> dict[str, TaskRuns]:
+    """The finished runs, by task."""
+    return {name: TaskRuns(name, folder) for name in tasks}

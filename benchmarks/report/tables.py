@@ -1,0 +1,216 @@
+"""The page of a suite in Markdown: summary, comparisons with the controls, a section a task."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+
+from benchmarks.report.figures import FIGURES
+from benchmarks.report.runs import TaskRuns
+from benchmarks.report.statistics import Difference, estimate, paired_difference
+
+Runs = Mapping[str, TaskRuns]
+
+SCORES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "misaligned_accuracy": "misaligned",
+}
+PAIRS = (  # ours against theirs
+    ("midas", "joint"),
+    ("midas", "unimodal-losses"),
+    ("midas", "modality-dropout"),
+    ("midas", "plain-swap"),
+    ("midas", "plain-swap-warmup"),
+    ("plain-swap", "joint"),
+    ("plain-swap", "modality-dropout"),
+    ("unimodal-losses", "joint"),
+)
+
+
+def page(name: str, runs: Runs) -> str:
+    """All of it."""
+    parts = [
+        f"# Results of the suite `{name}`",
+        "What the columns mean and how it was run: [the protocol](../../README.md). Written by "
+        f"`python -m benchmarks report --suite {name}`.",
+        conditions(runs),
+        *(f"![{words}]({file})" for file, words in zip(FIGURES, ALT, strict=True)),
+        "## Accuracy",
+        summary(runs, "accuracy"),
+        "## Misaligned accuracy",
+        summary(runs, "misaligned_accuracy"),
+        "## Accuracy with one modality removed, the mean over which one",
+        summary(runs, "without"),
+        LEGEND,
+        "## The pairs that claims are made about",
+        *(pairs(runs, score) for score in (*SCORES, "without")),
+    ]
+    for task in runs.values():
+        parts += [f"## {task.name}", scores(task), diagnosis(task), chosen(task)]
+    return "\n\n".join(parts) + "\n"
+
+
+ALT = (
+    "difference of each method to joint training in accuracy, by task",
+    "the parts of MIDAS, difference to the plain swap, by task",
+    "accuracy against misaligned accuracy, by task",
+)
+LEGEND = (
+    "Mean of the seeds, %. ▲ and ▼: better and worse than joint training, △ and ▽: than the plain "
+    "swap, where the 95 % interval of the paired difference is clear of zero."
+)
+
+
+def summary(runs: Runs, score: str) -> str:
+    """Methods by tasks."""
+    rows = []
+    for key in _common_keys(runs):
+        cells = []
+        for task in runs.values():
+            values = _values(task, key, score)
+            if not values:
+                cells.append("")
+                continue
+            marks = _mark(task, key, "joint", score, "▲▼") + _mark(
+                task, key, "plain-swap", score, "△▽"
+            )
+            cells.append(f"{estimate(values).mean:.1f}{marks}")
+        if any(cells):
+            rows.append([next(iter(runs.values())).rows[key].title, *cells])
+    if score == "accuracy":
+        rows = [*_alone(runs), *rows]
+    return table(["method", *runs], rows)
+
+
+def pairs(runs: Runs, score: str) -> str:
+    """Paired differences between the headline entries, by task."""
+    title = {**SCORES, "without": "one modality removed"}[score]
+    first = next(iter(runs.values()))
+    rows = []
+    for ours, theirs in PAIRS:
+        cells = [difference_cell(compare(task, ours, theirs, score)) for task in runs.values()]
+        rows.append([f"{first.rows[ours].title} − {first.rows[theirs].title}", *cells])
+    return table([f"{title}, points", *runs], rows)
+
+
+def scores(task: TaskRuns) -> str:
+    """Every row of a task with its scores, and the difference to the plain swap."""
+    without = [f"without.{m}" for m in task.modalities]
+    header = ["method", *SCORES.values(), *(f"without {m}" for m in task.modalities), "seeds"]
+    header += ["accuracy − plain swap", "won"]
+    rows = []
+    for key, row in task.rows.items():
+        cells = [_mean_std(row.score(name)) for name in (*SCORES, *without)]
+        difference = compare(task, key, "plain-swap", "accuracy")
+        own = key == "plain-swap"
+        rows.append(
+            [row.title, *cells, str(len(row.records))]
+            + (["", ""] if own else [interval(difference), f"{difference.won}/{difference.seeds}"])
+        )
+    return table(header, rows)
+
+
+def diagnosis(task: TaskRuns) -> str:
+    """Who is listened to, and what it costs."""
+    names = [f"{kind}.{m}" for kind in ("confidence", "shapley", "smv") for m in task.modalities]
+    header = ["method"]
+    header += [f"{kind} {m}" for kind in ("confidence", "Shapley", "SMV") for m in task.modalities]
+    rows = []
+    for key, row in task.rows.items():
+        cells = [_mean(row.score(name)) for name in names]
+        if any(cells):
+            cost = [f"{task.cost(key, 'steps'):.1f}", f"{task.cost(key, 'seconds'):.1f}"]
+            rows.append([row.title, *cells, *cost])
+    return table([*header, "steps", "time"], rows)
+
+
+def chosen(task: TaskRuns) -> str:
+    """What tuning chose."""
+    rows = []
+    for row in task.rows.values():
+        config = next(iter(row.records.values()))["config"]
+        words = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in config.items())
+        rows.append(f"{row.title}: {words}")
+    return "Configurations: " + "; ".join(rows) + "."
+
+
+def conditions(runs: Runs) -> str:
+    """Versions and seeds, as the runs recorded them."""
+    records = [
+        r for task in runs.values() for row in task.rows.values() for r in row.records.values()
+    ]
+    used: dict[str, set[str]] = {}
+    for record in records:
+        for name, value in record["versions"].items():
+            used.setdefault(name, set()).add(str(value))
+    versions = ", ".join(f"{name} {' and '.join(sorted(values))}" for name, values in used.items())
+    return f"{len(records)} test runs; {versions}."
+
+
+def compare(task: TaskRuns, ours: str, theirs: str, score: str) -> Difference:
+    """The paired difference on the seeds that both have."""
+    seeds = task.common_seeds(ours, theirs)
+    return paired_difference(_values(task, ours, score, seeds), _values(task, theirs, score, seeds))
+
+
+def interval(difference: Difference) -> str:
+    """``+0.5 ± 1.2``, with a mark where it is clear of zero."""
+    mark = {1: " ▲", -1: " ▼", 0: ""}[difference.verdict]
+    return f"{difference.mean:+.1f} ± {difference.margin:.1f}{mark}"
+
+
+def difference_cell(difference: Difference) -> str:
+    """The interval and the seeds won."""
+    return f"{interval(difference)} ({difference.won}/{difference.seeds})"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table whose first column is words and the others numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _values(
+    task: TaskRuns, key: str, score: str, seeds: Sequence[int] | None = None
+) -> list[float]:
+    row = task.rows[key]
+    if score != "without":
+        return row.score(score, seeds)
+    columns = [row.score(f"without.{m}", seeds) for m in task.modalities]
+    return [sum(column) / len(column) for column in zip(*columns, strict=True)]
+
+
+def _mark(task: TaskRuns, key: str, reference: str, score: str, marks: str) -> str:
+    verdict = 0 if key == reference else compare(task, key, reference, score).verdict
+    return {1: marks[0], -1: marks[1], 0: ""}[verdict]
+
+
+def _alone(runs: Runs) -> list[list[str]]:
+    """The models of one modality, by how good they are: their names differ from task to task."""
+    ranked = []
+    for task in runs.values():
+        means = [
+            (estimate(row.score("accuracy")).mean, row.title)
+            for key, row in task.rows.items()
+            if key.startswith("unimodal-") and key != "unimodal-losses"
+        ]
+        ranked.append(sorted(means, reverse=True))
+    rows = []
+    for place, words in enumerate(("best", "second", "third")):
+        cells = [f"{means[place][0]:.1f}" if place < len(means) else "" for means in ranked]
+        if any(cells):
+            rows.append([f"{words} modality alone", *cells])
+    return rows
+
+
+def _common_keys(runs: Runs) -> list[str]:
+    """Rows that every task has, in order."""
+    shared = set.intersection(*(set(task.rows) for task in runs.values()))
+    return [key for key, _ in groupby(next(iter(runs.values())).rows) if key in shared]
+
+
+def _mean_std(values: Sequence[float]) -> str:
+    return f"{estimate(values).mean:.1f}±{estimate(values).std:.1f}" if values else ""
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{estimate(values).mean:.1f}" if values else ""

@@ -1,0 +1,248 @@
+"""Suites: which runs there are, in which order, and where a finished one is kept."""
+
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+import midas_aug
+from benchmarks.entries import ENTRIES, LEARNING_RATE, Config
+from benchmarks.tasks import TASKS, load_split
+from benchmarks.train import train
+
+RESULTS = Path(__file__).parent / "results"
+
+Phase = Literal["tune", "test"]
+Frozen: TypeAlias = tuple[tuple[str, float], ...]  # a configuration, hashable
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A set of tasks and seeds; every entry of `ENTRIES` runs on all of them.
+
+    Attributes:
+        tasks: Names of `TASKS`.
+        seeds: How many, from 0.
+        headline_seeds: How many for the entries of `HEADLINE`.
+        tuning_seeds: Splits of their own, for tuning. None at all: the default configurations.
+    """
+
+    tasks: tuple[str, ...]
+    seeds: int
+    headline_seeds: int
+    tuning_seeds: tuple[int, ...] = ()
+
+
+SUITES = {
+    "quick": Suite(("digits-2", "digits-3", "openmoji"), seeds=3, headline_seeds=3),
+    "full": Suite(tuple(TASKS), seeds=5, headline_seeds=10, tuning_seeds=(1000, 1001)),
+}
+
+# The pairs that claims are made about.
+HEADLINE = (
+    "joint",
+    "unimodal-losses",
+    "modality-dropout",
+    "plain-swap",
+    "plain-swap-warmup",
+    "midas",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run and the file it is kept in."""
+
+    folder: Path
+    task: str
+    entry: str
+    config: Frozen
+    seed: int
+    phase: Phase
+    modality: str | None = None  # of an entry that looks at one alone
+
+    @property
+    def file(self) -> Path:
+        """One for each run of a suite."""
+        name = self.entry if self.modality is None else f"{self.entry}-{self.modality}"
+        words = [f"{key}={value:.3g}" for key, value in self.config]
+        return (
+            self.folder
+            / self.task
+            / self.phase
+            / f"{','.join([name, *words])},seed={self.seed}.json"
+        )
+
+    @property
+    def weight(self) -> float:
+        """Of the time left."""
+        return TASKS[self.task].weight
+
+    def run(self) -> None:
+        """Train, and keep what came out."""
+        torch.set_num_threads(1)
+        task, entry = TASKS[self.task], ENTRIES[self.entry]
+        modalities = task.modalities if self.modality is None else (self.modality,)
+        config = dict(self.config)
+        method = entry.build(config)
+        outcome = train(
+            method,
+            load_split(task.dataset, modalities, self.seed),
+            epochs=task.epochs,
+            learning_rate=config[LEARNING_RATE],
+            seed=self.seed,
+            test=self.phase == "test",
+        )
+        record = {
+            "task": self.task,
+            "entry": self.entry,
+            "modality": self.modality,
+            "phase": self.phase,
+            "seed": self.seed,
+            "config": config,
+            "epochs": task.epochs,
+            "versions": versions(),
+            **outcome._asdict(),
+        }
+        record["validation"], record["test"] = map(_finite, (outcome.validation, outcome.test))
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        partial.replace(self.file)  # at once: a file is never half a run
+
+    def load(self) -> dict[str, Any]:
+        """What the finished run told."""
+        record: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
+        return record
+
+
+def run_job(job: Job) -> Job:
+    """Run a job in a worker process."""
+    job.run()
+    return job
+
+
+def _finite(scores: dict[str, float] | None) -> dict[str, float | None] | None:
+    """A diverged run's cross-entropy is no number that JSON knows."""
+    if scores is None:
+        return None
+    return {name: score if math.isfinite(score) else None for name, score in scores.items()}
+
+
+def stages(name: str, root: Path = RESULTS) -> Iterator[tuple[str, list[Job]]]:
+    """The jobs of a suite, stage by stage; each stage needs the results of the one before."""
+    suite, folder = SUITES[name], root / name
+    for title, following in (("tuning", False), ("tuning of what follows", True)):
+        if suite.tuning_seeds:
+            yield (
+                title,
+                [
+                    job
+                    for task in suite.tasks
+                    for entry in ENTRIES
+                    if (ENTRIES[entry].follows is not None) is following
+                    for job in tuning_jobs(folder, task, entry, suite.tuning_seeds)
+                ],
+            )
+    yield (
+        "test",
+        [
+            job
+            for task in suite.tasks
+            for entry in ENTRIES
+            for job in final_jobs(name, task, entry, root)
+        ],
+    )
+
+
+def tuning_jobs(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> list[Job]:
+    """Every configuration of an entry on every tuning seed."""
+    start = _start(folder, task, entry, seeds)
+    return [
+        Job(folder, task, entry, tuple({**start, **config}.items()), seed, "tune", modality)
+        for modality in _modalities(task, entry)
+        for config in ENTRIES[entry].configs()
+        for seed in seeds
+    ]
+
+
+def final_jobs(name: str, task: str, entry: str, root: Path = RESULTS) -> list[Job]:
+    """The runs of an entry that the tables are made of."""
+    suite, folder = SUITES[name], root / name
+    seeds = suite.headline_seeds if entry in HEADLINE else suite.seeds
+    return [
+        Job(folder, task, entry, tuple(config.items()), seed, "test", modality)
+        for modality in _modalities(task, entry)
+        for config in [best_config(folder, task, entry, suite.tuning_seeds, modality)]
+        for seed in range(seeds)
+    ]
+
+
+def best_config(
+    folder: Path, task: str, entry: str, seeds: Sequence[int], modality: str | None = None
+) -> Config:
+    """The configuration with the highest mean validation accuracy over the tuning seeds.
+
+    Of equals, the one with the lowest cross-entropy. Without tuning seeds, the default.
+    """
+    start = _start(folder, task, entry, seeds)
+    if not ENTRIES[entry].tuned:
+        return start
+    if not seeds:
+        return {**start, **ENTRIES[entry].configs()[0]}
+    runs: dict[Frozen, list[Mapping[str, float | None]]] = {}
+    for job in tuning_jobs(folder, task, entry, seeds):
+        if job.modality == modality:
+            runs.setdefault(job.config, []).append(job.load()["validation"])
+
+    best = max(runs.items(), key=lambda item: _quality(item[1]))
+    return dict(best[0])
+
+
+def _quality(runs: Sequence[Mapping[str, float | None]]) -> tuple[float, float]:
+    """Mean accuracy, and the mean cross-entropy turned round; a diverged run has none."""
+    losses = [score["nll"] for score in runs]
+    worst = math.inf
+    return (
+        mean(score["accuracy"] or 0.0 for score in runs),
+        -mean(worst if loss is None else loss for loss in losses),
+    )
+
+
+def _start(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> Config:
+    """The configuration of the entry that this one follows."""
+    followed = ENTRIES[entry].follows
+    return {} if followed is None else best_config(folder, task, followed, seeds)
+
+
+def _modalities(task: str, entry: str) -> tuple[str | None, ...]:
+    return TASKS[task].modalities if ENTRIES[entry].alone else (None,)
+
+
+@cache
+def versions() -> dict[str, str | None]:
+    """What the numbers may depend on."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "commit": git.stdout.strip() or None,
+        "midas_aug": midas_aug.__version__,
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "Python": platform.python_version(),
+        "processor": platform.machine(),
+    }

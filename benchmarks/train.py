@@ -1,0 +1,193 @@
+"""One run: train a method on a task with a seed, select the epoch, score the test rows once."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks import metrics
+from benchmarks.encoders import WIDTH, build_encoder
+from benchmarks.methods.base import EncodedRows, Method, Setting
+from benchmarks.model import Features, LateFusion
+from benchmarks.tasks import Rows, Split
+from midas_aug.functional import gather_rows
+
+BATCH_SIZE = 64
+MOMENTUM = 0.9
+WEIGHT_DECAY = 1e-4
+DECAY_AT = 5 / 7  # of the epochs: the paper's StepLR(50) of 70
+EVALUATION_ROWS = 512  # encoded at a time
+
+
+class Outcome(NamedTuple):
+    """What a run tells.
+
+    Attributes:
+        validation: Scores of the validation rows at the selected epoch.
+        test: Scores of the test rows, with the model of that epoch; None if not asked for.
+        epoch: The selected one, from 0.
+        steps: Gradient steps in all.
+        seconds: CPU time of training alone, without evaluation.
+    """
+
+    validation: dict[str, float]
+    test: dict[str, float] | None
+    epoch: int
+    steps: int
+    seconds: float
+
+
+def build_model(split: Split, seed: int) -> LateFusion:
+    """A model whose initial weights depend on the seed and the modalities only."""
+    torch.manual_seed(seed)
+    inputs = split.training.inputs
+    encoders = {name: build_encoder(values.shape[1:]) for name, values in inputs.items()}
+    num_classes = int(torch.cat([rows.labels for rows in split]).max()) + 1
+    return LateFusion(encoders, WIDTH, num_classes)
+
+
+def train(
+    method: Method,
+    split: Split,
+    *,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    test: bool,
+    on_epoch: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Train with SGD and one drop of the learning rate, as the paper does.
+
+    The seed controls the initial weights, the order of the rows and the draws of the method. The
+    epoch with the highest validation accuracy is selected, of equals the one with the lowest
+    cross-entropy. Test rows are only scored with ``test=True``, once, at the end.
+
+    Args:
+        method: Fresh; it is set up here.
+        split: The rows.
+        epochs: How many.
+        learning_rate: Of SGD, up to `DECAY_AT`; a tenth from there.
+        seed: See above.
+        test: Whether to score the test rows.
+        on_epoch: Called after every epoch.
+    """
+    model = build_model(split, seed)
+    rows, labels = split.training
+    setting = Setting(
+        num_rows=len(labels),
+        epochs=epochs,
+        batch_size=BATCH_SIZE,
+        encode_training=lambda: EncodedRows(encode(model, split.training), labels),
+    )
+    method.setup(model, setting, torch.Generator().manual_seed(seed + 1_000_000))
+    parameters = [*model.parameters()]
+    for module in method.extra_modules():
+        parameters += module.parameters()
+    optimizer = torch.optim.SGD(
+        parameters, lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(DECAY_AT * epochs)))
+    order = torch.Generator().manual_seed(seed)
+    best = _Best()
+    steps, seconds = 0, 0.0
+    for epoch in range(epochs):
+        started = time.process_time()
+        model.train()
+        method.on_epoch_start(epoch)
+        for batch, keep in _batches(method, epoch, order):
+            features = model.encode(gather_rows(rows, batch))
+            if keep is not None:
+                columns = keep.unbind(dim=1)
+                features = {
+                    name: feature * kept[:, None]
+                    for (name, feature), kept in zip(features.items(), columns, strict=True)
+                }
+            loss = method.loss(features, labels[batch])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            method.after_backward()
+            optimizer.step()
+            method.after_step()
+            steps += 1
+        scheduler.step()
+        method.on_epoch_end(epoch)
+        seconds += time.process_time() - started
+        if method.trained(epoch):
+            best.offer(epoch, _validate(method, model, split.validation), model, method)
+        on_epoch()
+    best.restore(model, method)
+    training = encode(model, split.training)
+
+    def score(part: Rows) -> dict[str, float]:
+        return metrics.evaluate(
+            method.predict, metrics.Scored(encode(model, part), part.labels), training
+        )
+
+    return Outcome(
+        validation=score(split.validation),
+        test=score(split.test) if test else None,
+        epoch=best.epoch,
+        steps=steps,
+        seconds=seconds,
+    )
+
+
+@torch.no_grad()
+def encode(model: LateFusion, rows: Rows) -> Features:
+    """Features of all rows in eval mode, with the model left in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    chunks = [
+        model.encode(gather_rows(rows.inputs, chunk))
+        for chunk in torch.split(torch.arange(len(rows.labels)), EVALUATION_ROWS)
+    ]
+    model.train(was_training)
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+class Validation(NamedTuple):
+    """Compared as a tuple: accuracy first, then the lower cross-entropy."""
+
+    accuracy: float
+    negative_nll: float
+
+
+@torch.no_grad()
+def _validate(method: Method, model: LateFusion, rows: Rows) -> Validation:
+    logits = method.predict(encode(model, rows))
+    nll = float(F.cross_entropy(logits, rows.labels))
+    return Validation(metrics.accuracy(logits, rows.labels), -nll)
+
+
+def _batches(
+    method: Method, epoch: int, order: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The epoch's rows in random order, and which of their modalities are kept."""
+    rows, keep = method.epoch_rows(epoch)
+    for places in torch.split(torch.randperm(len(rows), generator=order), BATCH_SIZE):
+        yield rows[places], None if keep is None else keep[places]
+
+
+@dataclass
+class _Best:
+    """The weights of the best epoch so far."""
+
+    epoch: int = -1
+    reached: tuple[float, float] = (-1.0, 0.0)
+    weights: tuple[dict[str, Tensor], ...] = ()
+
+    def offer(self, epoch: int, reached: Validation, model: LateFusion, method: Method) -> None:
+        if reached > self.reached:
+            self.epoch, self.reached = epoch, reached
+            self.weights = tuple(
+                {name: value.clone() for name, value in module.state_dict().items()}
+                for module in (model, *method.extra_modules())
+            )
+
+    def restore(self, model: LateFusion, method: Method) -> None:
+        for module, weights in zip((model, *method.extra_modules()), self.weights, strict=True):
+            module.load_state_dict(weights)
