@@ -1,6 +1,6 @@
 """The rows of the comparison: a method, what is fixed in it, and what is tuned."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TypeAlias
@@ -21,7 +21,8 @@ from benchmarks.methods.powmix import PowMix
 from benchmarks.methods.smv import SMV
 from benchmarks.methods.unimodal_losses import UnimodalLosses
 
-Config: TypeAlias = dict[str, float]
+Value: TypeAlias = float | str
+Config: TypeAlias = dict[str, Value]  # LEARNING_RATE, and hyper-parameters of the method
 
 LEARNING_RATE = "learning_rate"
 FOUR_RATES = (0.003, 0.01, 0.03, 0.1)
@@ -48,8 +49,8 @@ class Entry:
 
     title: str
     method: type[Method] = Method
-    fixed: Mapping[str, float] = field(default_factory=dict)
-    knob: tuple[str, tuple[float, float]] | None = None
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    knob: tuple[str, tuple[Value, Value]] | None = None
     follows: str | None = None
     tuned: bool = True
     alone: bool = False
@@ -73,10 +74,18 @@ class Entry:
 def _ablation(warmup: bool, weak: bool, hard: bool) -> Entry:
     parts = {"warm-up": warmup, "weak modality": weak, "hard samples": hard}
     on = " + ".join(name for name, is_on in parts.items() if is_on)
-    fixed: dict[str, float] = {"weak_modality": weak, "hard_samples": hard}
+    fixed: dict[str, Value] = {"weak_modality": weak, "hard_samples": hard}
     if not warmup:
         fixed["warmup"] = 0
     return Entry(f"MIDAS: {on or 'soft labels alone'}", Midas, fixed, follows="midas", tuned=False)
+
+
+def config_words(config: Iterable[tuple[str, Value]]) -> list[str]:
+    """A configuration as ``name=value``."""
+    return [
+        f"{name}={value if isinstance(value, str) else format(value, '.3g')}"
+        for name, value in config
+    ]
 
 
 PLAIN = {
@@ -96,10 +105,10 @@ ENTRIES: dict[str, Entry] = {
     "lemda": Entry("LeMDA", LeMDA, knob=("adversarial_weight", (1e-4, 1e-3))),
     "ogm": Entry("OGM", OGM, {"noise": False}, knob=("alpha", (0.8, 0.1))),
     "ogm-ge": Entry("OGM-GE", OGM, {"noise": True}, knob=("alpha", (0.8, 0.1))),
-    "agm": Entry("AGM", AGM, knob=("alpha", (1, 0.3))),
-    "smv": Entry("SMV", SMV, knob=("warmup", (1 / 12, 1 / 3))),
+    "agm": Entry("AGM", AGM, knob=("alpha", (1, 3))),
+    "smv": Entry("SMV", SMV, knob=("warmup", (1 / 12, 1 / 7))),
     "opm": Entry("OPM", OPM, knob=("q_base", (0.5, 0.4))),
-    "amco": Entry("AMCo", AMCo, knob=("sigma", (0.5, 0.6))),
+    "amco": Entry("AMCo", AMCo, knob=("mask_space", ("logit", "feature"))),
     "lfm": Entry("LFM", LFM),
     "mcr": Entry("MCR", MCR, knob=("regularizer", (0.1, 0.01))),
     "plain-swap": Entry(

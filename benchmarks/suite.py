@@ -15,14 +15,14 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 import midas_aug
-from benchmarks.entries import ENTRIES, LEARNING_RATE, Config
+from benchmarks.entries import ENTRIES, LEARNING_RATE, Config, Value, config_words
 from benchmarks.tasks import TASKS, load_split
 from benchmarks.train import train
 
 RESULTS = Path(__file__).parent / "results"
 
 Phase = Literal["tune", "test"]
-Frozen: TypeAlias = tuple[tuple[str, float], ...]  # a configuration, hashable
+Frozen: TypeAlias = tuple[tuple[str, Value], ...]  # a configuration, hashable
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,11 @@ class Job:
     def file(self) -> Path:
         """One for each run of a suite."""
         name = self.entry if self.modality is None else f"{self.entry}-{self.modality}"
-        words = [f"{key}={value:.3g}" for key, value in self.config]
         return (
             self.folder
             / self.task
             / self.phase
-            / f"{','.join([name, *words])},seed={self.seed}.json"
+            / f"{','.join([name, *config_words(self.config)])},seed={self.seed}.json"
         )
 
     @property
@@ -98,7 +97,7 @@ class Job:
             method,
             load_split(task.dataset, modalities, self.seed),
             epochs=task.epochs,
-            learning_rate=config[LEARNING_RATE],
+            learning_rate=float(config[LEARNING_RATE]),
             seed=self.seed,
             test=self.phase == "test",
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
+from benchmarks.entries import config_words
 from benchmarks.report.figures import FIGURES
 from benchmarks.report.runs import TaskRuns
 from benchmarks.report.statistics import Difference, estimate, paired_difference
@@ -128,8 +129,7 @@ def chosen(task: TaskRuns) -> str:
     rows = []
     for row in task.rows.values():
         config = next(iter(row.records.values()))["config"]
-        words = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in config.items())
-        rows.append(f"{row.title}: {words}")
+        rows.append(f"{row.title}: {', '.join(config_words(config.items()))}")
     return "Configurations: " + "; ".join(rows) + "."
 
 
