@@ -21,5 +21,7 @@ def write_report(name: str, tasks: tuple[str, ...], root: Path) -> Iterator[Path
         draw(runs, folder / file)
         yield folder / file
     page = folder / "README.md"
-    page.write_text(tables.page(name, runs), encoding="utf-8")
+    reading = folder / "reading.md"  # by hand
+    words = reading.read_text(encoding="utf-8") if reading.exists() else ""
+    page.write_text(tables.page(name, runs, words), encoding="utf-8")
     yield page

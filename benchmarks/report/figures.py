@@ -57,8 +57,9 @@ def draw_methods(runs: Runs, path: Path) -> None:
     figure, panels = _panels(runs, height=0.2 * len(keys) + 0.8)
     for axes, task in zip(panels, runs.values(), strict=False):
         _bars(axes, task, keys, "joint", "accuracy")
-    _finish(
-        figure, "Accuracy, points above joint training: mean, 95 % interval of paired differences"
+    figure.suptitle(
+        "Accuracy, points above joint training: mean, 95 % interval of paired differences",
+        fontsize=11,
     )
     figure.savefig(path, dpi=110)
 
@@ -68,7 +69,9 @@ def draw_ablation(runs: Runs, path: Path) -> None:
     figure, panels = _panels(runs, height=0.2 * len(ABLATION) + 0.8)
     for axes, task in zip(panels, runs.values(), strict=False):
         _bars(axes, task, ABLATION, "joint", "accuracy")
-    _finish(figure, "Accuracy with parts of MIDAS switched off, points above joint training")
+    figure.suptitle(
+        "Parts of MIDAS switched off: accuracy, points above joint training", fontsize=11
+    )
     figure.savefig(path, dpi=110)
 
 
@@ -97,8 +100,17 @@ def draw_tradeoff(runs: Runs, path: Path) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    _finish(figure, "Accuracy (up, %) against misaligned accuracy (right, %), means of the seeds")
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
+        handletextpad=0.1,
+    )
+    figure.supxlabel("misaligned accuracy, %", fontsize=9)
+    figure.supylabel("accuracy, %", fontsize=9)
+    figure.suptitle("Intact and misaligned test samples, means of the seeds", fontsize=11)
     figure.savefig(path, dpi=110)
 
 
@@ -156,7 +168,3 @@ def _color(key: str) -> str:
         if key in keys:
             return STYLES[family].color
     return STYLES["MIDAS"].color
-
-
-def _finish(figure: Figure, title: str) -> None:
-    figure.suptitle(title, fontsize=11)

@@ -15,6 +15,7 @@ SCORES = {
     "macro_f1": "macro-F1",
     "misaligned_accuracy": "misaligned",
 }
+COMPARED = {**SCORES, "without": "one removed"}  # the mean over which one
 PAIRS = (  # ours against theirs
     ("midas", "joint"),
     ("midas", "unimodal-losses"),
@@ -27,13 +28,14 @@ PAIRS = (  # ours against theirs
 )
 
 
-def page(name: str, runs: Runs) -> str:
-    """All of it."""
+def page(name: str, runs: Runs, reading: str = "") -> str:
+    """All of it; ``reading`` is what a person has to say about the numbers."""
     parts = [
         f"# Results of the suite `{name}`",
         "What the columns mean and how it was run: [the protocol](../../README.md). Written by "
         f"`python -m benchmarks report --suite {name}`.",
         conditions(runs),
+        *([reading.strip()] if reading else []),
         *(f"![{words}]({file})" for file, words in zip(FIGURES, ALT, strict=True)),
         "## Accuracy",
         summary(runs, "accuracy"),
@@ -43,7 +45,10 @@ def page(name: str, runs: Runs) -> str:
         summary(runs, "without"),
         LEGEND,
         "## The pairs that claims are made about",
-        *(pairs(runs, score) for score in (*SCORES, "without")),
+        verdicts(runs),
+        f"On how many of {len(runs)} tasks, by the 95 % interval of the paired difference. The "
+        "differences themselves, with the seeds won:",
+        *(pairs(runs, score) for score in COMPARED),
     ]
     for task in runs.values():
         parts += [f"## {task.name}", scores(task), diagnosis(task), chosen(task)]
@@ -52,7 +57,7 @@ def page(name: str, runs: Runs) -> str:
 
 ALT = (
     "difference of each method to joint training in accuracy, by task",
-    "the parts of MIDAS, difference to the plain swap, by task",
+    "the parts of MIDAS, difference to joint training in accuracy, by task",
     "accuracy against misaligned accuracy, by task",
 )
 LEGEND = (
@@ -82,15 +87,25 @@ def summary(runs: Runs, score: str) -> str:
     return table(["method", *runs], rows)
 
 
+def verdicts(runs: Runs) -> str:
+    """On how many tasks one of a pair is better, tied or worse, for each score."""
+    rows = []
+    for ours, theirs in PAIRS:
+        cells = []
+        for score in COMPARED:
+            found = [compare(task, ours, theirs, score).verdict for task in runs.values()]
+            cells.append(" / ".join(str(found.count(verdict)) for verdict in (1, 0, -1)))
+        rows.append([_pair_title(runs, ours, theirs, "against"), *cells])
+    return table(["better / tied / worse", *COMPARED.values()], rows)
+
+
 def pairs(runs: Runs, score: str) -> str:
     """Paired differences between the headline entries, by task."""
-    title = {**SCORES, "without": "one modality removed"}[score]
-    first = next(iter(runs.values()))
     rows = []
     for ours, theirs in PAIRS:
         cells = [difference_cell(compare(task, ours, theirs, score)) for task in runs.values()]
-        rows.append([f"{first.rows[ours].title} − {first.rows[theirs].title}", *cells])
-    return table([f"{title}, points", *runs], rows)
+        rows.append([_pair_title(runs, ours, theirs, "−"), *cells])
+    return table([f"{COMPARED[score]}, points", *runs], rows)
 
 
 def scores(task: TaskRuns) -> str:
@@ -167,6 +182,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table whose first column is words and the others numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _pair_title(runs: Runs, ours: str, theirs: str, sign: str) -> str:
+    rows = next(iter(runs.values())).rows
+    return f"{rows[ours].title} {sign} {rows[theirs].title}"
 
 
 def _values(
