@@ -93,7 +93,7 @@ def nt_xent(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:
     same = labels[:, None] == labels
     positive = same & ~torch.eye(len(labels), dtype=torch.bool)
     negatives = similarity.masked_fill(same, -torch.inf).logsumexp(dim=1, keepdim=True)
-    losses = F.softplus(similarity - negatives)
+    losses = F.softplus(negatives - similarity)
     return (losses * positive).sum() / positive.sum().clamp(min=1)
 
 
@@ -116,7 +116,7 @@ class MCR(ComparingMethod):
         contrastive: Weight of the contrastive loss over the features of all modalities.
         temperature: Of the contrastive loss.
         num_permutations: R.
-        mode: The game. "collaborative" also trains the fusion head.
+        mode: The game. As in the paper's equations, only "collaborative" also trains the head.
     """
 
     regularizer: float = 0.1
