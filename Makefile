@@ -1,13 +1,14 @@
 # On a fresh machine, `make demo` and `make test` do all the set-up: a virtual environment in .venv
 # with the versions of .ci/constraints.txt. PYTHON chooses the interpreter, DEMO and TEST pass
-# options on: make demo DEMO="--three", make test TEST="-k loss".
+# options on: make demo DEMO="--three", make test TEST="-k loss". `make bench` runs the quick suite of
+# the comparison.
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	--constraint .ci/constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python examples/demo.py $(DEMO)
@@ -20,6 +21,10 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
+bench: $(VENV)/.bench
+	$(VENV)/bin/python -m benchmarks fetch digits openmoji
+	$(VENV)/bin/python -m benchmarks run --suite quick
+
 clean:
 	rm -rf $(VENV) runs build dist
 
@@ -28,7 +33,7 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.python pyproject.toml .ci/constraints.txt
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.python pyproject.toml .ci/constraints.txt
 	@echo "Installing midas_aug[$*] into $(VENV) (PyTorch is large; a minute or a few)"
 	$(PIP) --editable ".[$*]"
 	touch $@

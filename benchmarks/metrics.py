@@ -57,7 +57,7 @@ def shapley(values: Mapping[Subset, Tensor]) -> dict[str, Tensor]:
     modalities = max(values, key=len)
     count = len(modalities)
     contributions = {}
-    for modality in modalities:
+    for modality in sorted(modalities):
         others = modalities - {modality}
         contributions[modality] = sum(
             (

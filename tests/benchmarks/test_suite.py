@@ -24,6 +24,7 @@ ENTRIES_OF_THE_SMALL_SUITE = (
     "midas",
     "midas-000",
 )
+JOB_FIELDS = ("task", "entry", "config", "seed", "phase")
 
 
 @pytest.fixture
@@ -148,6 +149,19 @@ def test_a_stopped_suite_goes_on_where_it_was(tmp_path, monkeypatch):
     assert record["steps"] == 2 * 19
     tuned = next(job for job in jobs if job.phase == "tune").load()
     assert tuned["test"] is None
+
+
+def test_runs_in_processes_of_their_own(tmp_path):
+    jobs = [
+        suite.Job(tmp_path, "digits-3", "joint", ((LEARNING_RATE, 0.03),), seed, "tune")
+        for seed in (0, 1)
+    ]
+    main.run_all(jobs, 2, "tuning", Console(quiet=True))
+    assert [job.load()["seed"] for job in jobs] == [0, 1]
+    here = suite.Job(tmp_path / "here", *(getattr(jobs[0], name) for name in JOB_FIELDS))
+    here.run()
+    apart, together = jobs[0].load(), here.load()
+    assert {**apart, "seconds": 0} == {**together, "seconds": 0}
 
 
 def no_processes(*_, in_this_process=parallel_config, **__):
