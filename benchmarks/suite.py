@@ -49,6 +49,7 @@ SUITES = {
 
 # The pairs that claims are made about.
 HEADLINE = (
+    "late-fusion",
     "joint",
     "unimodal-losses",
     "modality-dropout",

@@ -17,6 +17,7 @@ SCORES = {
 }
 COMPARED = {**SCORES, "without": "one removed"}  # the mean over which one
 PAIRS = (  # ours against theirs
+    ("midas", "late-fusion"),
     ("midas", "joint"),
     ("midas", "unimodal-losses"),
     ("midas", "modality-dropout"),
