@@ -17,8 +17,8 @@ Record = Mapping[str, Any]
 class Row:
     """One row of a task's tables: an entry, or the model of one modality alone."""
 
-    key: str
     title: str
+    modality: str | None  # of a model that sees one alone
     records: Mapping[int, Record]  # by seed
 
     def score(self, name: str, seeds: Sequence[int] | None = None) -> list[float]:
@@ -52,7 +52,7 @@ class TaskRuns:
                         f"{name}: no finished run of {key}; run the suite to its end first"
                     )
                 title = spec.title if modality is None else f"{modality} alone"
-                self.rows[key] = Row(key, title, found[key])
+                self.rows[key] = Row(title, modality, found[key])
 
     def common_seeds(self, one: str, other: str) -> list[int]:
         """Seeds that both rows have."""

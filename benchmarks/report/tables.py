@@ -1,7 +1,6 @@
 """The page of a suite in Markdown: summary, comparisons with the controls, a section a task."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 
 from benchmarks.entries import config_words
 from benchmarks.report.figures import FIGURES
@@ -69,22 +68,11 @@ LEGEND = (
 
 def summary(runs: Runs, score: str) -> str:
     """Methods by tasks."""
-    rows = []
-    for key in _common_keys(runs):
-        cells = []
-        for task in runs.values():
-            values = _values(task, key, score)
-            if not values:
-                cells.append("")
-                continue
-            marks = _mark(task, key, "joint", score, "▲▼") + _mark(
-                task, key, "plain-swap", score, "△▽"
-            )
-            cells.append(f"{estimate(values).mean:.1f}{marks}")
-        if any(cells):
-            rows.append([next(iter(runs.values())).rows[key].title, *cells])
-    if score == "accuracy":
-        rows = [*_alone(runs), *rows]
+    rows = _alone(runs) if score == "accuracy" else []
+    for key, row in next(iter(runs.values())).rows.items():
+        if row.modality is None:
+            cells = [_marked_mean(task, key, score) for task in runs.values()]
+            rows.append([row.title, *cells])
     return table(["method", *runs], rows)
 
 
@@ -200,6 +188,12 @@ def _values(
     return [sum(column) / len(column) for column in zip(*columns, strict=True)]
 
 
+def _marked_mean(task: TaskRuns, key: str, score: str) -> str:
+    mean = estimate(_values(task, key, score)).mean
+    marks = (_mark(task, key, "joint", score, "▲▼"), _mark(task, key, "plain-swap", score, "△▽"))
+    return f"{mean:.1f}{''.join(marks)}"
+
+
 def _mark(task: TaskRuns, key: str, reference: str, score: str, marks: str) -> str:
     verdict = 0 if key == reference else compare(task, key, reference, score).verdict
     return {1: marks[0], -1: marks[1], 0: ""}[verdict]
@@ -211,8 +205,8 @@ def _alone(runs: Runs) -> list[list[str]]:
     for task in runs.values():
         means = [
             (estimate(row.score("accuracy")).mean, row.title)
-            for key, row in task.rows.items()
-            if key.startswith("unimodal-") and key != "unimodal-losses"
+            for row in task.rows.values()
+            if row.modality is not None
         ]
         ranked.append(sorted(means, reverse=True))
     rows = []
@@ -221,12 +215,6 @@ def _alone(runs: Runs) -> list[list[str]]:
         if any(cells):
             rows.append([f"{words} modality alone", *cells])
     return rows
-
-
-def _common_keys(runs: Runs) -> list[str]:
-    """Rows that every task has, in order."""
-    shared = set.intersection(*(set(task.rows) for task in runs.values()))
-    return [key for key, _ in groupby(next(iter(runs.values())).rows) if key in shared]
 
 
 def _mean_std(values: Sequence[float]) -> str:
