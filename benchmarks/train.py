@@ -1,7 +1,7 @@
 """One run: train a method on a task with a seed, select the epoch, score the test rows once."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,15 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 DECAY_AT = 5 / 7  # of the epochs: the paper's StepLR(50) of 70
 EVALUATION_ROWS = 512  # encoded at a time
+
+
+class Fitted(NamedTuple):
+    """A trained model, as it was after the selected epoch."""
+
+    model: LateFusion
+    epoch: int
+    steps: int
+    seconds: float
 
 
 class Outcome(NamedTuple):
@@ -51,29 +60,38 @@ def build_model(split: Split, seed: int) -> LateFusion:
 
 
 def train(
-    method: Method,
-    split: Split,
-    *,
-    epochs: int,
-    learning_rate: float,
-    seed: int,
-    test: bool,
-    on_epoch: Callable[[], None] = lambda: None,
+    method: Method, split: Split, *, epochs: int, learning_rate: float, seed: int, test: bool
 ) -> Outcome:
+    """`fit`, then score; the test rows only with ``test=True``, once."""
+    fitted = fit(method, split, epochs=epochs, learning_rate=learning_rate, seed=seed)
+    training = encode(fitted.model, split.training)
+
+    def score(part: Rows) -> dict[str, float]:
+        rows = metrics.Scored(encode(fitted.model, part), part.labels)
+        return metrics.evaluate(method.predict, rows, training)
+
+    return Outcome(
+        validation=score(split.validation),
+        test=score(split.test) if test else None,
+        epoch=fitted.epoch,
+        steps=fitted.steps,
+        seconds=fitted.seconds,
+    )
+
+
+def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed: int) -> Fitted:
     """Train with SGD and one drop of the learning rate, as the paper does.
 
     The seed controls the initial weights, the order of the rows and the draws of the method. The
     epoch with the highest validation accuracy is selected, of equals the one with the lowest
-    cross-entropy. Test rows are only scored with ``test=True``, once, at the end.
+    cross-entropy. Test rows are not looked at.
 
     Args:
-        method: Fresh; it is set up here.
+        method: Fresh; it is set up here, and predicts with the fitted model afterwards.
         split: The rows.
         epochs: How many.
         learning_rate: Of SGD, up to `DECAY_AT`; a tenth from there.
         seed: See above.
-        test: Whether to score the test rows.
-        on_epoch: Called after every epoch.
     """
     model = build_model(split, seed)
     rows, labels = split.training
@@ -118,22 +136,8 @@ def train(
         seconds += time.process_time() - started
         if method.trained(epoch):
             best.offer(epoch, _validate(method, model, split.validation), model, method)
-        on_epoch()
     best.restore(model, method)
-    training = encode(model, split.training)
-
-    def score(part: Rows) -> dict[str, float]:
-        return metrics.evaluate(
-            method.predict, metrics.Scored(encode(model, part), part.labels), training
-        )
-
-    return Outcome(
-        validation=score(split.validation),
-        test=score(split.test) if test else None,
-        epoch=best.epoch,
-        steps=steps,
-        seconds=seconds,
-    )
+    return Fitted(model, best.epoch, steps, seconds)
 
 
 @torch.no_grad()
