@@ -2,15 +2,18 @@
 
 `diagnose` is the one call: it swaps, permutes and removes modalities and returns a
 `ModalityReport` with scores, 95 % intervals and findings in plain language. The measures behind it
-are pure functions of tensors. The accumulating metrics need ``torchmetrics``, the figures
-``matplotlib``: ``pip install 'midas-aug[diagnostics]'``. Not imported by ``import midas_aug``.
+are pure functions of tensors; `TrainingLog` collects curves during training. The accumulating
+metrics need ``torchmetrics``, the figures ``matplotlib``: ``pip install 'midas-aug[diagnostics]'``.
+Not imported by ``import midas_aug``.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from midas_aug.diagnostics.bootstrap import Score
 from midas_aug.diagnostics.diagnose import diagnose
+from midas_aug.diagnostics.figures import draw_curves, draw_hardness, draw_report, draw_shares
 from midas_aug.diagnostics.findings import Finding
+from midas_aug.diagnostics.logger import TrainingLog
 from midas_aug.diagnostics.measures import (
     accuracy,
     accuracy_shapley,
@@ -49,12 +52,17 @@ __all__ = [
     "Score",
     "ShareCollapse",
     "ShareEntropy",
+    "TrainingLog",
     "accuracy",
     "accuracy_shapley",
     "all_subsets",
     "collapsed_share_fraction",
     "diagnose",
     "discrepancy_ratio",
+    "draw_curves",
+    "draw_hardness",
+    "draw_report",
+    "draw_shares",
     "expected_calibration_error",
     "hardness_quantiles",
     "misaligned_accuracy",

@@ -367,7 +367,7 @@ def _means(
             value = get_item(data, key, "modality")
             leaves = _leaves(value)
             count = len(leaves[0]) if leaves else 0
-            added = [count * mean.double() for mean in _leaves(mean_of(value, str(key)))]
+            added = [count * mean.float() for mean in _leaves(mean_of(value, str(key)))]
             if count == 0:
                 continue
             if key in sums and [s.shape for s in sums[key]] != [a.shape for a in added]:

@@ -52,18 +52,17 @@ class _Sums(Metric):
 
     def __init__(self, shape: tuple[int, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # float64: a float32 count stops growing at 2^24 rows.
-        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(shape), dist_reduce_fx="sum")
         self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def _add(self, values: Tensor, counted: Tensor) -> None:
         mask = counted if values.ndim == 1 else counted[:, None]
-        self.total = self.total + torch.where(mask, values, 0.0).sum(dim=0, dtype=torch.float64)
+        self.total = self.total + torch.where(mask, values, 0.0).sum(dim=0).float()
         self.rows = self.rows + counted.sum()
 
     def compute(self) -> Tensor:
         """Mean over all rows that counted; 0 when none did."""
-        return (self.total / self.rows.clamp(min=1)).float()
+        return self.total / self.rows.clamp(min=1)
 
 
 class MisalignedAccuracy(_Sums):
@@ -210,7 +209,7 @@ class DiscrepancyRatio(_Sums):
 
     def compute(self) -> Tensor:
         """The ratios of the sums."""
-        return discrepancy_ratio(self.total).float()
+        return discrepancy_ratio(self.total)
 
 
 def check_modalities(count: int) -> int:

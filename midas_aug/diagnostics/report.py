@@ -161,7 +161,10 @@ class ModalityReport:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reports side by side; the first is the baseline. Made by `ModalityReport.compare`."""
+    """Reports side by side; the first is the baseline. Made by `ModalityReport.compare`.
+
+    Tables have the intervals of the differences; those of the scores are in each report.
+    """
 
     reports: tuple[ModalityReport, ...]
 
@@ -210,7 +213,7 @@ class Comparison:
         header = ["", *(r.name for r in self.reports), *(f"{r.name} - {base.name}" for r in others)]
         rows = []
         for key, label, line in _shown(self.reports):
-            cells = [_cell(report.scores.get(key), line) for report in self.reports]
+            cells = [_cell(report.scores.get(key), line, bare=True) for report in self.reports]
             changes = [_cell(differences[r.name].get(key), line, signed=True) for r in others]
             rows.append([label, *cells, *changes])
         return header, rows
@@ -249,14 +252,14 @@ def _check_pair(first: ModalityReport, second: ModalityReport) -> None:
             )
 
 
-def _cell(score: Score | None, line: Line, *, signed: bool = False) -> str:
+def _cell(score: Score | None, line: Line, *, signed: bool = False, bare: bool = False) -> str:
     if score is None or np.isnan(score.value):
         return ""
     sign = "+" if signed else ""
     form = f"{sign}.1f" if line.percent else f"{sign}.2f"
     value, low, high = (100 * number if line.percent else number for number in score)
     text = f"{value:{form}}"
-    return text if np.isnan(low) else f"{text} [{low:{form}}, {high:{form}}]"
+    return text if bare or np.isnan(low) else f"{text} [{low:{form}}, {high:{form}}]"
 
 
 def _plain(score: Score) -> dict[str, float | None]:

@@ -10,6 +10,7 @@ import strategies as own
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_hot_path import OperatorLog
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from midas_aug import MidasAugError, functional
@@ -335,3 +336,28 @@ def test_errors_say_what_came_and_what_to_do(call, words):
     assert "expected" in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_no_measure_waits_for_the_device(monkeypatch):
+    monkeypatch.setattr("midas_aug.functional.labels.may_read_values", lambda _: False)
+    logits, labels = torch.randn(12, 4), torch.arange(12) % 4
+    sources = torch.stack([labels, labels.roll(1)], dim=1)
+    shares = logits[:, :2].softmax(dim=1)
+    values = {s: torch.rand(12) for s in all_subsets(("a", "b"))}
+    with OperatorLog() as log:
+        accuracy(logits, labels)
+        misaligned_accuracy(logits, sources)
+        misaligned_accuracy(logits, sources, same_label="wrong")
+        misaligned_confidence(logits, sources, normalized=True)
+        permutation_importance(logits, logits, labels)
+        expected_calibration_error(logits, labels)
+        share_entropy(shares)
+        collapsed_share_fraction(shares)
+        discrepancy_ratio(shares.sum(dim=0))
+        hardness_quantiles(shares[:, 0])
+        shapley(values)
+        sample_shapley(values)
+        accuracy_shapley(values)
+        remove_modality({"a": logits, "b": shares}, "b", "permute")
+    assert log.count > 50
+    assert log.waiting == []

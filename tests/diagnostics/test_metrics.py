@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from test_hot_path import OperatorLog
 from torch import distributed as dist
 
 from midas_aug import MidasAugError, functional
@@ -87,6 +88,15 @@ def test_batches_add_up_to_all_rows_at_once():
     expected = at_once(*halves()[1])
     for name, metric in metrics.items():
         assert torch.allclose(metric.compute(), expected[name], atol=1e-6), name
+
+
+def test_an_update_does_not_wait_for_the_device(monkeypatch):
+    monkeypatch.setattr("midas_aug.functional.labels.may_read_values", lambda _: False)
+    metrics, half = make_metrics(), halves()[0]
+    with OperatorLog() as log:
+        update(metrics, *half)
+    assert log.count > 50
+    assert log.waiting == []
 
 
 def run_rank(rank: int, folder: str) -> None:
