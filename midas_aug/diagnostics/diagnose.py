@@ -123,7 +123,7 @@ def diagnose(
     _check_arguments(keys, removal, draws, resamples)
     names = tuple(str(key) for key in keys)
     generator = torch.Generator().manual_seed(seed)
-    encode, fuse = model if isinstance(model, tuple) else (None, model)
+    encode, fuse = _parts(model)
     functions = [f for f in (encode, fuse, unimodal) if f is not None]
     score = partial(
         _score, names=names, removal=removal, draws=draws, generator=generator, classes=num_classes
@@ -194,7 +194,6 @@ def _score(
     classes: int | None,
 ) -> Outcomes:
     """Everything that one block of rows tells."""
-    keys, rows = block.keys, len(block.labels)
     whole = _checked(block.logits({}, {}), block.labels, classes)
     labels = block.labels.to(whole.device)
     seen = Outcomes(names, labels, classes=whole.shape[1])
@@ -203,56 +202,74 @@ def _score(
     unimodal = block.unimodal()
     confidence = None
     if unimodal is not None:
-        for name, given in zip(names, in_order(unimodal, keys, "the unimodal logits"), strict=True):
+        each = in_order(unimodal, block.keys, "the unimodal logits")
+        for name, given in zip(names, each, strict=True):
             seen.add_head(name, _checked(given, block.labels, whole.shape[1]).to(labels.device))
         confidence = torch.stack([seen.head_confidence[name] for name in names], dim=1)
 
-    own = torch.arange(rows)
-    partners, kept = [], []
+    _swap(block, seen, confidence, draws, generator)
+    _permute(block, seen, draws, generator)
+    _remove(block, seen, _stand_ins(block, removal, means), draws, generator)
+    return seen
+
+
+def _swap(
+    block: _Block,
+    seen: Outcomes,
+    confidence: Tensor | None,
+    draws: int,
+    generator: torch.Generator,
+) -> None:
+    """Misaligned rows: each modality in turn from a row of another class."""
+    own, device = torch.arange(len(block.labels)), seen.labels.device
+    plans = []
     for _ in range(draws):
-        for number, key in enumerate(keys):
+        for number, key in enumerate(block.keys):
             partner, valid = sample_partners(block.labels, generator=generator)
-            source = own[:, None].repeat(1, len(keys))
+            source = own[:, None].repeat(1, len(block.keys))
             source[:, number] = partner
             logits = block.logits({key: partner}, {})
-            at, ok = source.to(labels.device), valid.to(labels.device)
-            given = partner.to(labels.device)
-            seen.add_misaligned(logits, labels[at], ok, given)
+            at, ok, given = source.to(device), valid.to(device), partner.to(device)
+            seen.add_misaligned(logits, seen.labels[at], ok, given)
             if confidence is not None:
                 seen.add_shares(label_shares(confidence, at), ok, given)
-            partners.append(source)
-            kept.append(valid)
-    seen.hardness = _hardness(block, partners, kept)
+            plans.append(SwapPlan(source, own, valid))
+    seen.hardness = _hardness([block.data[key] for key in block.keys], plans)
 
+
+def _permute(block: _Block, seen: Outcomes, draws: int, generator: torch.Generator) -> None:
+    """Each modality in turn from any other row."""
     for _ in range(draws):
-        for number, (name, key) in enumerate(zip(names, keys, strict=True)):
-            order = torch.randperm(rows, generator=generator)
-            logits = block.logits({key: order}, {})
-            given = order.to(labels.device)
-            source_labels = labels[:, None].repeat(1, len(keys))
-            source_labels[:, number] = labels[given]
+        for number, (name, key) in enumerate(zip(seen.modalities, block.keys, strict=True)):
+            order = torch.randperm(len(block.labels), generator=generator)
+            logits, given = block.logits({key: order}, {}), order.to(seen.labels.device)
+            source_labels = seen.labels[:, None].repeat(1, len(block.keys))
+            source_labels[:, number] = seen.labels[given]
             seen.add_permuted(logits, source_labels, given)
-            seen.add_permuted_right(name, _right(logits, labels) / draws, given)
+            seen.add_permuted_right(name, _right(logits, seen.labels) / draws, given)
 
-    stand_ins = _stand_ins(block, removal, means)
-    for subset in _wanted_subsets(names):
-        gone = [key for name, key in zip(names, keys, strict=True) if name not in subset]
-        times = draws if removal == "permute" else 1
-        right, sure = torch.zeros(rows, device=labels.device), None
+
+def _remove(
+    block: _Block, seen: Outcomes, stand_ins: Data | None, draws: int, generator: torch.Generator
+) -> None:
+    """Every subset of modalities, the others removed; without stand-ins by permutation."""
+    rows, labels = len(block.labels), seen.labels
+    times = draws if stand_ins is None else 1
+    for subset in _wanted_subsets(seen.modalities):
+        names = zip(seen.modalities, block.keys, strict=True)
+        gone = [key for name, key in names if name not in subset]
+        right, confidence = torch.zeros(2, rows, device=labels.device)
         for _ in range(times):
-            shuffled = {}
-            if removal == "permute":
-                shuffled = {key: torch.randperm(rows, generator=generator) for key in gone}
-            logits = block.logits(
-                shuffled, {key: stand_ins[key] for key in gone if key in stand_ins}
-            )
+            if stand_ins is None:
+                orders = {key: torch.randperm(rows, generator=generator) for key in gone}
+                logits = block.logits(orders, {})
+            else:
+                logits = block.logits({}, {key: stand_ins[key] for key in gone})
             right = right + _right(logits, labels) / times
-            chance = true_class_confidence(logits, labels) / times
-            sure = chance if sure is None else sure + chance
+            confidence = confidence + true_class_confidence(logits, labels) / times
         seen.right[subset] = right
-        if len(subset) == 1 and sure is not None:
-            seen.alone[next(iter(subset))] = sure
-    return seen
+        if len(subset) == 1:
+            seen.alone[next(iter(subset))] = confidence
 
 
 def _wanted_subsets(names: tuple[str, ...]) -> list[Subset]:
@@ -262,34 +279,30 @@ def _wanted_subsets(names: tuple[str, ...]) -> list[Subset]:
     return [*singles, *(Subset(names) - single for single in singles)]
 
 
-def _stand_ins(block: _Block, removal: str, means: Mapping[Any, Any] | None) -> Data:
+def _stand_ins(block: _Block, removal: str, means: Mapping[Any, Any] | None) -> Data | None:
     """One row for each modality that is to be removed by zeros or a mean."""
     if removal == "permute":
-        return {}
+        return None
     found = {}
     for key in block.keys:
         value = block.data[key]
         _require_arrays(value, key)
         if removal == "zero":
-            found[key] = map_arrays(lambda array: torch.zeros_like(as_tensor(array, "")[0]), value)
+            zeros = [torch.zeros_like(leaf[0]) for leaf in _leaves(value)]
+            found[key] = _rebuilt(value, zeros)
         else:
             found[key] = mean_of(value, str(key)) if means is None else means[key]
-            devices = [array.device for array in _leaves(value)]
-            found[key] = _like(found[key], value, devices, key)
+            found[key] = _like(found[key], value, key)
     return found
 
 
-def _hardness(block: _Block, sources: Sequence[Tensor], valid: Sequence[Tensor]) -> Tensor | None:
-    features = [block.data[key] for key in block.keys]
-    vectors = all(isinstance(f, Tensor) and f.ndim == 2 and f.is_floating_point() for f in features)
-    if not vectors:
+def _hardness(features: Sequence[Any], plans: Sequence[SwapPlan]) -> Tensor | None:
+    """Hard-sample weights of the valid rows, where every feature is a vector."""
+    if not all(isinstance(f, Tensor) and f.ndim == 2 and f.is_floating_point() for f in features):
         return None
-    own, device = torch.arange(len(block.labels)), features[0].device
-    found = []
-    for source, ok in zip(sources, valid, strict=True):
-        plan = SwapPlan(*(part.to(device) for part in (source, own, ok)))
-        found.append(hard_sample_weights(features, plan)[ok.to(device)])
-    return torch.cat(found)
+    device = features[0].device
+    moved = [SwapPlan(*(part.to(device) for part in plan)) for plan in plans]
+    return torch.cat([hard_sample_weights(features, plan)[plan.valid] for plan in moved])
 
 
 # ---------------------------------------------------------------- reading batches
@@ -419,7 +432,7 @@ def _rebuilt(tree: Any, leaves: Sequence[Any]) -> Any:
     return map_arrays(lambda _: next(given), tree)
 
 
-def _like(means: Any, value: Any, devices: Sequence[torch.device], key: Any) -> Any:
+def _like(means: Any, value: Any, key: Any) -> Any:
     """Means in the dtype and on the device of the arrays they stand in for."""
     wanted, given = _leaves(value), _leaves(means)
     if [leaf.shape[1:] for leaf in wanted] != [leaf.shape for leaf in given]:
@@ -428,11 +441,7 @@ def _like(means: Any, value: Any, devices: Sequence[torch.device], key: Any) -> 
             f"{[tuple(leaf.shape[1:]) for leaf in wanted]!r}, got "
             f"{[tuple(leaf.shape) for leaf in given]!r}; training= has to hold what the model sees"
         )
-    cast = [
-        mean.to(device=device, dtype=leaf.dtype)
-        for mean, device, leaf in zip(given, devices, wanted, strict=True)
-    ]
-    return _rebuilt(means, cast)
+    return _rebuilt(means, [mean.to(leaf) for mean, leaf in zip(given, wanted, strict=True)])
 
 
 def _rows(value: Any, index: Tensor, count: int, key: Any) -> Any:
@@ -466,6 +475,17 @@ def _check_arguments(keys: tuple[Any, ...], removal: str, draws: int, resamples:
     for what, number in (("draws", draws), ("resamples", resamples)):
         if number < 1:
             raise MidasAugError(f"expected {what} of at least 1, got {number}")
+
+
+def _parts(model: Any) -> tuple[Predict | None, Predict]:
+    if callable(model):
+        return None, model
+    if isinstance(model, tuple | list) and len(model) == 2 and all(map(callable, model)):
+        return model[0], model[1]
+    raise MidasAugError(
+        f"expected model as a callable(batch) -> logits or a pair (encode, fuse) of callables, got "
+        f"{type(model).__name__}; see the docstring for what each takes"
+    )
 
 
 def _checked(logits: Any, labels: Tensor, classes: int | None) -> Tensor:

@@ -14,9 +14,9 @@ from midas_aug.diagnostics.bootstrap import Score
 __all__ = ["Finding", "find"]
 
 IGNORED_COST = 0.02  # removing a modality costs at most this: the model does without it
-UNHEARD = 0.5  # times 1/M: credit where it disagrees with all others; at most this: not heard
-FOLLOWED = 0.75  # the same credit; at least this: the model leans on the modality
 HEADROOM = 0.10  # own head minus all others removed; at least this: it holds more than is used
+UNHEARD = 0.10  # without a head: all others removed minus most frequent class; at most this
+FOLLOWED = 0.75  # of rows in which it disagrees with all others; at least this: the model leans
 SIGNAL = 0.05  # own head minus most frequent class; less, and not surely above 0: no signal
 REDUNDANT_GAP = 0.02  # accuracy minus all others removed; at most this: that modality is enough
 SHARED_ERRORS = 0.75  # of two heads; at least this: they know the same things
@@ -66,7 +66,7 @@ def find(modalities: Sequence[str], scores: Scores) -> list[Finding]:
     found += [
         _neglect(scores, m)
         for m in modalities
-        if _is_unheard(scores, m, len(modalities)) and m not in silent and not groups
+        if _is_unheard(scores, m) and m not in silent and not groups
     ]
     found += _leaning(modalities, scores, silent)
     found += [_underused(scores, m) for m in modalities if _holds_more(scores, m)]
@@ -87,17 +87,14 @@ def _has_no_signal(scores: Scores, modality: str) -> bool:
     return signal is not None and signal.low <= 0 and signal.value < SIGNAL
 
 
-def _is_unheard(scores: Scores, modality: str, count: int) -> bool:
-    """Whether the model does without it because it does not listen to it.
-
-    Without misaligned rows, what the model makes of it alone has to tell; with neither, the cost.
-    """
-    credit, headroom = scores.get(f"credit.{modality}"), scores.get(f"headroom.{modality}")
-    if credit is not None:
-        unheard = _at_most(credit, UNHEARD / count)
-    else:
-        unheard = headroom is None or _at_least(headroom, HEADROOM)
-    return unheard and _at_most(scores.get(f"cost.{modality}"), IGNORED_COST)
+def _is_unheard(scores: Scores, modality: str) -> bool:
+    """Whether the model does without it, and makes little of it when there is nothing else."""
+    if not _at_most(scores.get(f"cost.{modality}"), IGNORED_COST):
+        return False
+    if f"headroom.{modality}" in scores:
+        return _holds_more(scores, modality)
+    alone = scores.get(f"alone_signal.{modality}")
+    return alone is None or _at_most(alone, UNHEARD)
 
 
 def _is_enough(scores: Scores, modality: str) -> bool:
@@ -153,14 +150,14 @@ def _neglect(scores: Scores, modality: str) -> Finding:
 
 def _leaning(modalities: Sequence[str], scores: Scores, silent: Sequence[str]) -> Iterator[Finding]:
     for m in modalities:
-        credit = scores.get(f"credit.{m}")
+        followed = scores.get(f"followed.{m}")
         right_to = set(modalities) - {m} <= set(silent)  # there is nothing else to listen to
-        if credit is not None and credit.low >= FOLLOWED and not right_to:
+        if followed is not None and followed.low >= FOLLOWED and not right_to:
             yield Finding(
                 "leans",
                 m,
-                f"The model leans on {m}: where it disagrees with all others, its label gets "
-                f"{_percent(credit)} % of the credit.",
+                f"The model leans on {m}: where it disagrees with all others, the model sides with "
+                f"it in {_percent(followed)} % of the rows.",
             )
 
 
@@ -197,15 +194,16 @@ def _copies(scores: Scores, first: str, second: str) -> Finding:
 
 
 def _balanced(modalities: Sequence[str], scores: Scores) -> Iterator[Finding]:
-    if not all(f"{key}.{m}" in scores for key in ("cost", "credit") for m in modalities):
+    if not all(f"{key}.{m}" in scores for key in ("cost", "followed") for m in modalities):
         return
-    credit = ", ".join(f"{m} {_percent(scores[f'credit.{m}'])} %" for m in modalities)
     costs = ", ".join(f"{m} {_percent(scores[f'cost.{m}'])}" for m in modalities)
+    sides = ", ".join(f"{m} {_percent(scores[f'followed.{m}'])} %" for m in modalities)
     yield Finding(
         "balanced",
         None,
-        "The model listens to every modality: where one disagrees with all others, its label gets "
-        f"a fair part of the credit ({credit}). Points that removing one costs: {costs}.",
+        f"The modalities are in balance: none is ignored, and none rules. Points that removing one "
+        f"costs: {costs}. Rows in which the model sides with one that disagrees with all others: "
+        f"{sides}.",
     )
 
 

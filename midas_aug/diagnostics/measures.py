@@ -372,9 +372,9 @@ def expected_calibration_error(
 ) -> Tensor:
     """Mean distance between confidence and accuracy over bins of equal width (ECE).
 
-    A row falls into the bin of its highest probability; each bin's |accuracy − mean confidence|
-    weighs as much as its rows. As ``torchmetrics`` with ``norm="l1"``, but no logits are ever taken
-    for probabilities.
+    A row falls into the bin (lower, upper] of its highest probability; each bin's |accuracy − mean
+    confidence| weighs as much as its rows. As ``torchmetrics`` with ``norm="l1"`` but for
+    confidences that lie on an edge, and no logits are ever taken for probabilities.
 
     Args:
         logits: ``(N, C)`` float.
@@ -576,21 +576,27 @@ def source_probability(scores: Tensor, source_labels: Tensor, *, normalized: boo
     return scores.softmax(dim=1).gather(1, chosen)
 
 
-def odd_one_credit(scores: Tensor, source_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Whom a row follows: what it gives to a modality that disagrees with all others.
+def odd_one_out(scores: Tensor, source_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whom the model follows: what it makes of a modality that disagrees with all others.
 
     Returns:
-        Credit (S, M): the probability of the modality's label over that of all labels of the row,
-        and disagreement (S, M) bool: whether no other modality has this label. Credit is 0 where
-        there is none.
+        Each (S, M): credit, the probability of the modality's label over that of all labels of the
+        row; followed, 1 where its label ranks above the others' (1/k for k labels in a tie); and
+        odd, bool, whether no other modality has this label. The first two are 0 where it is not.
     """
     classes = source_labels.clamp(min=0)
     same = classes[:, :, None] == classes[:, None, :]  # (S, M, M)
     repeated = same.tril(diagonal=-1).any(dim=2)  # a label that an earlier modality has, too
     odd = (same.sum(dim=2) == 1) & has_two_labels(classes)[:, None]
     logits = scores.gather(1, classes)
-    credit = logits.masked_fill(repeated, float("-inf")).softmax(dim=1)
-    return torch.where(odd, credit, 0.0), odd
+    distinct = logits.masked_fill(repeated, float("-inf"))
+    first = (distinct == distinct.amax(dim=1, keepdim=True)).to(scores.dtype)
+    followed = first / first.sum(dim=1, keepdim=True)
+    return (
+        torch.where(odd, distinct.softmax(dim=1), 0.0),
+        torch.where(odd, followed, 0.0),
+        odd,
+    )
 
 
 def calibration_gaps(

@@ -16,7 +16,7 @@ from midas_aug.diagnostics.measures import (
     all_subsets,
     calibration_gaps,
     has_two_labels,
-    odd_one_credit,
+    odd_one_out,
     row_collapsed,
     row_entropy,
     sample_shapley,
@@ -48,8 +48,8 @@ class Outcomes:
         head_right, head_confidence, head_gaps: Of each modality's own head: whether right,
             probability of the true label ``(N,)``, `calibration_gaps` ``(N, bins)``.
         mixed: Sums over misaligned rows, ``(N,)`` or ``(S,)`` each: ``rows``, ``hits``,
-            ``confidence.m``; ``odd.m`` rows in which m disagrees with all others, and the
-            ``credit.m`` it gets there.
+            ``confidence.m``; ``odd.m`` rows in which m disagrees with all others, the ``credit.m``
+            it gets there, and ``followed.m``, how often the model sides with it.
         paper: The same with same-label pairs kept: ``rows`` and ``hits``.
         shares: ``rows``, ``entropy`` and ``collapsed``, sums over misaligned rows.
         hardness: ``(S,)`` hard-sample weights of valid misaligned rows.
@@ -92,13 +92,15 @@ class Outcomes:
         _add(self.mixed, "rows", counted, partner)
         _add(self.mixed, "hits", hits, partner)
         probability = source_probability(logits.float(), source_labels, normalized=False)
-        credit, odd = odd_one_credit(logits.float(), source_labels)
+        credit, followed, odd = odd_one_out(logits.float(), source_labels)
         for number, modality in enumerate(self.modalities):
             column = torch.where(counted, probability[:, number], 0.0)
             trust = torch.where(counted, credit[:, number], 0.0)
+            side = torch.where(counted, followed[:, number], 0.0)
             _add(self.mixed, f"confidence.{modality}", column, partner)
             _add(self.mixed, f"odd.{modality}", odd[:, number] & counted, partner)
             _add(self.mixed, f"credit.{modality}", trust, partner)
+            _add(self.mixed, f"followed.{modality}", side, partner)
 
     def add_permuted(self, logits: Tensor, source_labels: Tensor, partner: Tensor) -> None:
         """Add one draw of rows with a permuted modality, same-label pairs among them."""
@@ -143,7 +145,8 @@ class Outcomes:
             found["misaligned_accuracy"] = _pair_ratio(self.mixed, "hits", "rows")
             for m in self.modalities:
                 found[f"confidence.{m}"] = _pair_ratio(self.mixed, f"confidence.{m}", "rows")
-                found[f"credit.{m}"] = _pair_ratio(self.mixed, f"credit.{m}", f"odd.{m}")
+                for key in ("credit", "followed"):
+                    found[f"{key}.{m}"] = _pair_ratio(self.mixed, f"{key}.{m}", f"odd.{m}")
         if self.paper:
             found["misaligned_accuracy_all"] = _pair_ratio(self.paper, "hits", "rows")
         for m in self.modalities:
@@ -153,6 +156,7 @@ class Outcomes:
                 found[f"cost.{m}"] = bootstrap.mean(whole - without)
             if alone is not None:
                 found[f"alone.{m}"] = bootstrap.mean(alone)
+                found[f"alone_signal.{m}"] = bootstrap.mean(alone - most_frequent)
             if m in self.permuted:
                 found[f"permutation_importance.{m}"] = bootstrap.ratio(
                     _pair_column(self.permuted, m), whole

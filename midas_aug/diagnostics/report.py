@@ -42,6 +42,7 @@ PER_MODALITY = (
     Line("headroom", "own head minus all others removed (points)"),
     Line("head_ece", "calibration error of its own head"),
     Line("confidence", "probability of its label, misaligned rows"),
+    Line("followed", "sided with where it disagrees with all others"),
     Line("credit", "credit it gets where it disagrees with all others"),
     Line("shapley", "Shapley value of the accuracy (points)"),
     Line("shapley_share", "share of the Shapley values"),
@@ -70,9 +71,20 @@ class ModalityReport:
         replicates: ``(R,)`` bootstrap replicates of each score.
 
     Example:
-        >>> report.scores["cost.video"].value  # doctest: +SKIP
-        0.004
-        >>> print(before.compare(after))  # doctest: +SKIP
+        >>> import torch
+        >>> from midas_aug.diagnostics import diagnose
+        >>> inputs, labels = torch.eye(4).repeat(9, 1), torch.arange(36) % 4
+        >>> batch = {"audio": inputs, "video": inputs, "label": labels}
+        >>> deaf = diagnose(lambda b: b["video"], [batch], ("audio", "video"), name="deaf")
+        >>> fair = diagnose(
+        ...     lambda b: b["audio"] + b["video"], [batch], ("audio", "video"), name="fair"
+        ... )
+        >>> deaf.scores["cost.video"]
+        Score(value=0.75, low=0.6111111111111112, high=0.8618055555555549)
+        >>> deaf.findings[0].text[:50]
+        'audio is not used: removing audio costs 0.0 ± 0.0 '
+        >>> deaf.compare(fair).differences["fair"]["cost.video"].value
+        -0.75
     """
 
     name: str

@@ -53,7 +53,7 @@ def test_saved_logits_give_the_scores_of_diagnose():
     live = diagnose(model, built.loader, NAMES, unimodal=built.unimodal, removal="zero")
     report = report_from_logits(saved())
     assert report.modalities == NAMES
-    drawn = ("misaligned", "confidence", "credit", "permutation", "share_")
+    drawn = ("misaligned", "confidence", "credit", "followed", "permutation", "share_")
     for key, score in live.scores.items():
         if not key.startswith(drawn):
             assert report.scores[key] == pytest.approx(score, abs=1e-5), key

@@ -21,7 +21,17 @@ from midas_aug.diagnostics import ModalityReport, accuracy, bootstrap, diagnose
 from midas_aug.diagnostics.diagnose import _progress_bar
 
 OVERALL = {"accuracy", "majority", "misaligned_accuracy", "misaligned_accuracy_all"}
-EACH = ("alone", "confidence", "cost", "credit", "discrepancy", "head_accuracy", "head_ece")
+EACH = (
+    "alone",
+    "alone_signal",
+    "followed",
+    "confidence",
+    "cost",
+    "credit",
+    "discrepancy",
+    "head_accuracy",
+    "head_ece",
+)
 EACH += ("headroom", "permutation_importance", "shapley", "shapley_share", "signal", "smv")
 EACH += ("smv_share", "without")
 
@@ -77,6 +87,7 @@ def test_scores_without_draws_are_what_a_hand_finds(built, level, removal):
     for m, head in built.unimodal(features).items():
         expected[f"head_accuracy.{m}"] = accuracy(head, labels).item()
         expected[f"headroom.{m}"] = expected[f"head_accuracy.{m}"] - acc[m,]
+        expected[f"alone_signal.{m}"] = acc[m,] - expected["majority"]
         expected[f"signal.{m}"] = expected[f"head_accuracy.{m}"] - expected["majority"]
     sums = [logits[m,].softmax(dim=1)[range(len(labels)), labels].sum() for m in both]
     expected["discrepancy.audio"] = (sums[0] / sums[1]).item()
@@ -97,7 +108,7 @@ def test_misaligned_scores_agree_with_every_possible_pair(modalities):
         index.flatten() for index in torch.meshgrid(*[torch.arange(60)] * 2, indexing="ij")
     )
     different = labels[anchor] != labels[donor]
-    hits, confidence, credit = [], [], {}
+    hits, confidence, credit, followed = [], [], {}, {}
     for name in names:
         mixed = {m: data[m][donor if m == name else anchor] for m in names}
         probability = case.model(mixed).softmax(dim=1)
@@ -107,6 +118,7 @@ def test_misaligned_scores_agree_with_every_possible_pair(modalities):
         owners = [labels[donor if m == name else anchor] for m in names]
         rows = torch.arange(len(top))
         to_donor, to_anchor = probability[rows, labels[donor]], probability[rows, labels[anchor]]
+        followed[name] = (to_donor > to_anchor)[different].float().mean().item()
         credit[name] = (to_donor / (to_donor + to_anchor))[different].mean().item()
         confidence.append(
             [probability[range(len(top)), owner][different].mean() for owner in owners]
@@ -124,6 +136,7 @@ def test_misaligned_scores_agree_with_every_possible_pair(modalities):
         assert found[f"confidence.{name}"].value == pytest.approx(means[number].item(), abs=0.03)
         # Of two modalities both disagree, whichever was swapped; of three only the swapped one.
         assert found[f"credit.{name}"].value == pytest.approx(credit[name], abs=0.03)
+        assert found[f"followed.{name}"].value == pytest.approx(followed[name], abs=0.03)
 
 
 def test_input_and_feature_level_agree_where_nothing_depends_on_the_batch(built):
@@ -132,7 +145,7 @@ def test_input_and_feature_level_agree_where_nothing_depends_on_the_batch(built)
     assert inputs.settings["level"] == "input"
     drawn = {"misaligned_accuracy", "misaligned_accuracy_all", "share_entropy", "share_collapsed"}
     for key, score in feature.scores.items():
-        if key in drawn or key.startswith(("confidence", "credit", "permutation")):
+        if key in drawn or key.startswith(("confidence", "credit", "followed", "permut")):
             assert inputs.scores[key].value == pytest.approx(score.value, abs=0.1), key
         else:
             assert inputs.scores[key] == pytest.approx(score, abs=1e-6), key
@@ -179,13 +192,13 @@ def test_the_global_generators_are_left_alone(built):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_removal_by_permutation_breaks_a_modality_and_says_so(built):
-    report = run(built, removal="permute")
+def test_removal_by_permutation_is_averaged_over_draws_and_says_so(built):
+    report = run(built, removal="permute", draws=20)
     assert report.settings["removal"] == "other rows' values"
-    assert report.scores["without.audio"].value == pytest.approx(
-        report.scores["permutation_importance.audio"].value * report.scores["accuracy"].value,
-        abs=0.06,
-    )
+    for m in report.modalities:
+        kept = report.scores[f"permutation_importance.{m}"].value
+        found = report.scores[f"without.{m}"].value
+        assert found == pytest.approx(kept * report.scores["accuracy"].value, abs=0.015)
 
 
 def test_means_come_from_the_training_rows_or_by_name_from_the_diagnosed_ones(built):
@@ -360,6 +373,12 @@ def test_errors_say_what_came(built, change, words, level):
         diagnose(model, built.loader, **options)
     for word in ["expected", *words]:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("model", [None, (len,), (len, len, len), (len, 3)])
+def test_a_model_is_a_callable_or_a_pair(built, model):
+    with pytest.raises(MidasAugError, match="pair \\(encode, fuse\\) of callables"):
+        diagnose(model, built.loader, ("audio", "video"))
 
 
 def test_an_iterator_cannot_be_read_twice(built):

@@ -107,8 +107,9 @@ def scores_of(**changes: Score) -> dict[str, Score]:
     for m in ("a", "b"):
         base |= {
             f"cost.{m}": score(0.2),
-            f"credit.{m}": score(0.5),
+            f"followed.{m}": score(0.5),
             f"alone.{m}": score(0.7),
+            f"alone_signal.{m}": score(0.5),
             f"head_accuracy.{m}": score(0.75),
             f"headroom.{m}": score(0.05),
             f"signal.{m}": score(0.55),
@@ -116,7 +117,13 @@ def scores_of(**changes: Score) -> dict[str, Score]:
         }
     base |= {"share_collapsed": score(0.4), "shared_errors.a+b": score(0.3)}
     for key, value in changes.items():
-        name = "shared_errors.a+b" if key == "shared_errors" else key.replace("_b", ".b")
+        name = (
+            "shared_errors.a+b"
+            if key == "shared_errors"
+            else f"{key[:-2]}.b"
+            if key.endswith("_b")
+            else key
+        )
         base[name] = value
     return base
 
@@ -124,9 +131,9 @@ def scores_of(**changes: Score) -> dict[str, Score]:
 @pytest.mark.parametrize(
     ("changes", "kind", "beyond"),
     [
-        ({"cost_b": 0.009, "credit_b": 0.1}, "ignored", {"cost_b": 0.011}),
-        ({"cost_b": 0.0, "credit_b": 0.239}, "ignored", {"credit_b": 0.241}),
-        ({"credit_b": 0.761}, "leans", {"credit_b": 0.759}),
+        ({"cost_b": 0.009, "headroom_b": 0.2}, "ignored", {"cost_b": 0.011}),
+        ({"cost_b": 0.0, "headroom_b": 0.111}, "ignored", {"headroom_b": 0.109}),
+        ({"followed_b": 0.761}, "leans", {"followed_b": 0.759}),
         ({"headroom_b": 0.111}, "underused", {"headroom_b": 0.109}),
         ({"signal_b": 0.009}, "no_signal", {"signal_b": 0.011}),
         ({"shared_errors": 0.761}, "redundant", {"shared_errors": 0.759}),
@@ -158,18 +165,28 @@ def test_any_of_two_is_enough():
 
 
 def test_a_model_that_hears_a_modality_it_could_do_without_does_not_ignore_it():
-    found = find("ab", scores_of(cost_b=score(0.0), credit_b=score(0.4)))
+    found = find("ab", scores_of(cost_b=score(0.0), followed_b=score(0.3)))
     assert {f.kind for f in found} == {"balanced", "advice"}
 
 
-def test_without_misaligned_rows_the_headroom_tells_or_else_the_cost():
+def test_without_heads_what_the_model_makes_of_it_alone_tells_or_else_the_cost():
     scores = scores_of(cost_b=score(0.0))
-    del scores["credit.a"], scores["credit.b"]
-    assert "ignored" not in {f.kind for f in find("ab", scores)}
-    scores["headroom.b"] = score(0.3)
-    assert "ignored" in {f.kind for f in find("ab", scores)}
+    keep = ("accuracy", "majority", "cost", "alone_signal", "followed")
+    scores = {key: value for key, value in scores.items() if key.partition(".")[0] in keep}
+    assert "unused" not in {f.kind for f in find("ab", scores)}
+    scores["alone_signal.b"] = score(0.089)
+    assert "unused" in {f.kind for f in find("ab", scores)}
+    scores["alone_signal.b"] = score(0.091)
+    assert "unused" not in {f.kind for f in find("ab", scores)}
     bare = {key: scores[key] for key in ("accuracy", "majority", "cost.a", "cost.b")}
     assert {f.kind for f in find("ab", bare)} == {"unused", "advice"}
+
+
+def test_a_model_that_is_never_sure_can_still_be_deaf():
+    inputs, labels = torch.eye(4).repeat(30, 1), torch.arange(120) % 4
+    batch = {"a": inputs, "b": inputs, "label": labels}  # logits of 0 and 1: at most 48 % sure
+    found = kinds(diagnose(lambda batch: batch["a"], [batch], ("a", "b"), resamples=100).findings)
+    assert found == {("unused", "b"), ("leans", "a"), ("advice", None)}
 
 
 def test_nothing_to_go_by_finds_nothing():

@@ -193,6 +193,18 @@ def test_calibration_error_is_that_of_torchmetrics(seed, n, c, bins):
     assert found == pytest.approx(theirs.item(), abs=1e-5)
 
 
+def test_a_bin_has_its_upper_edge_and_the_last_one_full_confidence():
+    half, sure = [0.0, 0.0], [50.0, 0.0]  # probabilities 0.5 and 1
+    labels = torch.tensor([0, 1])
+    logits = torch.tensor([half, [0.75, 0.25]])
+    logits[1] = logits[1].log()
+    apart = expected_calibration_error(logits, labels, bins=2).item()
+    assert apart == pytest.approx((0.5 + 0.75) / 2)  # 0.5 is in the lower bin
+    logits = torch.stack([torch.tensor(sure), logits[1]])
+    together = expected_calibration_error(logits, labels, bins=2).item()
+    assert together == pytest.approx(0.75 / 2)
+
+
 def test_ignored_rows_have_no_calibration():
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     ignored = torch.where(torch.arange(6) < 4, labels, -1)
@@ -297,10 +309,10 @@ def test_half_precision_is_computed_in_float32(name):
     assert torch.equal(found, getattr(measures, name)(logits.float(), labels))
 
 
-def test_credit_of_the_odd_one_out():
+def test_credit_and_following_of_the_odd_one_out():
     logits = torch.tensor([[0.6, 0.3, 0.1]]).log().expand(4, 3)
     sources = torch.tensor([[0, 1, 1], [0, 1, 2], [1, 1, 1], [0, 0, 2]])
-    credit, odd = measures.odd_one_credit(logits, sources)
+    credit, followed, odd = measures.odd_one_out(logits, sources)
     assert odd.tolist() == [
         [True, False, False],
         [True, True, True],
@@ -309,6 +321,9 @@ def test_credit_of_the_odd_one_out():
     ]
     expected = [[2 / 3, 0, 0], [0.6, 0.3, 0.1], [0, 0, 0], [0, 0, 1 / 7]]
     assert torch.allclose(credit, torch.tensor(expected))
+    assert followed.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    _, tied, _ = measures.odd_one_out(torch.zeros(2, 3), sources[:2])
+    assert torch.allclose(tied, torch.tensor([[1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3]]))
 
 
 @pytest.mark.parametrize(
