@@ -79,8 +79,8 @@ def diagnose(
     Args:
         model: ``callable(batch) -> logits (N, C)``, or ``(encode, fuse)`` with ``encode(batch) ->
             features by modality`` and ``fuse(features) -> logits (N, C)``.
-        loader: Batches; pass one that does not shuffle to compare reports. Rows with a negative
-            label do not count.
+        loader: Batches of tensors, in any structure; pass one that does not shuffle to compare
+            reports. Rows with a negative label do not count.
         modalities: At least two keys: of the batch at input level, of the features at feature
             level.
         num_classes: C, to check the logits; None takes theirs.
@@ -378,8 +378,8 @@ def _means(
         data = batch if encode is None else encode(batch)
         for number, key in enumerate(keys):
             value = get_item(data, key, "modality")
-            leaves = _leaves(value)
-            count = len(leaves[0]) if leaves else 0
+            _require_arrays(value, key)
+            count = len(_leaves(value)[0])
             added = [count * mean.float() for mean in _leaves(mean_of(value, str(key)))]
             if count == 0:
                 continue

@@ -270,6 +270,13 @@ def test_batches_of_any_structure_give_the_same_report(built, kind):
     assert found.modalities == tuple(str(key) for key in keys)
 
 
+def test_batches_are_moved_to_the_device_on_request(built):
+    arrays = [{key: value.numpy() for key, value in batch.items()} for batch in built.loader]
+    for level in ("feature", "input"):
+        moved = run(built._replace(loader=arrays), level, device="cpu")
+        assert moved.scores == run(built, level).scores
+
+
 def test_token_ids_can_be_permuted_but_have_no_mean():
     labels = torch.arange(40) % 4
     loader = [{"ids": labels[:, None], "image": F.one_hot(labels, 4).float(), "label": labels}]
@@ -375,6 +382,19 @@ def test_errors_say_what_came(built, change, words, level):
         assert word in str(caught.value)
 
 
+def test_words_can_be_permuted_but_not_zeroed():
+    labels = torch.arange(20) % 2
+    words = ["yes" if label else "no" for label in labels]
+    loader = [{"text": words, "image": F.one_hot(labels, 2).float(), "label": labels}]
+    model = lambda b: F.one_hot(torch.tensor([w == "yes" for w in b["text"]]).long(), 2)  # noqa: E731
+    report = diagnose(lambda b: model(b).float(), loader, ("text", "image"), removal="permute")
+    assert report.scores["cost.text"].value > 0.3
+    assert report.scores["cost.image"].value == 0.0
+    for removal in ("zero", "mean"):
+        with pytest.raises(MidasAugError, match="only be removed with removal='permute'"):
+            diagnose(lambda b: model(b).float(), loader, ("text", "image"), removal=removal)
+
+
 @pytest.mark.parametrize("model", [None, (len,), (len, len, len), (len, 3)])
 def test_a_model_is_a_callable_or_a_pair(built, model):
     with pytest.raises(MidasAugError, match="pair \\(encode, fuse\\) of callables"):
@@ -441,6 +461,13 @@ def test_counts_do_not_depend_on_how_much_fits_into_memory(monkeypatch):
     whole = np.concatenate(list(bootstrap.resampled_counts(30, 50, 3)))
     monkeypatch.setattr(bootstrap, "MAX_COUNTS", 70)
     assert np.array_equal(whole, np.concatenate(list(bootstrap.resampled_counts(30, 50, 3))))
+
+
+def test_shared_errors_are_held_against_the_head_with_more_of_them():
+    wrong = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    for columns in (wrong, wrong.flip(1)):
+        statistic = bootstrap.shared(columns)
+        assert bootstrap.bootstrap({"s": statistic}, resamples=1, seed=0)["s"][0] == 0.5
 
 
 def test_an_interval_of_a_mean_has_the_width_of_theory():
@@ -532,6 +559,13 @@ def test_reports_side_by_side_have_paired_differences(built):
     content = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert [report["name"] for report in content["reports"]] == ["before", "same", "after"]
     assert content["differences"]["same"]["accuracy"] == {"value": 0, "low": 0, "high": 0}
+
+
+def test_reports_draw_themselves(built, tmp_path):
+    before, after = other_model(built, "before", 0.2), other_model(built, "after", 1.0)
+    before.plot(tmp_path / "one.png")
+    before.compare(after).plot(tmp_path / "two.png")
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("one.png", "two.png"))
 
 
 def test_reports_that_cannot_be_paired_are_refused(built):

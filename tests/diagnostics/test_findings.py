@@ -154,6 +154,11 @@ def test_a_wide_interval_around_a_signal_is_no_finding():
     assert "no_signal" in {f.kind for f in find("ab", scores_of(signal_b=score(0.04, 0.1)))}
 
 
+def test_heads_without_a_signal_are_no_copies_though_they_share_their_errors():
+    scores = scores_of(shared_errors=score(0.9), signal_b=score(0.0))
+    assert "redundant" not in {f.kind for f in find("ab", scores)}
+
+
 def test_any_of_two_is_enough():
     changes = scores_of(cost_b=score(0.0)) | {"cost.a": score(0.0)}
     changes |= {"alone.a": score(0.885), "alone.b": score(0.89)}
