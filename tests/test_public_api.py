@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 import midas_aug
-from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight, functional
+from midas_aug import (
+    MidasAugError,
+    MidasLoss,
+    MisalignAugment,
+    WeakModalityWeight,
+    diagnostics,
+    functional,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +33,13 @@ INVENTORY = {
     "midas_aug.confidence": """CalibratedConfidence ConfidenceProvider FrozenConfidence
         HeadConfidence LogitConfidence LogitProvider PrototypeConfidence TableConfidence
         UniformConfidence""",
+    "midas_aug.diagnostics": """Comparison DiscrepancyRatio Finding MisalignedAccuracy
+        MisalignedConfidence ModalityReport Score ShareCollapse ShareEntropy TrainingLog accuracy
+        accuracy_shapley all_subsets collapsed_share_fraction diagnose discrepancy_ratio
+        draw_curves draw_hardness draw_report draw_shares expected_calibration_error
+        hardness_quantiles misaligned_accuracy misaligned_confidence
+        permutation_importance remove_modality report_from_logits sample_shapley shapley
+        share_entropy""",
 }
 SIGNATURES = {
     MisalignAugment: "modalities num_classes * label confidence pairing swap hardness "
@@ -44,6 +58,9 @@ SIGNATURES = {
     functional.misaligned_cross_entropy: "logits source_labels shares alpha",
     functional.weak_modality_step: "alpha shares logits source_labels * valid step_size max_alpha",
     functional.misaligned_accuracy: "logits source_labels * valid",
+    diagnostics.diagnose: "model loader modalities * num_classes label unimodal training removal "
+    "draws resamples seed name device progress",
+    diagnostics.report_from_logits: "arrays * modalities resamples seed name",
 }
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(midas_aug.__path__, prefix="midas_aug.")
@@ -76,10 +93,11 @@ def test_the_examples_in_docstrings_run(name):
 
 
 def test_functions_and_classes_of_the_method_have_an_executed_example():
-    for public in functional.__all__:
-        value = getattr(functional, public)
-        if inspect.isfunction(value):
-            assert ">>>" in (inspect.getdoc(value) or ""), public
+    for module in (functional, diagnostics):
+        for public in module.__all__:
+            value = getattr(module, public)
+            if inspect.isfunction(value) and not public.startswith("draw_"):
+                assert ">>>" in (inspect.getdoc(value) or ""), public
 
 
 IMPORTS = """
@@ -105,6 +123,16 @@ def loaded_by(package: str) -> list[str]:
 
 def test_importing_the_package_loads_nothing_but_its_three_dependencies():
     assert loaded_by("midas_aug") == []
+    assert loaded_by("midas_aug.diagnostics") == ["midas_aug"]
+    assert loaded_by("midas_aug.__main__") == ["midas_aug"]
+
+
+def test_the_diagnostics_are_loaded_only_where_they_are_asked_for():
+    script = "import sys, midas_aug; print('midas_aug.diagnostics' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_the_import_test_can_fail():
@@ -126,4 +154,6 @@ def test_there_is_one_kind_of_error_and_it_is_a_value_error():
         source = inspect.getsource(importlib.import_module(name))
         assert "assert " not in source, name
         raised = {line.strip() for line in source.splitlines() if "raise " in line}
+        if "def __getattr__(name: str)" in source:  # Python's protocol for names loaded when asked
+            raised = {line for line in raised if not line.startswith("raise AttributeError(")}
         assert all("raise MidasAugError(" in line for line in raised if line.startswith("raise"))

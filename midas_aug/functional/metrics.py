@@ -1,5 +1,7 @@
 """Misaligned accuracy (Sec. 1, Fig. 1 and 6)."""
 
+from torch import Tensor
+
 from midas_aug._arrays import Array, ArrayT, as_labels, as_scores, as_tensor, check_shape, like
 from midas_aug.functional.labels import check_label_range
 
@@ -43,8 +45,13 @@ def misaligned_accuracy(
         check_shape(mask, (len(scores),), "valid", "one flag a row of logits")
         counted = counted & mask.bool()
 
+    right = top_set_matches(scores, classes)
+    return like((right & counted).sum() / counted.sum().clamp(min=1), logits)
+
+
+def top_set_matches(scores: Tensor, classes: Tensor) -> Tensor:
+    """Whether each row's top-k classes are exactly its k distinct source labels, ``(S,)`` bool."""
     ordered = classes.sort(dim=1).values
     distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
     lowest = scores.gather(1, classes.clamp(min=0)).amin(dim=1, keepdim=True)
-    right = (scores >= lowest).sum(dim=1) == distinct
-    return like((right & counted).sum() / counted.sum().clamp(min=1), logits)
+    return (scores >= lowest).sum(dim=1) == distinct

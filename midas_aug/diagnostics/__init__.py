@@ -1,0 +1,93 @@
+"""See the imbalance: how a multimodal classifier uses its modalities.
+
+`diagnose` is the one call: it swaps, permutes and removes modalities and returns a
+`ModalityReport` with scores, 95 % intervals and findings in plain language. The measures behind it
+are pure functions of tensors; `TrainingLog` collects curves during training. The accumulating
+metrics need ``torchmetrics``, the figures ``matplotlib``: ``pip install 'midas-aug[diagnostics]'``.
+Not imported by ``import midas_aug``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from midas_aug.diagnostics.bootstrap import Score
+from midas_aug.diagnostics.diagnose import diagnose
+from midas_aug.diagnostics.figures import draw_curves, draw_hardness, draw_report, draw_shares
+from midas_aug.diagnostics.findings import Finding
+from midas_aug.diagnostics.logger import TrainingLog
+from midas_aug.diagnostics.measures import (
+    accuracy,
+    accuracy_shapley,
+    all_subsets,
+    collapsed_share_fraction,
+    discrepancy_ratio,
+    expected_calibration_error,
+    hardness_quantiles,
+    misaligned_accuracy,
+    misaligned_confidence,
+    permutation_importance,
+    remove_modality,
+    sample_shapley,
+    shapley,
+    share_entropy,
+)
+from midas_aug.diagnostics.report import Comparison, ModalityReport
+from midas_aug.diagnostics.saved import report_from_logits
+
+if TYPE_CHECKING:
+    from midas_aug.diagnostics.metrics import (
+        DiscrepancyRatio,
+        MisalignedAccuracy,
+        MisalignedConfidence,
+        ShareCollapse,
+        ShareEntropy,
+    )
+
+__all__ = [
+    "Comparison",
+    "DiscrepancyRatio",
+    "Finding",
+    "MisalignedAccuracy",
+    "MisalignedConfidence",
+    "ModalityReport",
+    "Score",
+    "ShareCollapse",
+    "ShareEntropy",
+    "TrainingLog",
+    "accuracy",
+    "accuracy_shapley",
+    "all_subsets",
+    "collapsed_share_fraction",
+    "diagnose",
+    "discrepancy_ratio",
+    "draw_curves",
+    "draw_hardness",
+    "draw_report",
+    "draw_shares",
+    "expected_calibration_error",
+    "hardness_quantiles",
+    "misaligned_accuracy",
+    "misaligned_confidence",
+    "permutation_importance",
+    "remove_modality",
+    "report_from_logits",
+    "sample_shapley",
+    "shapley",
+    "share_entropy",
+]
+
+METRICS = (
+    "DiscrepancyRatio",
+    "MisalignedAccuracy",
+    "MisalignedConfidence",
+    "ShareCollapse",
+    "ShareEntropy",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Load the metrics, and with them torchmetrics, when one is asked for."""
+    if name in METRICS:
+        from midas_aug.diagnostics import metrics
+
+        return getattr(metrics, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,140 @@
+"""Bootstrap over rows: how far a score would move with another sample of rows.
+
+A score is a function of sums over rows. Resampling rows with replacement gives every row a count,
+so all replicates of all scores are one matrix product. The counts depend on the seed and the
+number of rows alone: two reports over the same rows have paired replicates.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from midas_aug._arrays import NDArray
+from midas_aug.diagnostics.measures import discrepancy_ratio
+
+__all__ = ["Score", "Statistic", "bootstrap", "interval", "mean", "ratio", "summed"]
+
+LEVEL = 0.95
+MAX_COUNTS = 4_000_000  # counts in memory at a time
+
+
+class Score(NamedTuple):
+    """An estimate and the ends of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the interval: the number behind ±."""
+        return (self.high - self.low) / 2
+
+    def to_dict(self) -> dict[str, float]:
+        """The three numbers by name."""
+        return self._asdict()
+
+
+class Statistic(NamedTuple):
+    """A function of sums over rows."""
+
+    columns: NDArray  # (N, K) float64
+    of_sums: Callable[[NDArray], NDArray]  # (..., K) -> (...)
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Statistic:
+    """Sum of one column over the sum of another; NaN where the latter is 0."""
+    return Statistic(np.stack([as_column(numerator), as_column(denominator)], axis=1), _divide)
+
+
+def mean(values: Tensor) -> Statistic:
+    """Mean over rows."""
+    column = as_column(values)
+    return Statistic(np.stack([column, np.ones_like(column)], axis=1), _divide)
+
+
+def summed(values: Tensor, of_sums: Callable[[NDArray], NDArray]) -> Statistic:
+    """Any function of the sums of the columns of ``values`` (N, K)."""
+    return Statistic(as_column(values), of_sums)
+
+
+def calibration_error(gaps: Tensor) -> Statistic:
+    """ECE from `measures.calibration_gaps` of rows that all count."""
+    rows = gaps.new_ones(len(gaps), 1)
+
+    def of_sums(sums: NDArray) -> NDArray:
+        return np.asarray(np.abs(sums[..., 1:]).sum(axis=-1) / sums[..., 0])
+
+    return summed(torch.cat([rows, gaps], dim=1), of_sums)
+
+
+def discrepancy(confidences: Tensor, position: int) -> Statistic:
+    """OGM's ratio of one modality, from (N, M) confidences in the true label."""
+
+    def of_sums(sums: NDArray) -> NDArray:
+        ratios: NDArray = discrepancy_ratio(torch.from_numpy(sums)).numpy()
+        return np.asarray(ratios[..., position])
+
+    return summed(confidences, of_sums)
+
+
+def shared(wrong: Tensor) -> Statistic:
+    """Rows that both columns ``(N, 2)`` of 0 and 1 mark, over those that the fuller one marks."""
+
+    def of_sums(sums: NDArray) -> NDArray:
+        return _divide(np.stack([sums[..., 2], sums[..., :2].max(axis=-1)], axis=-1))
+
+    return summed(torch.cat([wrong, wrong.prod(dim=1, keepdim=True)], dim=1), of_sums)
+
+
+def bootstrap(
+    statistics: Mapping[str, Statistic], *, resamples: int, seed: int
+) -> dict[str, tuple[float, NDArray]]:
+    """Each statistic of the rows as they are, and of ``resamples`` samples of them, ``(R,)``."""
+    results: dict[str, tuple[float, NDArray]] = {}
+    for rows in sorted({len(statistic.columns) for statistic in statistics.values()}):
+        group = {k: s for k, s in statistics.items() if len(s.columns) == rows}
+        columns = np.concatenate([s.columns for s in group.values()], axis=1)
+        drawn = [counts @ columns for counts in resampled_counts(rows, resamples, seed)]
+        sums = np.concatenate([columns.sum(axis=0, keepdims=True), *drawn])
+        start = 0
+        for key, statistic in group.items():
+            stop = start + statistic.columns.shape[1]
+            values = np.asarray(statistic.of_sums(sums[:, start:stop]))
+            results[key] = float(values[0]), values[1:]
+            start = stop
+    return {key: results[key] for key in statistics}
+
+
+def resampled_counts(rows: int, resamples: int, seed: int) -> Iterator[NDArray]:
+    """How often each row was drawn, ``(≤ R, N)`` at a time."""
+    generator = np.random.default_rng([seed, rows])
+    step = max(1, MAX_COUNTS // max(rows, 1))
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        drawn = generator.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(float)
+
+
+def interval(value: float, replicates: NDArray) -> Score:
+    """The estimate with the percentiles of its replicates; NaN ends where there are none."""
+    known = replicates[np.isfinite(replicates)]
+    if len(known) == 0:
+        return Score(value, float("nan"), float("nan"))
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Score(value, float(low), float(high))
+
+
+def as_column(values: Tensor) -> NDArray:
+    """A tensor as a float64 array."""
+    column: NDArray = values.detach().cpu().double().numpy()
+    return column
+
+
+def _divide(sums: NDArray) -> NDArray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient: NDArray = sums[..., 0] / sums[..., 1]
+    return np.where(np.isfinite(quotient), quotient, np.nan)

@@ -1,0 +1,381 @@
+"""`TrainingLog`: the curves of a MIDAS training run, collected without a host-device sync."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape
+from midas_aug.diagnostics.measures import row_collapsed, row_entropy, source_probability
+from midas_aug.errors import MidasAugError
+from midas_aug.functional.metrics import top_set_matches
+from midas_aug.loss import LossTerms
+from midas_aug.weak_modality import LabelledRows, WeakModalityWeight, rows_of
+
+__all__ = ["Criterion", "TrainingLog"]
+
+PER_MODALITY = ("share", "credit", "confidence", "unimodal", "alpha")
+SCALARS = ("collapsed", "entropy", "hardness", "misaligned_accuracy", "accuracy", "warming_up")
+BINS = 40  # of a histogram
+RANGES = {"similarity": (-1.0, 1.0), "share": (0.0, 1.0)}
+
+_Sums: TypeAlias = tuple[Tensor, Tensor]  # totals, and how many they are of
+
+
+class Criterion(Protocol):
+    """What the log reads of a loss: `MidasLoss` has it."""
+
+    @property
+    def weak(self) -> WeakModalityWeight:
+        """Keeps α."""
+        ...
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether only the unimodal heads learn now."""
+        ...
+
+
+class TrainingLog:
+    """Collect what MIDAS does in training, epoch by epoch.
+
+    `update` adds to running sums on the device and never waits for it; `end_epoch` fetches them,
+    one small tensor. In a distributed run the sums are added up over the ranks there, so all ranks
+    have to call it.
+
+    A record of an epoch has these scores, as far as the calls of `update` could tell:
+
+    | score | mean over | of |
+    | --- | --- | --- |
+    | ``share.<m>`` | misaligned rows | the share c̃ of the modality in the label (Eq. 3) |
+    | ``credit.<m>`` | misaligned rows | the model's normalised confidence q in its label |
+    | ``confidence.<m>`` | misaligned rows | the model's probability of its label |
+    | ``collapsed`` | misaligned rows | the fraction of shares within 0.05 of 1/M |
+    | ``entropy`` | misaligned rows | entropy of the shares over log M: 1 is the plain swap |
+    | ``hardness`` | misaligned rows | hard-sample weight (Eq. 8) |
+    | ``misaligned_accuracy`` | misaligned rows | 1 where the top classes are the sources' labels |
+    | ``accuracy`` | aligned rows | 1 where the top class is the label |
+    | ``unimodal.<m>`` | aligned rows | raw confidence of the modality in the label (Eq. 2) |
+    | ``alpha.<m>`` | steps | α after the step |
+    | ``loss.<term>`` | steps | total, aligned, misaligned, unimodal |
+    | ``warming_up`` | steps | 1 in the warm-up |
+
+    Misaligned rows are the valid ones, aligned rows those with a label.
+
+    Args:
+        modalities: Their names, in the order of the augmentation.
+        sync: In a distributed run, add up over ranks: one all-reduce an epoch.
+
+    Attributes:
+        records: One dict of scores for each epoch, with its number under ``"epoch"``.
+        histograms: One dict for each epoch: counts in 40 equal bins of ``similarity`` (−1 … 1) and
+            of ``share.<m>`` (0 … 1) of the misaligned rows.
+
+    Raises:
+        MidasAugError: There are fewer than two different modalities.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug import MidasLoss, MisalignAugment
+        >>> from midas_aug.diagnostics.logger import TrainingLog
+        >>> augment, criterion = MisalignAugment(("audio", "video"), 3, seed=0), MidasLoss(2)
+        >>> log = TrainingLog(augment.modalities)
+        >>> features = {"audio": torch.rand(4, 8), "video": torch.rand(4, 6)}
+        >>> unimodal = {"audio": torch.zeros(4, 3), "video": torch.zeros(4, 3)}
+        >>> out = augment(features, torch.tensor([0, 1, 2, 0]), unimodal_logits=unimodal)
+        >>> logits = torch.rand(12, 3)
+        >>> terms = criterion.terms(logits, out, unimodal)  # terms.total.backward()
+        >>> log.update(out, logits=logits, terms=terms, criterion=criterion)
+        >>> record = log.end_epoch(0)
+        >>> record["share.audio"], record["collapsed"]
+        (0.5, 1.0)
+    """
+
+    def __init__(self, modalities: Sequence[Any], *, sync: bool = True) -> None:
+        names = tuple(str(name) for name in modalities)
+        if len(set(names)) < max(2, len(names)):
+            raise MidasAugError(
+                f"expected two or more modalities with different names, got {modalities!r}"
+            )
+        self.modalities = names
+        self.sync = sync
+        self.records: list[dict[str, float]] = []
+        self.histograms: list[dict[str, list[int]]] = []
+        each = {kind: [f"{kind}.{name}" for name in names] for kind in PER_MODALITY}
+        self._names = {
+            **each,
+            **{kind: [kind] for kind in SCALARS},
+            "loss": ["loss.total", "loss.unimodal"],
+            "fused_loss": ["loss.aligned", "loss.misaligned"],
+        }
+        self._histogram_names = {"share": each["share"], "similarity": ["similarity"]}
+        self._totals: Tensor | None = None  # made on the device of the first batch
+
+    def __repr__(self) -> str:
+        return f"TrainingLog({self.modalities!r}, sync={self.sync})"
+
+    # -- in the training loop --------------------------------------------------------------------
+
+    @torch.no_grad()
+    def update(
+        self,
+        out: LabelledRows,
+        *,
+        logits: Any = None,
+        terms: LossTerms | None = None,
+        criterion: Criterion | None = None,
+    ) -> None:
+        """Add a step, without a sync. Call it after the loss.
+
+        Args:
+            out: The labelled batch.
+            logits: ``(N + S, C)`` of the multimodal head. None: no credit, confidence, accuracy.
+            terms: What ``criterion.terms`` gave, in place of ``criterion(...)``. None: no losses.
+            criterion: The `MidasLoss`. None: no α, and the warm-up is not noticed: in it nothing is
+                read from the logits of the idle fusion head.
+
+        Raises:
+            MidasAugError: ``out`` has no labels yet, or shapes do not fit.
+        """
+        warming_up = criterion is not None and criterion.warming_up
+        scores = None if logits is None or warming_up else as_scores(logits, "logits").detach()
+        rows = rows_of(out, len(self.modalities), scores)
+        labels = as_labels(out.labels, "labels")
+        here = slice(len(labels), None)
+        source_labels, shares, valid = (part[here] for part in rows)
+
+        aligned: dict[str, Tensor] = {}
+        misaligned = {
+            "share": shares,
+            "collapsed": row_collapsed(shares),
+            "entropy": row_entropy(shares),
+        }
+        binned = {"share": shares}
+        # Nothing was swapped, so nobody was asked for a confidence.
+        confidence = getattr(out, "confidence", None) if len(valid) else None
+        if confidence is not None:
+            aligned["unimodal"] = as_tensor(confidence, "confidence")
+        weights = getattr(out, "hardness", None)
+        if weights is not None:
+            hardness = as_tensor(weights, "hardness").detach()
+            check_shape(hardness, (len(valid),), "hardness", "one weight a misaligned row")
+            misaligned["hardness"] = hardness
+            binned["similarity"] = hardness - 1  # (s + 1) / 2, and so in 0 … 1 like a share
+        if scores is not None:
+            aligned["accuracy"] = scores[: len(labels)].argmax(dim=1) == labels
+            beyond = scores[here]
+            misaligned["credit"] = source_probability(beyond, source_labels, normalized=True)
+            misaligned["confidence"] = source_probability(beyond, source_labels, normalized=False)
+            misaligned["misaligned_accuracy"] = top_set_matches(beyond, source_labels)
+        one = torch.ones(1, device=shares.device)
+        steps = {"warming_up": one * warming_up}
+        if criterion is not None:
+            steps["alpha"] = criterion.weak.alpha
+        if terms is not None:
+            steps["loss"] = torch.stack([terms.total.detach(), terms.unimodal.detach()])
+            if not warming_up:  # which has placeholders for these
+                steps["fused_loss"] = torch.stack(
+                    [terms.aligned.detach(), terms.misaligned.detach()]
+                )
+
+        valid, labelled = valid.bool(), labels >= 0
+        sums = {
+            **_sum_rows(aligned, labelled),
+            **_sum_rows(misaligned, valid),
+            **{kind: (values.float(), one) for kind, values in steps.items()},
+        }
+        self._add(sums, binned, valid)
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Close an epoch: fetch the sums, clear them and keep the means.
+
+        Args:
+            epoch: Its number, the place on the curves' x axis. Any number that grows will do: call
+                it every 50 steps for finer curves. Records from this number on are dropped, as a
+                run that was set back writes them anew.
+
+        Returns:
+            The new record, which is also the last of ``records``.
+        """
+        totals = self._totals
+        if totals is None:
+            totals = torch.zeros(self._length, dtype=torch.float64)
+        if self._is_distributed:
+            torch.distributed.all_reduce(totals)
+        numbers = totals.tolist()  # the one sync of the epoch
+        if self._totals is not None:
+            self._totals.zero_()
+        kept = sum(record["epoch"] < epoch for record in self.records)
+        del self.records[kept:], self.histograms[kept:]
+        record: dict[str, float] = {"epoch": epoch}
+        rest = iter(numbers)
+        for names in self._names.values():
+            totals_of, counts_of = list(islice(rest, len(names))), list(islice(rest, len(names)))
+            for name, one, many in zip(names, totals_of, counts_of, strict=True):
+                if many:
+                    record[name] = one / many
+        histogram = {
+            name: [round(number) for number in islice(rest, BINS)]
+            for names in self._histogram_names.values()
+            for name in names
+        }
+        self.records.append(record)
+        self.histograms.append(histogram)
+        return record
+
+    # -- what came of it -------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as a plain dict, fit for JSON; `midas_aug.diagnostics.figures` draws it.
+
+        Returns:
+            ``modalities``; ``epoch``, a list; ``scores``, a list for each name, None where an epoch
+            has no such score; ``histograms``: for each name ``edges`` (41 numbers) and ``counts``
+            (40 for each epoch).
+        """
+        names = dict.fromkeys(name for record in self.records for name in record)
+        names.pop("epoch", None)
+        return {
+            "modalities": list(self.modalities),
+            "epoch": [record["epoch"] for record in self.records],
+            "scores": {name: [record.get(name) for record in self.records] for name in names},
+            "histograms": {
+                name: {
+                    "edges": _edges(*RANGES[kind]),
+                    "counts": [histogram[name] for histogram in self.histograms],
+                }
+                for kind, kind_names in self._histogram_names.items()
+                for name in kind_names
+            },
+        }
+
+    def write(self, callback: Callable[[str, float, int], object], *, start: int = 0) -> None:
+        """Hand every score to ``callback(name, value, epoch)``.
+
+        Args:
+            callback: Any logger.
+            start: Leave out the epochs before this one: ``start=epoch`` after `end_epoch` hands
+                over the epoch that ended.
+        """
+        for record in self._since(start):
+            for name, value in record.items():
+                if name != "epoch":
+                    callback(name, value, int(record["epoch"]))
+
+    def to_tensorboard(self, writer: Any, *, start: int = 0, prefix: str = "midas") -> None:
+        """`write` to anything with ``add_scalar(tag, value, step)``, as a ``SummaryWriter`` has."""
+        self.write(
+            lambda name, value, epoch: writer.add_scalar(f"{prefix}/{name}", value, epoch),
+            start=start,
+        )
+
+    def to_wandb(self, run: Any, *, start: int = 0, prefix: str = "midas") -> None:
+        """Hand one dict an epoch to ``run.log``, as a Weights & Biases run has.
+
+        The epoch is ``midas/epoch`` in it and not the step of the run, which other calls of
+        ``run.log`` move. To have it on the x axis:
+        ``run.define_metric("midas/*", step_metric="midas/epoch")``.
+        """
+        for record in self._since(start):
+            run.log({f"{prefix}/{name}": value for name, value in record.items()})
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a checkpoint needs, the unfinished epoch included."""
+        return {
+            "modalities": list(self.modalities),
+            "records": [dict(record) for record in self.records],
+            "histograms": [
+                {name: list(counts) for name, counts in histogram.items()}
+                for histogram in self.histograms
+            ],
+            "totals": None if self._totals is None else self._totals.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        In a distributed run, where one checkpoint serves all ranks, take it at the end of an epoch:
+        the unfinished epoch in it is that of one rank.
+
+        Raises:
+            MidasAugError: It is the state of a log with other modalities.
+        """
+        if tuple(state["modalities"]) != self.modalities:
+            raise MidasAugError(
+                f"expected the state of a log of {self.modalities!r}, got one of "
+                f"{tuple(state['modalities'])!r}"
+            )
+        self.records = [dict(record) for record in state["records"]]
+        self.histograms = [dict(histogram) for histogram in state["histograms"]]
+        self._totals = None if state["totals"] is None else state["totals"].clone()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    @property
+    def _length(self) -> int:
+        names = sum(map(len, self._names.values()))
+        return 2 * names + BINS * sum(map(len, self._histogram_names.values()))
+
+    @property
+    def _is_distributed(self) -> bool:
+        return (
+            self.sync
+            and torch.distributed.is_available()
+            and torch.distributed.is_initialized()
+            and torch.distributed.get_world_size() > 1
+        )
+
+    def _since(self, start: int) -> list[dict[str, float]]:
+        return [record for record in self.records if record["epoch"] >= start]
+
+    def _add(self, sums: Mapping[str, _Sums], binned: Mapping[str, Tensor], valid: Tensor) -> None:
+        """Lay sums, counts and histograms side by side and add them to the totals."""
+        nothing = torch.zeros(1, device=valid.device)
+        parts = []
+        for kind, names in self._names.items():
+            total, count = sums.get(kind, (nothing, nothing))
+            parts += [total.expand(len(names)), count.expand(len(names))]
+        counts = _histograms(binned, valid)
+        for kind, names in self._histogram_names.items():
+            parts.append(counts[kind] if kind in counts else nothing.expand(BINS * len(names)))
+        step = torch.cat(parts)
+        if self._totals is None:
+            self._totals = step.to(_precision(step.device))
+        else:  # after load_state_dict they may be elsewhere
+            self._totals = self._totals.to(step.device, _precision(step.device)).add_(step)
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _sum_rows(columns: Mapping[str, Tensor], counted: Tensor) -> dict[str, _Sums]:
+    """Sums of ``(rows,)`` and ``(rows, M)`` values over the rows that count, and how many."""
+    if not columns:
+        return {}
+    blocks = [values if values.ndim == 2 else values[:, None] for values in columns.values()]
+    table = torch.cat([block.float() for block in blocks], dim=1)
+    totals = torch.where(counted[:, None], table, 0.0).sum(dim=0)
+    count = counted.sum(dim=0, keepdim=True).float()
+    parts = torch.split(totals, [block.shape[1] for block in blocks])
+    return {kind: (part, count) for kind, part in zip(columns, parts, strict=True)}
+
+
+def _histograms(columns: Mapping[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
+    """Counts of each column in turn; what is beyond 0 … 1 is in the outermost bin."""
+    blocks = [values if values.ndim == 2 else values[:, None] for values in columns.values()]
+    table = torch.cat([block.float() for block in blocks], dim=1)
+    place = (table * BINS).floor().clamp(0, BINS - 1)
+    bins = torch.arange(BINS, device=table.device)
+    hits = (place[:, :, None] == bins) & counted[:, None, None]
+    counts = hits.sum(dim=0).flatten().float()
+    parts = torch.split(counts, [BINS * block.shape[1] for block in blocks])
+    return dict(zip(columns, parts, strict=True))
+
+
+def _edges(low: float, high: float) -> list[float]:
+    return [round(low + (high - low) * number / BINS, 6) for number in range(BINS + 1)]

@@ -1,0 +1,299 @@
+"""What `diagnose` found: scores with intervals, as a table, as a dict, and side by side."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from midas_aug._arrays import NDArray
+from midas_aug.diagnostics import findings as finding_rules
+from midas_aug.diagnostics.bootstrap import Score, interval
+from midas_aug.diagnostics.findings import Finding
+from midas_aug.errors import MidasAugError
+
+__all__ = ["Comparison", "ModalityReport"]
+
+
+class Line(NamedTuple):
+    """How a score is shown."""
+
+    score: str  # its name; with modalities, the part before the dot
+    label: str
+    percent: bool = True
+
+
+OVERALL = (
+    Line("accuracy", "accuracy"),
+    Line("misaligned_accuracy", "misaligned accuracy"),
+    Line("misaligned_accuracy_all", "misaligned accuracy, same-label pairs counted as wrong"),
+    Line("majority", "always the most frequent class"),
+    Line("share_entropy", "share entropy (100: all shares 1/M)"),
+    Line("share_collapsed", "shares within 0.05 of 1/M"),
+)
+SHOWN = ("level", "removal", "partners")  # settings in the line above the table
+SHARED = "shared_errors."  # then two modalities with a + between them
+PER_MODALITY = (
+    Line("without", "accuracy without it"),
+    Line("cost", "cost of removing it (points)"),
+    Line("alone", "accuracy with all others removed"),
+    Line("head_accuracy", "accuracy of its own head"),
+    Line("headroom", "own head minus all others removed (points)"),
+    Line("head_ece", "calibration error of its own head"),
+    Line("confidence", "probability of its label, misaligned rows"),
+    Line("followed", "sided with where it disagrees with all others"),
+    Line("credit", "credit it gets where it disagrees with all others"),
+    Line("shapley", "Shapley value of the accuracy (points)"),
+    Line("shapley_share", "share of the Shapley values"),
+    Line("smv", "SMV value", percent=False),
+    Line("smv_share", "share of the SMV values"),
+    Line("discrepancy", "OGM discrepancy ratio", percent=False),
+    Line("permutation_importance", "accuracy when permuted / accuracy", percent=False),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ModalityReport:
+    """Scores of one model over one set of rows; made by `diagnose`.
+
+    Attributes:
+        name: What tables and figures call the model.
+        modalities: Names, in order.
+        scores: `Score` (value, low, high) by name. Fractions, not percent. Scores of a modality
+            are called ``without.video``, ``cost.video`` and so on; docs/diagnostics.md explains
+            each.
+        settings: How the scores were made: ``rows``, ``classes``, ``level``, ``removal``,
+            ``partners``, ``draws``, ``resamples``, ``seed``.
+        hardness: Quantiles of the hard-sample weights by their level (``"0.5"``), empty where
+            features are no vectors.
+        labels: ``(N,)`` the rows' labels, to tell whether two reports are over the same rows.
+        replicates: ``(R,)`` bootstrap replicates of each score.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.diagnostics import diagnose
+        >>> inputs, labels = torch.eye(4).repeat(9, 1), torch.arange(36) % 4
+        >>> batch = {"audio": inputs, "video": inputs, "label": labels}
+        >>> deaf = diagnose(lambda b: b["video"], [batch], ("audio", "video"), name="deaf")
+        >>> fair = diagnose(
+        ...     lambda b: b["audio"] + b["video"], [batch], ("audio", "video"), name="fair"
+        ... )
+        >>> deaf.scores["cost.video"]
+        Score(value=0.75, low=0.6111111111111112, high=0.8618055555555549)
+        >>> deaf.findings[0].text[:50]
+        'audio is not used: removing audio costs 0.0 ± 0.0 '
+        >>> deaf.compare(fair).differences["fair"]["cost.video"].value
+        -0.75
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    scores: Mapping[str, Score]
+    settings: Mapping[str, Any]
+    hardness: Mapping[str, float] = field(default_factory=dict)
+    labels: NDArray = field(repr=False, default_factory=lambda: np.zeros(0, dtype=np.int64))
+    replicates: Mapping[str, NDArray] = field(repr=False, default_factory=dict)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the scores say in plain language, the most telling first."""
+        return finding_rules.find(self.modalities, self.scores)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but rows and replicates, ready for JSON (a missing number is None)."""
+        return {
+            "name": self.name,
+            "modalities": list(self.modalities),
+            "scores": {key: _plain(score) for key, score in self.scores.items()},
+            "settings": dict(self.settings),
+            "hardness": {key: _number(value) for key, value in self.hardness.items()},
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+    def to_markdown(self) -> str:
+        """The table and the findings in GitHub's Markdown."""
+        tables = [_markdown(header, rows) for header, rows in self._tables()]
+        return "\n\n".join([f"**{self.name}**: {self._how()}", *tables, *self._listed()]) + "\n"
+
+    def __str__(self) -> str:
+        tables = [_text(header, rows) for header, rows in self._tables()]
+        return "\n\n".join([f"{self.name}: {self._how()}", *tables, *self._listed()])
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the report, and save it where a path is given (needs the extra ``diagnostics``)."""
+        from midas_aug.diagnostics.figures import draw_report
+
+        return draw_report([self.to_dict()], path)
+
+    def compare(self, *others: "ModalityReport") -> "Comparison":
+        """This report (the baseline) beside others, with intervals of the paired differences.
+
+        Args:
+            others: Reports over the same rows in the same order, with the same seed.
+
+        Raises:
+            MidasAugError: The reports are not over the same rows, so nothing can be paired.
+        """
+        for other in others:
+            _check_pair(self, other)
+        names = [report.name for report in (self, *others)]
+        if len(set(names)) < len(names):
+            raise MidasAugError(
+                f"expected a name of its own for each report, got {names!r}; pass name= to diagnose"
+            )
+        return Comparison((self, *others))
+
+    def _listed(self) -> list[str]:
+        lines = [f"- {finding.text}" for finding in self.findings]
+        return ["\n".join(lines)] if lines else []
+
+    def _how(self) -> str:
+        parts = [f"{self.settings['rows']} rows", f"{self.settings['classes']} classes"]
+        parts += [f"{key}: {self.settings[key]}" for key in SHOWN if key in self.settings]
+        return ", ".join(parts) + "\n(%, in brackets 95 % bootstrap intervals)"
+
+    def _tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:
+        overall = [
+            [line.label, _cell(self.scores[line.score], line)]
+            for line in _overall_lines(self.scores)
+        ]
+        yield ["all modalities", self.name], overall
+        rows = [
+            [
+                line.label,
+                *(_cell(self.scores.get(f"{line.score}.{m}"), line) for m in self.modalities),
+            ]
+            for line in PER_MODALITY
+            if any(f"{line.score}.{m}" in self.scores for m in self.modalities)
+        ]
+        if rows:
+            yield ["each modality", *self.modalities], rows
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Reports side by side; the first is the baseline. Made by `ModalityReport.compare`.
+
+    Tables have the intervals of the differences; those of the scores are in each report.
+    """
+
+    reports: tuple[ModalityReport, ...]
+
+    @property
+    def differences(self) -> dict[str, dict[str, Score]]:
+        """For each report but the first, score minus the first's, with its paired interval."""
+        base, *others = self.reports
+        return {
+            other.name: {
+                key: interval(
+                    score.value - base.scores[key].value,
+                    other.replicates[key] - base.replicates[key],
+                )
+                for key, score in other.scores.items()
+                if key in base.scores
+            }
+            for other in others
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reports and the differences, ready for JSON."""
+        return {
+            "reports": [report.to_dict() for report in self.reports],
+            "differences": {
+                name: {key: _plain(score) for key, score in scores.items()}
+                for name, scores in self.differences.items()
+            },
+        }
+
+    def to_markdown(self) -> str:
+        """The table in GitHub's Markdown."""
+        return _markdown(*self._table()) + "\n"
+
+    def __str__(self) -> str:
+        return _text(*self._table())
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the reports side by side (needs the extra ``diagnostics``)."""
+        from midas_aug.diagnostics.figures import draw_report
+
+        return draw_report([report.to_dict() for report in self.reports], path)
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        base, *others = self.reports
+        differences = self.differences
+        header = ["", *(r.name for r in self.reports), *(f"{r.name} - {base.name}" for r in others)]
+        rows = []
+        for key, label, line in _shown(self.reports):
+            cells = [_cell(report.scores.get(key), line, bare=True) for report in self.reports]
+            changes = [_cell(differences[r.name].get(key), line, signed=True) for r in others]
+            rows.append([label, *cells, *changes])
+        return header, rows
+
+
+def _overall_lines(known: Collection[str]) -> list[Line]:
+    pairs = [key.removeprefix(SHARED) for key in known if key.startswith(SHARED)]
+    lines = [line for line in OVERALL if line.score in known]
+    return lines + [Line(f"{SHARED}{p}", f"errors shared by the heads of {p}") for p in pairs]
+
+
+def _shown(reports: Sequence[ModalityReport]) -> Iterator[tuple[str, str, Line]]:
+    known = {key: None for report in reports for key in report.scores}
+    for line in _overall_lines(known):
+        yield line.score, line.label, line
+    for line in PER_MODALITY:
+        for modality in reports[0].modalities:
+            key = f"{line.score}.{modality}"
+            if key in known:
+                yield key, f"{modality}: {line.label}", line
+
+
+def _check_pair(first: ModalityReport, second: ModalityReport) -> None:
+    if not np.array_equal(first.labels, second.labels):
+        raise MidasAugError(
+            f"expected reports over the same rows in the same order, got {len(first.labels)} rows "
+            f"({first.name!r}) and {len(second.labels)} ({second.name!r}) whose labels differ; "
+            "diagnose both with one loader that does not shuffle"
+        )
+    for key in ("seed", "resamples", "removal", "level"):
+        one, other = first.settings.get(key), second.settings.get(key)
+        if one != other:
+            raise MidasAugError(
+                f"expected reports with one {key}, got {one!r} ({first.name!r}) and {other!r} "
+                f"({second.name!r}); their numbers cannot be paired"
+            )
+
+
+def _cell(score: Score | None, line: Line, *, signed: bool = False, bare: bool = False) -> str:
+    if score is None or np.isnan(score.value):
+        return ""
+    sign = "+" if signed else ""
+    form = f"{sign}.1f" if line.percent else f"{sign}.2f"
+    value, low, high = (100 * number if line.percent else number for number in score)
+    text = f"{value:{form}}"
+    return text if bare or np.isnan(low) else f"{text} [{low:{form}}, {high:{form}}]"
+
+
+def _plain(score: Score) -> dict[str, float | None]:
+    return {key: _number(value) for key, value in score.to_dict().items()}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _text(header: list[str], rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, *rows]
+    ]
+    return "\n".join([lines[0], "-" * len(max(lines, key=len)), *lines[1:]])
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    marks = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, marks, *rows])

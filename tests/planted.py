@@ -1,0 +1,104 @@
+"""Models that are built to be balanced, dominated, fed with noise or with a copy; linear, quick.
+
+Class prototypes plus Gaussian noise make each modality; joint model and heads are linear and
+trained by full-batch gradient descent, each on its own rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+CLASSES, WIDTH = 5, 8
+CASES = ("balanced", "dominated", "noise", "copied")
+
+
+class Planted(NamedTuple):
+    """A model with its heads, and batches to diagnose it on."""
+
+    model: LinearFusion
+    heads: nn.ModuleDict
+    loader: list[dict[str, Tensor]]
+    training: list[dict[str, Tensor]]
+
+    def unimodal(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: head(features[name]) for name, head in self.heads.items()}
+
+
+class LinearFusion(nn.Module):
+    """Encoders that only scale, and one linear head on everything."""
+
+    def __init__(self, scales: dict[str, float]) -> None:
+        super().__init__()
+        self.scales = scales
+        self.head = nn.Linear(WIDTH * len(scales), CLASSES)
+
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: scale * batch[name] for name, scale in self.scales.items()}
+
+    def fuse(self, features: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = self.head(torch.cat([features[name] for name in self.scales], dim=1))
+        return logits
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.fuse(self.encode(batch))
+
+
+def make_case(
+    case: str, *, rows: int = 600, modalities: int = 2, batch: int = 150, seed: int = 0
+) -> Planted:
+    """Data, a joint model and a head for each modality; ``seed`` is that of the diagnosed rows."""
+    generator = torch.Generator().manual_seed(0)
+    names = ("audio", "video", "text", "touch")[:modalities]
+    prototypes = {name: 1.5 * torch.randn(CLASSES, WIDTH, generator=generator) for name in names}
+    scales = dict.fromkeys(names, 1.0)
+    noise = dict.fromkeys(names, 1.6)
+    if case == "dominated":
+        # Features this small hardly move the shared head before the loss is gone.
+        noise["audio"], scales["video"] = 0.6, 0.03
+
+    def draw(count: int) -> dict[str, Tensor]:
+        labels = torch.arange(count) % CLASSES
+        data = {
+            name: prototypes[name][labels]
+            + noise[name] * torch.randn(count, WIDTH, generator=generator)
+            for name in names
+        }
+        if case == "noise":
+            data["video"] = 2 * torch.randn(count, WIDTH, generator=generator)
+        if case == "copied":
+            data["video"] = data["audio"] + 0.01 * torch.randn(count, WIDTH, generator=generator)
+        return {**data, "label": labels}
+
+    training = draw(600)
+    generator.manual_seed(seed + 1)
+    held_out = draw(rows)
+    torch.manual_seed(0)
+    model = LinearFusion(scales)
+    heads = nn.ModuleDict({name: nn.Linear(WIDTH, CLASSES) for name in names})
+    features = model.encode(training)
+    fit(model.head, lambda: model.fuse(features), training["label"], steps=100, rate=0.1)
+    for name, head in heads.items():
+        at = features[name]
+        rate = 0.1 / scales[name] ** 2  # as if the feature had scale 1
+        fit(head, lambda head=head, at=at: head(at), training["label"], steps=300, rate=rate)
+    return Planted(model, heads, split(held_out, batch), [training])
+
+
+@torch.enable_grad()
+def fit(module: nn.Module, predict: Any, labels: Tensor, *, steps: int, rate: float) -> None:
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate)
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(predict(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def split(data: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:
+    return [
+        {name: value[start : start + size] for name, value in data.items()}
+        for start in range(0, len(data["label"]), size)
+    ]
