@@ -1,11 +1,9 @@
-"""What a trained model is scored by; pure functions of logits, then one call for all of them.
+"""What a trained model is scored by, in one call; the measures are `midas_aug.diagnostics`.
 
 Removing a modality means that its feature is replaced by the mean of the training rows' features.
 """
 
-from collections.abc import Callable, Mapping
-from itertools import combinations
-from math import factorial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,11 +12,10 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from benchmarks.model import Features
-from midas_aug.functional import gather_rows, misaligned_accuracy, sample_partners
+from midas_aug import diagnostics
+from midas_aug.functional import gather_rows, sample_partners
 
 DRAWS = 5  # of partners, averaged: one draw of 200 rows has a standard error of 3 points
-
-Subset = frozenset[str]
 
 
 class Scored(NamedTuple):
@@ -30,56 +27,13 @@ class Scored(NamedTuple):
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Fraction of rows whose highest logit is the label's."""
-    return float((logits.argmax(dim=1) == labels).float().mean())
+    return float(diagnostics.accuracy(logits, labels))
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
     """Mean F1 over classes, of the whole set of rows."""
     classes = logits.shape[1]
     return float(multiclass_f1_score(logits, labels, num_classes=classes, average="macro"))
-
-
-def misaligned_confidence(logits: Tensor, source_labels: Tensor) -> Tensor:
-    """Mean probability ``(M,)`` of the label of each modality's source row (MIDAS Fig. 1b).
-
-    No row gives 0.
-    """
-    probability = logits.softmax(dim=1).gather(1, source_labels)
-    return probability.sum(dim=0) / max(len(probability), 1)
-
-
-def shapley(values: Mapping[Subset, Tensor]) -> dict[str, Tensor]:
-    """Shapley value of each modality, from the value of every subset of modalities.
-
-    ``values`` has all 2^M subsets, the empty one too. The values of the modalities sum to
-    v(all) − v(none).
-    """
-    modalities = max(values, key=len)
-    count = len(modalities)
-    contributions = {}
-    for modality in sorted(modalities):
-        others = modalities - {modality}
-        contributions[modality] = sum(
-            (
-                factorial(size)
-                * factorial(count - size - 1)
-                / factorial(count)
-                * (values[Subset(subset) | {modality}] - values[Subset(subset)])
-                for size in range(count)
-                for subset in combinations(sorted(others), size)
-            ),
-            start=torch.zeros(()),
-        )
-    return contributions
-
-
-def all_subsets(modalities: tuple[str, ...]) -> list[Subset]:
-    """Every subset, from none to all."""
-    return [
-        Subset(subset)
-        for size in range(len(modalities) + 1)
-        for subset in combinations(modalities, size)
-    ]
 
 
 @torch.no_grad()
@@ -125,8 +79,9 @@ def _misaligned(predict: Callable[[Features], Tensor], rows: Scored) -> dict[str
             source = torch.stack([partner if m == swapped else own for m in features], dim=1)
             mixed = {m: gather_rows(f, source[:, k]) for k, (m, f) in enumerate(features.items())}
             logits = predict(mixed)
-            hits.append(misaligned_accuracy(logits, labels[source], valid=valid))
-            confidence.append(misaligned_confidence(logits[valid], labels[source[valid]]))
+            both = labels[source]
+            hits.append(diagnostics.misaligned_accuracy(logits, both, valid=valid))
+            confidence.append(diagnostics.misaligned_confidence(logits, both, valid=valid))
     means = torch.stack(confidence).mean(dim=0)
     named = {f"confidence.{m}": float(mean) for m, mean in zip(features, means, strict=True)}
     return {"misaligned_accuracy": float(torch.stack(hits).mean()), **named}
@@ -140,16 +95,17 @@ def _removed(
     zeros = {m: torch.zeros_like(f) for m, f in features.items()}
     modalities = tuple(features)
 
-    def correct(subset: Subset, absent: Features) -> Tensor:
+    def correct(subset: frozenset[str], absent: Features) -> Tensor:
         seen = {m: features[m] if m in subset else absent[m] for m in modalities}
-        return (predict(seen).argmax(dim=1) == labels).float()
+        return predict(seen).argmax(dim=1) == labels
 
-    subsets = all_subsets(modalities)
-    accuracies = {subset: correct(subset, means).mean() for subset in subsets}
-    # SMV's v(S) is |S| where S suffices for the label, and 0 for the empty set.
-    counts = {subset: len(subset) * correct(subset, zeros) for subset in subsets}
-    everything = Subset(modalities)
-    scores = {f"without.{m}": float(accuracies[everything - {m}]) for m in modalities}
-    scores |= {f"shapley.{m}": float(value) for m, value in shapley(accuracies).items()}
-    scores |= {f"smv.{m}": float(value.mean()) for m, value in shapley(counts).items()}
+    subsets = diagnostics.all_subsets(modalities)
+    by_mean = {subset: correct(subset, means) for subset in subsets}
+    by_zero = {subset: correct(subset, zeros) for subset in subsets}
+    everything = frozenset(modalities)
+    scores = {f"without.{m}": float(by_mean[everything - {m}].float().mean()) for m in modalities}
+    for name, value in diagnostics.accuracy_shapley(by_mean).items():
+        scores[f"shapley.{name}"] = float(value)
+    for name, value in diagnostics.sample_shapley(by_zero).items():
+        scores[f"smv.{name}"] = float(value.mean())
     return scores

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 from benchmarks.methods.base import EpochRows, Setting
 from benchmarks.methods.shared import ComparingMethod
-from benchmarks.metrics import Subset, all_subsets, shapley
 from benchmarks.model import LateFusion
+from midas_aug.diagnostics import all_subsets, shapley
 
 
 def subset_values(
     parts: Mapping[str, Tensor], bias: Tensor, labels: Tensor
-) -> dict[Subset, Tensor]:
+) -> dict[frozenset[str], Tensor]:
     """v(S) = |S| where the head is right with the features outside S set to 0, else 0.
 
     Args:

@@ -26,8 +26,8 @@ from benchmarks.methods.ogm import OGM
 from benchmarks.methods.opm import OPM
 from benchmarks.methods.smv import SMV
 from benchmarks.methods.unimodal_losses import UnimodalLosses
-from benchmarks.metrics import shapley
 from benchmarks.model import LateFusion
+from midas_aug.diagnostics import shapley
 from tests.benchmarks.helpers import set_up, tiny_model, tiny_rows
 
 # Each method as it acts from the first epoch on.

@@ -1,63 +1,17 @@
 """The scores of the comparison, by the worked examples and by slow loops."""
 
-from itertools import permutations
-
 import numpy as np
 import pytest
 import reference
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks import metrics
-
-LOGITS = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.4, 0.35, 0.25], [0.2, 0.2, 0.6]]).log()
 
 
 def test_macro_f1_is_of_the_whole_set():
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     logits = torch.eye(3)[torch.tensor([0, 1, 1, 0, 2, 2])]
     assert metrics.macro_f1(logits, labels) == pytest.approx(2 / 3)
-
-
-def test_confidence_on_misaligned_rows():
-    labels = torch.tensor([0, 1, 2, 2])
-    source_labels = torch.stack([labels, labels[torch.tensor([1, 2, 0, 3])]], dim=1)
-    found = metrics.misaligned_confidence(LOGITS, source_labels)
-    torch.testing.assert_close(found, torch.tensor([0.4875, 0.4]))
-
-
-def test_shapley_of_the_worked_example():
-    values = {frozenset(): 0.17, frozenset("a"): 0.42, frozenset("v"): 0.19, frozenset("av"): 0.60}
-    found = metrics.shapley({subset: torch.tensor(value) for subset, value in values.items()})
-    assert float(found["a"]) == pytest.approx(0.33)
-    assert float(found["v"]) == pytest.approx(0.10)
-
-
-def test_smv_value_of_three_modalities():
-    right = {frozenset("a"), frozenset("ab"), frozenset("ac"), frozenset("abc")}
-    values = {
-        subset: torch.tensor(float(len(subset) * (subset in right)))
-        for subset in metrics.all_subsets(("a", "b", "c"))
-    }
-    found = metrics.shapley(values)
-    assert [float(found[m]) for m in "abc"] == pytest.approx([2, 0.5, 0.5])
-
-
-@given(st.integers(1, 4), st.integers(0, 1000))
-def test_shapley_is_the_mean_over_orders_of_arrival(count, seed):
-    modalities = tuple("abcd"[:count])
-    draws = np.random.default_rng(seed)
-    values = {s: torch.tensor(draws.normal()) for s in metrics.all_subsets(modalities)}
-    found = metrics.shapley(values)
-    for modality in modalities:
-        gains = []
-        for order in permutations(modalities):
-            before = frozenset(order[: order.index(modality)])
-            gains.append(float(values[before | {modality}] - values[before]))
-        assert float(found[modality]) == pytest.approx(np.mean(gains), abs=1e-6)
-    total = float(values[frozenset(modalities)] - values[frozenset()])
-    assert sum(float(value) for value in found.values()) == pytest.approx(total, abs=1e-6)
 
 
 class Model:
