@@ -3,6 +3,7 @@
 python -m benchmarks fetch all            # or digits, openmoji, stamps, watch, brca
 python -m benchmarks run --suite quick    # or full; a stopped one goes on where it was
 python -m benchmarks report --suite full  # from the kept runs alone
+python -m benchmarks diagnose openmoji    # what joint training, plain swap and MIDAS listen to
 """
 
 import sys
@@ -22,6 +23,7 @@ try:
     )
 
     from benchmarks import data
+    from benchmarks.diagnosis import diagnose_task
     from benchmarks.report import write_report
     from benchmarks.suite import RESULTS, SUITES, Job, run_job, stages
     from benchmarks.tasks import TASKS
@@ -61,12 +63,23 @@ class Report:
     """Where the finished runs are kept."""
 
 
+@dataclass(frozen=True)
+class Diagnose:
+    """Train joint, plain swap and MIDAS on a task, and show what they do with its modalities."""
+
+    task: tyro.conf.Positional[str]
+    """One of the tasks, such as openmoji."""
+    out: Path = RESULTS
+    """Where the full suite's runs are, for the tuned configurations; the figure goes there too."""
+
+
 def main() -> None:
     """Dispatch to the command."""
     command = tyro.cli(
         Annotated[Fetch, tyro.conf.subcommand("fetch")]
         | Annotated[Run, tyro.conf.subcommand("run")]
-        | Annotated[Report, tyro.conf.subcommand("report")],
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Diagnose, tyro.conf.subcommand("diagnose")],
         prog="python -m benchmarks",
         description=__doc__,
     )
@@ -76,8 +89,10 @@ def main() -> None:
             fetch(command, console)
         elif isinstance(command, Run):
             run(command, console)
-        else:
+        elif isinstance(command, Report):
             report(command, console)
+        else:
+            diagnose(command, console)
     except data.DataError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
@@ -136,6 +151,26 @@ def report(command: Report, console: Console) -> None:
     """Write tables and figures from the kept runs."""
     for file in write_report(command.suite, SUITES[command.suite].tasks, command.out):
         console.print(f"Written: {file}")
+
+
+def diagnose(command: Diagnose, console: Console) -> None:
+    """Print the comparison and the findings of each model, and keep them with a figure."""
+    if command.task not in TASKS:
+        sys.exit(f"there is no task {command.task}; choose from {', '.join(TASKS)}")
+    comparison = diagnose_task(command.task, command.out)
+    folder = command.out / "diagnosis"
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, page = folder / f"{command.task}.png", folder / f"{command.task}.md"
+    comparison.plot(figure)
+    parts = [f"# {command.task}, test rows of seed 0", comparison.to_markdown()]
+    parts += [f"![what each model makes of the modalities]({figure.name})"]
+    for one in comparison.reports:
+        parts += [f"## {one.name}", one.to_markdown()]
+    page.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+    console.print(str(comparison), markup=False, soft_wrap=True)
+    for one in comparison.reports:
+        console.print(f"\n{one.name}:", *(f"- {found.text}" for found in one.findings), sep="\n")
+    console.print(f"Written: {page} and {figure}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def diagnose_task(task_name: str, root: Path, seed: int = 0) -> Comparison:
         probes = Probes(training, split.training)
         reports.append(
             diagnose(
-                (lambda batch, model=fitted.model: model.encode(batch), method.predict),
+                (fitted.model.encode, method.predict),
                 [{**split.test.inputs, "label": split.test.labels}],
                 task.modalities,
                 unimodal=probes,

@@ -8,6 +8,7 @@ import planted
 import pytest
 import torch
 
+import midas_aug
 from midas_aug.diagnostics import ModalityReport, Score, diagnose, findings
 from midas_aug.diagnostics.findings import find
 
@@ -93,8 +94,9 @@ def test_heads_that_are_sure_of_everything_collapse_the_shares():
     ).findings
     (text,) = [finding.text for finding in found if finding.kind == "collapsed_shares"]
     assert "100.0 ± 0.0 %" in text
-    for name in ("Frozen", "Calibrated", "Table", "Skill"):
-        assert f"{name}Confidence" in text
+    for name in ("FrozenConfidence", "CalibratedConfidence", "TableConfidence"):
+        assert name in text
+        assert hasattr(midas_aug.confidence, name)
 
 
 def score(value: float, margin: float = 0.01) -> Score:
