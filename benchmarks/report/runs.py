@@ -58,6 +58,11 @@ class TaskRuns:
         """Seeds that both rows have."""
         return sorted(self.rows[one].records.keys() & self.rows[other].records.keys())
 
+    @property
+    def shared_seeds(self) -> list[int]:
+        """Seeds that all rows have: means over these can be compared down a column."""
+        return sorted(set.intersection(*(set(row.records) for row in self.rows.values())))
+
     def cost(self, key: str, name: str) -> float:
         """Steps or seconds relative to joint training: the median over the common seeds."""
         ours, joint = self.rows[key].records, self.rows["joint"].records

@@ -61,8 +61,9 @@ ALT = (
     "accuracy against misaligned accuracy, by task",
 )
 LEGEND = (
-    "Mean of the seeds, %. ▲ and ▼: better and worse than joint training, △ and ▽: than the plain "
-    "swap, where the 95 % interval of the paired difference is clear of zero."
+    "Mean over the seeds that all methods have, %. ▲ and ▼: better and worse than joint training, "
+    "△ and ▽: than the plain swap, where the 95 % interval of the paired difference is clear of "
+    "zero (over all seeds that the two have)."
 )
 
 
@@ -189,7 +190,7 @@ def _values(
 
 
 def _marked_mean(task: TaskRuns, key: str, score: str) -> str:
-    mean = estimate(_values(task, key, score)).mean
+    mean = estimate(_values(task, key, score, task.shared_seeds)).mean
     marks = (_mark(task, key, "joint", score, "▲▼"), _mark(task, key, "plain-swap", score, "△▽"))
     return f"{mean:.1f}{''.join(marks)}"
 
@@ -204,7 +205,7 @@ def _alone(runs: Runs) -> list[list[str]]:
     ranked = []
     for task in runs.values():
         means = [
-            (estimate(row.score("accuracy")).mean, row.title)
+            (estimate(row.score("accuracy", task.shared_seeds)).mean, row.title)
             for row in task.rows.values()
             if row.modality is not None
         ]
