@@ -85,7 +85,7 @@ def draw_tradeoff(runs: Runs, path: Path) -> None:
             axes.scatter(
                 across, up, s=30, c=style.color, marker=style.marker, alpha=0.85, label=family
             )
-        for key in ("joint", "plain-swap", "midas"):
+        for key in ("late-fusion", "joint", "plain-swap", "midas"):
             axes.annotate(
                 task.rows[key].title,
                 _place(task, key),
