@@ -77,8 +77,11 @@ def load_split(dataset_name: str, modalities: tuple[str, ...], seed: int) -> Spl
 
 
 def _standardised(values: NDArray[Any], training: NDArray[np.int64]) -> Tensor:
-    """Zero mean and unit variance over the training rows, per column or per channel."""
+    """Zero mean and unit variance over the training rows, per column or per channel.
+
+    What is constant in the training rows is not scaled: another value elsewhere is no outlier.
+    """
     tensor = torch.from_numpy(values).float()
     axes = [0, *range(2, tensor.ndim)]
     std, mean = torch.std_mean(tensor[torch.from_numpy(training)], dim=axes, keepdim=True)
-    return (tensor - mean) / std.clamp(min=1e-6)
+    return (tensor - mean) / torch.where(std > 0, std.clamp(min=1e-6), 1.0)

@@ -32,7 +32,7 @@ class TaskRuns:
     """All rows of one task.
 
     Raises:
-        ValueError: An entry has no finished run.
+        ValueError: An entry has no finished run, or runs of two configurations.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -43,7 +43,13 @@ class TaskRuns:
         for file in sorted((folder / name / "test").glob("*.json")):
             record = json.loads(file.read_text(encoding="utf-8"))
             key = row_key(record["entry"], record["modality"])
-            found.setdefault(key, {})[record["seed"]] = record
+            seeds = found.setdefault(key, {})
+            if any(record["config"] != other["config"] for other in seeds.values()):
+                raise ValueError(
+                    f"{name}: runs of {key} with different configurations in {file.parent}; "
+                    "delete those that an earlier tuning chose"
+                )
+            seeds[record["seed"]] = record
         for entry, spec in ENTRIES.items():
             for modality in self.modalities if spec.alone else (None,):
                 key = row_key(entry, modality)

@@ -207,6 +207,15 @@ def test_the_report_names_every_method_and_task(finished):
             assert line.count("|") == following.count("|")
 
 
+def test_the_report_does_not_mix_configurations(finished):
+    file = next(finished.rglob("digits-2/test/mcr,*seed=1.json"))
+    record = json.loads(file.read_text())
+    record["config"]["regularizer"] = 0.5
+    file.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="runs of mcr with different configurations"):
+        list(write_report("quick", ("digits-2",), finished))
+
+
 def test_the_report_says_what_is_missing(finished):
     for file in finished.rglob("mcr,*.json"):
         file.unlink()
