@@ -46,7 +46,7 @@ class Run:
     """Train what is not there yet."""
 
     suite: Name = "quick"
-    """quick: a quarter of an hour. full: hours, tuning included."""
+    """quick: five to fifteen minutes on two cores. full: an hour or two, tuning included."""
     jobs: int = 2
     """How many runs at a time, each in a process with one thread."""
     out: Path = RESULTS
