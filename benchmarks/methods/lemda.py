@@ -137,7 +137,7 @@ class LeMDA(Method):
 
     Not confirmed by any source at hand, and chosen here: which G and which weights the paper's
     experiments had; these weights are the public configuration's. The consistency loss trains the
-    head too, as in the code. With these weights and a learning rate of 1e-4, G moves the features by
+    head too, as in the code. With these weights and a learning rate of 1e-4, G moves features by
     about a thousandth in some hundred steps: in short runs the method is nearly joint training with
     unimodal losses and clipped gradients.
 
