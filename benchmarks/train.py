@@ -98,7 +98,6 @@ def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed
     setting = Setting(
         num_rows=len(labels),
         epochs=epochs,
-        batch_size=BATCH_SIZE,
         encode_training=lambda: EncodedRows(encode(model, split.training), labels),
     )
     method.setup(model, setting, torch.Generator().manual_seed(seed + 1_000_000))

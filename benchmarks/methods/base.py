@@ -23,7 +23,6 @@ class Setting(NamedTuple):
 
     num_rows: int  # training rows
     epochs: int
-    batch_size: int
     encode_training: Callable[[], EncodedRows]  # as the model is now
 
 

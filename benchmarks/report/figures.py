@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report.runs import TaskRuns
-from benchmarks.report.statistics import Difference, estimate, paired_difference
+from benchmarks.report.statistics import estimate
 
 Runs = Mapping[str, TaskRuns]
 
@@ -54,25 +54,14 @@ COLUMNS = 4  # panels in a row of a figure
 def draw_methods(runs: Runs, path: Path) -> None:
     """Difference of every method to joint training, in accuracy, with its interval."""
     keys = [key for family in FAMILIES.values() for key in family if key != "joint"]
-    figure, panels = _panels(runs, height=0.2 * len(keys) + 0.8)
-    for axes, task in zip(panels, runs.values(), strict=False):
-        _bars(axes, task, keys, "joint", "accuracy")
-    figure.suptitle(
-        "Accuracy, points above joint training: mean, 95 % interval of paired differences",
-        fontsize=11,
-    )
-    figure.savefig(path, dpi=110)
+    title = "Accuracy, points above joint training: mean, 95 % interval of paired differences"
+    _draw_bars(runs, keys, title, path)
 
 
 def draw_ablation(runs: Runs, path: Path) -> None:
     """The parts of MIDAS, against joint training, in accuracy."""
-    figure, panels = _panels(runs, height=0.2 * len(ABLATION) + 0.8)
-    for axes, task in zip(panels, runs.values(), strict=False):
-        _bars(axes, task, ABLATION, "joint", "accuracy")
-    figure.suptitle(
-        "Parts of MIDAS switched off: accuracy, points above joint training", fontsize=11
-    )
-    figure.savefig(path, dpi=110)
+    title = "Parts of MIDAS switched off: accuracy, points above joint training"
+    _draw_bars(runs, ABLATION, title, path)
 
 
 def draw_tradeoff(runs: Runs, path: Path) -> None:
@@ -126,9 +115,11 @@ FIGURES: dict[str, Callable[[Runs, Path], None]] = {
 
 def _place(task: TaskRuns, key: str) -> tuple[float, float]:
     """Misaligned accuracy and accuracy."""
-    row, seeds = task.rows[key], task.shared_seeds
-    across = estimate(row.score("misaligned_accuracy", seeds)).mean
-    return across, estimate(row.score("accuracy", seeds)).mean
+    across, up = (
+        estimate(task.values(key, score, task.shared_seeds)).mean
+        for score in ("misaligned_accuracy", "accuracy")
+    )
+    return across, up
 
 
 def _panels(runs: Runs, height: float, share: bool = True) -> tuple[Figure, Sequence[Axes]]:
@@ -141,10 +132,18 @@ def _panels(runs: Runs, height: float, share: bool = True) -> tuple[Figure, Sequ
     return figure, list(panels)
 
 
-def _bars(axes: Axes, task: TaskRuns, keys: Sequence[str], reference: str, score: str) -> None:
+def _draw_bars(runs: Runs, keys: Sequence[str], title: str, path: Path) -> None:
+    figure, panels = _panels(runs, height=0.2 * len(keys) + 0.8)
+    for axes, task in zip(panels, runs.values(), strict=False):
+        _bars(axes, task, keys)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=110)
+
+
+def _bars(axes: Axes, task: TaskRuns, keys: Sequence[str]) -> None:
     """A horizontal bar a row, from zero, with its interval."""
     places = np.arange(len(keys))
-    found = [_difference(task, key, reference, score) for key in keys]
+    found = [task.difference(key, "joint", "accuracy") for key in keys]
     axes.barh(places, [d.mean for d in found], color=[_color(key) for key in keys], height=0.7)
     margins = [d.margin for d in found]
     axes.errorbar(
@@ -159,12 +158,6 @@ def _bars(axes: Axes, task: TaskRuns, keys: Sequence[str], reference: str, score
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
-
-
-def _difference(task: TaskRuns, key: str, reference: str, score: str) -> Difference:
-    seeds = task.common_seeds(key, reference)
-    ours, theirs = (task.rows[name].score(score, seeds) for name in (key, reference))
-    return paired_difference(ours, theirs)
 
 
 def _color(key: str) -> str:

@@ -8,9 +8,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks.entries import ENTRIES
+from benchmarks.report.statistics import Difference, paired_difference
 from benchmarks.tasks import TASKS
 
 Record = Mapping[str, Any]
+
+WITHOUT = "without"  # accuracy with a modality removed
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,19 @@ class TaskRuns:
     def common_seeds(self, one: str, other: str) -> list[int]:
         """Seeds that both rows have."""
         return sorted(self.rows[one].records.keys() & self.rows[other].records.keys())
+
+    def values(self, key: str, score: str, seeds: Sequence[int] | None = None) -> list[float]:
+        """Test scores of a row, seed by seed; `WITHOUT` is the mean over the removed modality."""
+        row = self.rows[key]
+        if score != WITHOUT:
+            return row.score(score, seeds)
+        columns = [row.score(f"{WITHOUT}.{m}", seeds) for m in self.modalities]
+        return [sum(column) / len(column) for column in zip(*columns, strict=True)]
+
+    def difference(self, ours: str, theirs: str, score: str) -> Difference:
+        """Paired, on the seeds that both rows have."""
+        seeds = self.common_seeds(ours, theirs)
+        return paired_difference(*(self.values(key, score, seeds) for key in (ours, theirs)))
 
     @property
     def shared_seeds(self) -> list[int]:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.entries import config_words
 from benchmarks.report.figures import FIGURES
-from benchmarks.report.runs import TaskRuns
-from benchmarks.report.statistics import Difference, estimate, paired_difference
+from benchmarks.report.runs import WITHOUT, TaskRuns
+from benchmarks.report.statistics import Difference, estimate
 
 Runs = Mapping[str, TaskRuns]
 
@@ -14,7 +14,7 @@ SCORES = {
     "macro_f1": "macro-F1",
     "misaligned_accuracy": "misaligned",
 }
-COMPARED = {**SCORES, "without": "one removed"}  # the mean over which one
+COMPARED = {**SCORES, WITHOUT: "one removed"}  # the mean over which one
 PAIRS = (  # ours against theirs
     ("midas", "late-fusion"),
     ("midas", "joint"),
@@ -42,7 +42,7 @@ def page(name: str, runs: Runs, reading: str = "") -> str:
         "## Misaligned accuracy",
         summary(runs, "misaligned_accuracy"),
         "## Accuracy with one modality removed, the mean over which one",
-        summary(runs, "without"),
+        summary(runs, WITHOUT),
         LEGEND,
         "## The pairs that claims are made about",
         verdicts(runs),
@@ -83,7 +83,7 @@ def verdicts(runs: Runs) -> str:
     for ours, theirs in PAIRS:
         cells = []
         for score in COMPARED:
-            found = [compare(task, ours, theirs, score).verdict for task in runs.values()]
+            found = [task.difference(ours, theirs, score).verdict for task in runs.values()]
             cells.append(" / ".join(str(found.count(verdict)) for verdict in (1, 0, -1)))
         rows.append([_pair_title(runs, ours, theirs, "against"), *cells])
     return table(["better / tied / worse", *COMPARED.values()], rows)
@@ -93,7 +93,7 @@ def pairs(runs: Runs, score: str) -> str:
     """Paired differences between the headline entries, by task."""
     rows = []
     for ours, theirs in PAIRS:
-        cells = [difference_cell(compare(task, ours, theirs, score)) for task in runs.values()]
+        cells = [difference_cell(task.difference(ours, theirs, score)) for task in runs.values()]
         rows.append([_pair_title(runs, ours, theirs, "−"), *cells])
     return table([f"{COMPARED[score]}, points", *runs], rows)
 
@@ -106,7 +106,7 @@ def scores(task: TaskRuns) -> str:
     rows = []
     for key, row in task.rows.items():
         cells = [_mean_std(row.score(name)) for name in (*SCORES, *without)]
-        difference = compare(task, key, "plain-swap", "accuracy")
+        difference = task.difference(key, "plain-swap", "accuracy")
         own = key == "plain-swap"
         rows.append(
             [row.title, *cells, str(len(row.records))]
@@ -151,12 +151,6 @@ def conditions(runs: Runs) -> str:
     return f"{len(records)} test runs; {versions}."
 
 
-def compare(task: TaskRuns, ours: str, theirs: str, score: str) -> Difference:
-    """The paired difference on the seeds that both have."""
-    seeds = task.common_seeds(ours, theirs)
-    return paired_difference(_values(task, ours, score, seeds), _values(task, theirs, score, seeds))
-
-
 def interval(difference: Difference) -> str:
     """``+0.5 ± 1.2``, with a mark where it is clear of zero."""
     mark = {1: " ▲", -1: " ▼", 0: ""}[difference.verdict]
@@ -179,24 +173,14 @@ def _pair_title(runs: Runs, ours: str, theirs: str, sign: str) -> str:
     return f"{rows[ours].title} {sign} {rows[theirs].title}"
 
 
-def _values(
-    task: TaskRuns, key: str, score: str, seeds: Sequence[int] | None = None
-) -> list[float]:
-    row = task.rows[key]
-    if score != "without":
-        return row.score(score, seeds)
-    columns = [row.score(f"without.{m}", seeds) for m in task.modalities]
-    return [sum(column) / len(column) for column in zip(*columns, strict=True)]
-
-
 def _marked_mean(task: TaskRuns, key: str, score: str) -> str:
-    mean = estimate(_values(task, key, score, task.shared_seeds)).mean
+    mean = estimate(task.values(key, score, task.shared_seeds)).mean
     marks = (_mark(task, key, "joint", score, "▲▼"), _mark(task, key, "plain-swap", score, "△▽"))
     return f"{mean:.1f}{''.join(marks)}"
 
 
 def _mark(task: TaskRuns, key: str, reference: str, score: str, marks: str) -> str:
-    verdict = 0 if key == reference else compare(task, key, reference, score).verdict
+    verdict = 0 if key == reference else task.difference(key, reference, score).verdict
     return {1: marks[0], -1: marks[1], 0: ""}[verdict]
 
 
