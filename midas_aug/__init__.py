@@ -10,6 +10,7 @@ from midas_aug import confidence, functional
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
+from midas_aug.factored import FactoredLinear
 from midas_aug.functional import SwapPlan
 from midas_aug.loss import LossTerms, MidasLoss
 from midas_aug.weak_modality import RatioWeakModalityWeight, WeakModalityWeight
@@ -17,6 +18,7 @@ from midas_aug.weak_modality import RatioWeakModalityWeight, WeakModalityWeight
 __version__ = "0.1.0"
 
 __all__ = [
+    "FactoredLinear",
     "LossTerms",
     "MidasAugError",
     "MidasLoss",

@@ -128,6 +128,7 @@ class MisalignAugment:
         unimodal_logits: Mapping[Any, Array] | Sequence[Array] | None = None,
         plan: SwapPlan | None = None,
         generator: Generator | None = None,
+        materialize: bool = True,
     ) -> MisalignedBatch:
         """Augment one collated batch; ``batch`` itself stays as it is.
 
@@ -139,12 +140,19 @@ class MisalignAugment:
                 Only read by providers of confidence that use logits.
             plan: Draws to replay, as from `midas_aug.functional.plan_swaps` or ``out.plan``.
             generator: Where this call's draws come from, instead of ``seed``.
+            materialize: False keeps the N rows of data as they are, for a head that swaps by
+                ``out.source`` itself (`FactoredLinear`) or for ``out.gather(name, features)``.
 
         Raises:
             MidasAugError: The batch does not fit what was announced.
         """
         return self._augment(
-            batch, labels, unimodal_logits=unimodal_logits, plan=plan, generator=generator
+            batch,
+            labels,
+            unimodal_logits=unimodal_logits,
+            plan=plan,
+            generator=generator,
+            materialize=materialize,
         )
 
     def collate(

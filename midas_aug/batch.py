@@ -202,15 +202,15 @@ class MisalignedBatch:
         labelled = self._valid[:count]
         total = labelled.sum(dtype=torch.float32).clamp(min=1)
         weights = self._valid / total
-        weights[:count] *= rows
+        weights[:count].mul_(rows)
         if rows > count:
             anchored: Tensor | float = (rows - count) / count  # in multiples of `total`
             if not self._rule.anchors_repeat:
                 counts = labelled.index_select(0, self._anchor[here]).sum()
                 anchored = counts.clamp(min=1) / total
-            weights[here] *= self._rule.misaligned_weight * rows / anchored
+            weights[here].mul_(self._rule.misaligned_weight * rows / anchored)
             if self._hard_weights is not None:
-                weights[here] *= self._hard_weights
+                weights[here].mul_(self._hard_weights)
         return self._give(weights)
 
     def folded_targets(self) -> Any:

@@ -171,8 +171,8 @@ class MidasLoss(nn.Module):
         log_p = log_probability_at(scores, rows.source_labels)
         # Not a mean: an empty batch has the loss 0, with a gradient.
         factors = rows.shares * (weights / -max(len(weights), 1))[:, None]
-        factors[count:] *= self.weak.coefficients(out)
-        parts = (factors * log_p).split([count, len(weights) - count])
+        factors[count:].mul_(self.weak.coefficients(out))
+        parts = torch.split(factors * log_p, [count, len(weights) - count])
         aligned, misaligned = (part.sum() for part in parts)
         if self.training:
             self.weak.step(log_p.detach(), out, rows)

@@ -28,6 +28,7 @@ __all__ = [
     "map_arrays",
     "map_items",
     "resolve_key",
+    "select_rows",
     "take_rows",
 ]
 
@@ -183,7 +184,36 @@ def _take(
         )
     if isinstance(array, np.ndarray):
         return np.take(array, index.numpy(), axis=0)
-    return array.index_select(0, index) if isinstance(array, Tensor) else array[index]
+    return select_rows(array, index) if isinstance(array, Tensor) else array[index]
+
+
+def select_rows(array: Tensor, index: Tensor) -> Tensor:
+    """``index_select`` of rows, with a backward that is fast on a CPU."""
+    if array.requires_grad and torch.is_grad_enabled():
+        selected: Tensor = _SelectRows.apply(array, index)  # type: ignore[no-untyped-call]
+        return selected
+    return array.index_select(0, index)
+
+
+class _SelectRows(torch.autograd.Function):
+    """``index_select`` with a backward for what a concatenation sends back.
+
+    The gradient of one modality in ``torch.cat(..., dim=1)`` is a strided slice, on which the CPU's
+    ``index_add`` is four to six times slower than on a contiguous copy.
+    """
+
+    # Not setup_context: it costs a look at the signature in every call.
+    @staticmethod
+    def forward(ctx: Any, array: Tensor, index: Tensor) -> Tensor:
+        ctx.shape = array.shape
+        ctx.save_for_backward(index)
+        return array.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        rows = gradient.new_zeros(ctx.shape)
+        return rows.index_add_(0, index, gradient.contiguous()), None
 
 
 def _is_row_list(tree: Any, rows: int) -> bool:

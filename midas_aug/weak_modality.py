@@ -168,7 +168,7 @@ class WeakModalityWeight(nn.Module):
         with torch.no_grad():
             source_labels, shares, _ = rows_of(out, len(self.alpha))
             scaled = shares.clone()
-            scaled[len(out.labels) :] *= self.coefficients(out)
+            scaled[len(out.labels) :].mul_(self.coefficients(out))
             mass = scaled.sum(dim=1)
             targets = soft_targets(source_labels, scaled / mass[:, None], out.num_classes)
             weights = as_tensor(out.weights, "weights") * mass
@@ -273,4 +273,3 @@ def raw_rows_of(out: Any) -> tuple[Tensor, Tensor, Tensor]:
     confidence = as_scores(out.confidence, "confidence").detach()
     check_shape(confidence, (count, 2), "confidence", "the ratio rule has 2 modalities")
     return confidence, source, valid
-

@@ -129,8 +129,9 @@ def credit_sums(shares: Tensor, log_p: Tensor, valid: Tensor | None) -> Tensor:
     Sums, so that ranks can add theirs up. ``log_p`` is the multimodal head's log-probability at
     the label of each modality's source (or the logit: what a row has in common cancels).
     """
-    # p̃[label of m] over its sum over modalities is a softmax over modalities.
-    credit = log_p.detach().softmax(dim=1)
+    # p̃[label of m] over its sum over modalities is a softmax over modalities. Along the first axis:
+    # a CPU takes seven times longer over rows of two numbers.
+    credit = log_p.detach().t().softmax(dim=0).t()
     both = torch.stack([shares.detach().to(credit.dtype), credit])
     if valid is not None:
         both = both.masked_fill(~valid[:, None], 0.0)
@@ -143,7 +144,7 @@ def step_from_sums(
     """The new α (Eq. 5-7): up where the weak modality gets less credit than it should."""
     expected, received = sums.unbind()
     is_strong = torch.arange(len(alpha), device=alpha.device) != expected.argmin()
-    stepped = alpha + step_size * (expected - received).sign()
+    stepped = alpha.add((expected - received).sign(), alpha=step_size)
     stepped = stepped.clamp(min=1.0, max=max_alpha).masked_fill(is_strong, 1.0)
     # No valid row; or a batch that overflowed in half precision, which must not stay in α for ever.
     return torch.where(sums.sum() > 0, stepped, alpha).to(alpha.dtype)

@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 from midas_aug import MidasAugError
 from midas_aug import functional as F
 from midas_aug._draws import DRAW_BITS
+from midas_aug.functional import pairing
 from midas_aug.functional.pairing import partners_from_draws
 
 
@@ -57,6 +58,33 @@ def test_partners_are_uniform_by_chi_square(library):
     for row, allowed in enumerate(reference.possible_partners(labels)):
         if allowed:
             assert chisquare(counts[row, sorted(allowed)]).pvalue > 1e-4
+
+
+@given(st.lists(st.integers(-3, 4), min_size=1, max_size=40), st.integers(0, 9))
+def test_a_table_of_classes_finds_the_same_partners(labels, seed):
+    """What large batches use where C is known, here forced on small ones."""
+    classes = torch.tensor(labels)
+    draws = torch.randint(1 << DRAW_BITS, (len(labels),), generator=torch.manual_seed(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairing, "_TABLE_ROWS", 0)
+        patch.setattr(pairing, "_NARROW_ROWS", seed % 2 * 1000)
+        have = partners_from_draws(classes.repeat(2), draws.repeat(2), num_classes=5)
+        want = partners_from_draws(classes.repeat(2), draws.repeat(2))
+    assert torch.equal(have[1], want[1])
+    assert torch.equal(have[0], want[0])
+
+
+def test_large_batches_with_known_classes_pair_as_without():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(-1, 300, (40_000,), generator=generator)
+    first, second = (
+        F.sample_partners(labels, num_classes=classes, generator=torch.Generator().manual_seed(1))
+        for classes in (None, 300)
+    )
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    with pytest.raises(MidasAugError, match="below num_classes=10"):
+        F.sample_partners(labels, num_classes=10)
 
 
 def test_rows_draw_independently():
