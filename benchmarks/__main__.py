@@ -3,6 +3,7 @@
 python -m benchmarks fetch all            # or digits, openmoji, stamps, watch, brca
 python -m benchmarks run --suite quick    # or full; a stopped one goes on where it was
 python -m benchmarks report --suite full  # from the kept runs alone
+python -m benchmarks speed                # pairing, swap, loss, steps: ratios and goals
 python -m benchmarks diagnose openmoji    # what joint training, plain swap and MIDAS listen to
 """
 
@@ -13,6 +14,7 @@ from typing import Annotated, Literal
 
 try:
     import joblib
+    import torch
     import tyro
     from rich.console import Console
     from rich.progress import (
@@ -25,6 +27,7 @@ try:
     from benchmarks import data
     from benchmarks.diagnosis import diagnose_task
     from benchmarks.report import write_report
+    from benchmarks.speed.run import run_speed
     from benchmarks.suite import RESULTS, SUITES, Job, run_job, stages
     from benchmarks.tasks import TASKS
 except ModuleNotFoundError as error:
@@ -73,12 +76,25 @@ class Diagnose:
     """Where the full suite's runs are, for the tuned configurations; the figure goes there too."""
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Measure the speed of pairing, swap, loss and whole steps, and write the page."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda does everything that a GPU is needed for, too."""
+    out: Path = RESULTS / "speed"
+    """Where cpu.json, cuda.json and the page are kept."""
+    small: bool = False
+    """Tiny sizes and two rounds, to see that it works."""
+
+
 def main() -> None:
     """Dispatch to the command."""
     command = tyro.cli(
         Annotated[Fetch, tyro.conf.subcommand("fetch")]
         | Annotated[Run, tyro.conf.subcommand("run")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Speed, tyro.conf.subcommand("speed")]
         | Annotated[Diagnose, tyro.conf.subcommand("diagnose")],
         prog="python -m benchmarks",
         description=__doc__,
@@ -91,6 +107,8 @@ def main() -> None:
             run(command, console)
         elif isinstance(command, Report):
             report(command, console)
+        elif isinstance(command, Speed):
+            speed(command, console)
         else:
             diagnose(command, console)
     except data.DataError as error:
@@ -150,6 +168,15 @@ def run_all(jobs: list[Job], workers: int, title: str, console: Console) -> None
 def report(command: Report, console: Console) -> None:
     """Write tables and figures from the kept runs."""
     for file in write_report(command.suite, SUITES[command.suite].tasks, command.out):
+        console.print(f"Written: {file}")
+
+
+def speed(command: Speed, console: Console) -> None:
+    """Measure on the device, and say where the page is."""
+    if command.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("there is no CUDA device here; --device cpu measures on the CPU")
+    device = torch.device(command.device)
+    for file in run_speed(device, command.out, console, small=command.small):
         console.print(f"Written: {file}")
 
 

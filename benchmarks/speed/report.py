@@ -1,0 +1,229 @@
+"""The page of the speed results: goals beside measurements, then every case."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.speed.goals import CPU_GOALS, H100_GOALS, MAX_OPERATORS
+from benchmarks.speed.measure import Result, Spread
+
+Record = dict[str, Any]
+
+
+def write_speed_report(folder: Path) -> list[Path]:
+    """Write README.md and the figures from ``cpu.json`` and ``cuda.json``, where they are."""
+    records = {
+        kind: json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
+        for kind in ("cpu", "cuda")
+        if (folder / f"{kind}.json").exists()
+    }
+    figures = draw(results_of(records["cpu"]), folder) if "cpu" in records else []
+    page = folder / "README.md"
+    page.write_text(text(records, figures), encoding="utf-8")
+    return [page, *figures]
+
+
+def results_of(record: Record) -> list[Result]:
+    """The results of a kept run."""
+    return [Result.from_json(result) for result in record["results"]]
+
+
+def text(records: dict[str, Record], figures: Sequence[Path]) -> str:
+    """The whole page."""
+    parts = [
+        "# Speed",
+        "Written by `python -m benchmarks speed`. All variants of a case run in turn in one "
+        "process, round after round; a number is the median of the ratios of the rounds, with "
+        "quartiles. A ratio below 1 is faster than the reference.",
+    ]
+    if "cpu" in records:
+        cpu = records["cpu"]
+        parts += [
+            "## Goals on the CPU",
+            machine(cpu),
+            cpu_goals(cpu),
+            "## Operators",
+            operators(cpu),
+        ]
+    parts += ["## Goals on one H100", cuda_goals(records.get("cuda"))]
+    parts += [f"![{file.stem.replace('-', ' ')}]({file.name})" for file in figures]
+    for kind, record in records.items():
+        parts += [f"## Every case, {kind.upper()}", *tables(results_of(record))]
+    return "\n\n".join(parts) + "\n"
+
+
+def machine(record: Record) -> str:
+    """Where and with what it was measured."""
+    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    return f"{record['device']}, {record['threads']} thread, {record['rounds']} rounds; {versions}."
+
+
+def cpu_goals(record: Record) -> str:
+    """Goals with the worst ratio of their cases."""
+    results = results_of(record)
+    rows = [
+        (goal.text, f"≤ {number(goal.limit)}", measured, goal.limit)
+        for goal in CPU_GOALS
+        if (measured := goal.measured(results)) is not None
+    ]
+    ours = record["operators"]["ours"]
+    rows.append(
+        (
+            "operators, heads forward and backward, draws included",
+            f"≤ {MAX_OPERATORS}",
+            ours["operators"],
+            MAX_OPERATORS,
+        )
+    )
+    rows.append(("host–device syncs in them", "0", ours["syncs"], 0))
+    return table(
+        ("goal", "limit", "measured, worst case", ""),
+        [(name, limit, number(value), verdict(value, bound)) for name, limit, value, bound in rows],
+    )
+
+
+def cuda_goals(record: Record | None) -> str:
+    """The table of the H100, or the table that waits for one."""
+    checks = {} if record is None else record["checks"]
+    rows = []
+    for goal in H100_GOALS:
+        value = checks.get(goal.check)
+        shown = "not yet measured" if value is None else f"{number(value)} {goal.unit}".strip()
+        limit = f"≤ {number(goal.limit)} {goal.unit}".strip()
+        rows.append((goal.text, limit, shown, "" if value is None else verdict(value, goal.limit)))
+    about = "`python -m benchmarks speed --device cuda` fills this in, on one GPU in some minutes."
+    if record is not None:
+        about = machine(record)
+    return about + "\n\n" + table(("goal", "limit", "measured", ""), rows)
+
+
+def operators(record: Record) -> str:
+    """Operators and syncs of the steps."""
+    rows = [
+        (name, str(count["operators"]), str(count["syncs"]))
+        for name, count in record["operators"].items()
+    ]
+    return table(("heads, forward and backward", "operators", "syncs"), rows)
+
+
+def tables(results: Sequence[Result]) -> list[str]:
+    """One table a case, one row a size."""
+    parts = []
+    for name in dict.fromkeys(result.name for result in results):
+        group = [result for result in results if result.name == name]
+        variants = list(dict.fromkeys(key for result in group for key in result.ratios))
+        sizes = list(group[0].size)
+        reference = group[0].reference
+        rows = [
+            [
+                *(cell(result.size[key]) for key in sizes),
+                number(result.microseconds[reference].median),
+                *(spread(result.ratios.get(key)) for key in variants if key != reference),
+            ]
+            for result in group
+        ]
+        others = [key for key in variants if key != reference]
+        parts += [f"### {name}", table([*sizes, f"{reference}, µs", *others], rows)]
+        if group[0].peak_bytes:
+            rows = [
+                [
+                    *(cell(result.size[key]) for key in sizes),
+                    *(mebibytes(result.peak_bytes.get(key)) for key in variants),
+                ]
+                for result in group
+            ]
+            parts += ["Peak memory, MiB:", table([*sizes, *variants], rows)]
+    return parts
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "| --- " + "| ---: " * (len(header) - 1) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def verdict(value: float, limit: float) -> str:
+    """Whether a goal is met, and by how much it is missed."""
+    if value <= limit:
+        return "met"
+    return "missed" if not limit else f"missed: {value / limit:.2f} × the limit"
+
+
+def cell(value: int | str) -> str:
+    """A size."""
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def number(value: float) -> str:
+    """Three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def mebibytes(value: int | None) -> str:
+    """Bytes as MiB; nothing for what did not run."""
+    return "" if value is None else number(value / 2**20)
+
+
+def spread(ratio: Spread | None) -> str:
+    """Median and quartiles; nothing for what did not run."""
+    if ratio is None:
+        return ""
+    return f"{number(ratio.median)} [{number(ratio.low)}–{number(ratio.high)}]"
+
+
+def draw(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Pairing over N, and the heads."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    shown = {
+        "ours": ("#0072b2", "o"),
+        "any permutation": ("#009e73", "^"),
+        "rejection": ("#e69f00", "D"),
+        "dense multinomial": ("#d55e00", "v"),
+        "loop": ("#595959", "s"),
+    }
+    pairing = [
+        result
+        for result in results
+        if result.name == "pairing" and result.size["C"] == 10 and result.size["skew"] == "95 %"
+    ]
+    for name, (color, marker) in shown.items():
+        points = [(int(r.size["N"]), r.ratios[name]) for r in pairing if name in r.ratios]
+        if not points:
+            continue
+        rows, ratios = zip(*points, strict=True)
+        medians = [ratio.median for ratio in ratios]
+        errors = [[r.median - r.low for r in ratios], [r.high - r.median for r in ratios]]
+        left.errorbar(rows, medians, errors, color=color, marker=marker, label=name)
+    left.set(
+        xscale="log",
+        yscale="log",
+        xlabel="rows in the batch",
+        ylabel="× torch.sort",
+        title="Partners of another class; 10 classes, one with 95 %",
+    )
+    left.legend(frameon=False)
+    heads = [r for r in results if r.name == "heads"]
+    widest = max((int(r.size["C"]) for r in heads), default=0)
+    heads = [r for r in heads if r.size["C"] == widest]
+    names = {"public code": "#595959", "ours": "#0072b2", "ours, factored": "#009e73"}
+    for number_, (name, color) in enumerate(names.items()):
+        medians = [r.ratios[name].median for r in heads]
+        errors = [
+            [r.ratios[name].median - r.ratios[name].low for r in heads],
+            [r.ratios[name].high - r.ratios[name].median for r in heads],
+        ]
+        places = [place + 0.27 * (number_ - 1) for place in range(len(heads))]
+        right.bar(places, medians, 0.25, yerr=errors, color=color, label=name)
+    right.set_xticks(range(len(heads)), [f"N = {r.size['N']:,}" for r in heads])
+    right.set(
+        ylabel="× joint + unimodal heads",
+        title=f"Heads forward and backward; 2 × 512 features, {widest} classes",
+    )
+    right.legend(frameon=False)
+    path = folder / "speed.png"
+    figure.savefig(path, dpi=150)
+    return [path]

@@ -1,0 +1,68 @@
+"""Run all cases on a device and keep what they gave as one JSON file."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.speed import cuda, loader, losses, pairing, step, swap
+from benchmarks.speed.measure import Case, measure
+from benchmarks.speed.operators import count_operators
+from benchmarks.speed.report import write_speed_report
+from benchmarks.suite import versions
+
+
+def run_speed(
+    device: torch.device, out: Path, console: Console, *, small: bool = False
+) -> list[Path]:
+    """Measure, write ``cpu.json`` or ``cuda.json``, and the page.
+
+    Two threads beside any busy process make every parallel region wait for the scheduler, so all
+    cases run with one.
+    """
+    torch.set_num_threads(1)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler counts memory, silently
+    rounds, seconds = (2, 0.01) if small else (15, 1.0)
+    todo = list(_cases(device, small))
+    results = []
+    with Progress(console=console) as bar:
+        task = bar.add_task("speed", total=len(todo))
+        for build in todo:
+            bar.update(task, description=f"{build.name} {build.size}")
+            results.append(measure(build, device, rounds=rounds, seconds=seconds))
+            bar.advance(task)
+    record = {
+        "device": device_name(device),
+        "threads": 1,
+        "rounds": rounds,
+        "versions": versions(),
+        "operators": count_operators(),
+        "results": [result.to_json() for result in results],
+    }
+    if device.type == "cuda":
+        record["checks"] = cuda.run_checks(device, rounds=rounds, seconds=seconds)
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"{device.type}.json"
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [file, *write_speed_report(out)]
+
+
+def _cases(device: torch.device, small: bool) -> Iterator[Case]:
+    for module in (pairing, swap, losses, step, loader):
+        yield from module.cases(device, small)
+
+
+def device_name(device: torch.device) -> str:
+    """What the numbers were measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
