@@ -14,7 +14,7 @@ from midas_aug.functional import gather_rows, plan_swaps, sample_partners
 Checks = dict[str, float]
 
 
-def run_checks(device: torch.device, *, rounds: int, seconds: float, rows: int = 64) -> Checks:
+def run_checks(device: torch.device, *, rounds: int, seconds: float, small: bool = False) -> Checks:
     """Everything of the CUDA table, by the names of `goals.H100_GOALS`."""
     checks: Checks = {
         "syncs": float(waits(device)),
@@ -26,7 +26,7 @@ def run_checks(device: torch.device, *, rounds: int, seconds: float, rows: int =
         result = measure(case, device, rounds=rounds, seconds=seconds)
         return {name: spread.median for name, spread in result.microseconds.items()}
 
-    heads = Heads.build(rows, 512, 10, device)
+    heads = Heads.build(64, 16 if small else 512, 10, device)
     eager = heads.variants()
     steps = {name: eager[name] for name in ("joint + unimodal", "ours", "public code")}
     graphs = {f"{name}, graph": captured(steps[name]) for name in ("joint + unimodal", "ours")}
@@ -39,18 +39,18 @@ def run_checks(device: torch.device, *, rounds: int, seconds: float, rows: int =
             Case("heads", {}, {"step": under_autocast(heads, dtype)}, "step")
         )["step"]
 
-    checks |= times(Case("single", {}, _single(device), "pairing, eager"))
-    loss = loss_variants(4096, 20_000, device)
+    checks |= times(Case("single", {}, _single(device, 256 if small else 1), "pairing, eager"))
+    loss = loss_variants(*((64, 100) if small else (4096, 20_000)), device)
     took = times(Case("loss", {}, {m: loss[m] for m in ("hard labels", "ours")}, "hard labels"))
     checks["loss"] = took["ours"] / took["hard labels"]
     return checks
 
 
-def _single(device: torch.device) -> dict[str, Call]:
+def _single(device: torch.device, shrink: int) -> dict[str, Call]:
     labels = torch.randint(10, (1024,), device=device)
-    many = torch.randint(1000, (1_000_000,), device=device)
-    features = [torch.randn(8192, 512, device=device) for _ in NAMES]
-    images = torch.randn(64, 3, 224, 224, device=device)
+    many = torch.randint(1000, (1_000_000 // shrink,), device=device)
+    features = [torch.randn(8192, max(512 // shrink, 1), device=device) for _ in NAMES]
+    images = torch.randn(64, 3, 224, max(224 // shrink, 1), device=device)
     sources = {}
     for rows in (8192, 64):
         plan = plan_swaps(torch.arange(rows, device=device) % 10, 2)

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ class Case:
     size: dict[str, int | str]
     variants: Mapping[str, Call]
     reference: str
-    memory: bool = False  # measure the peak, too
+    memory: Sequence[str] = ()  # the variants whose peak is measured, too
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ def measure(case: Case, device: torch.device, *, rounds: int, seconds: float) ->
         reference=case.reference,
         microseconds={name: Spread.of(values) for name, values in table.items()},
         ratios={name: Spread.of(values / reference) for name, values in table.items()},
-        peak_bytes={name: peak_bytes(call, device) for name, call in case.variants.items()}
-        if case.memory
-        else {},
+        peak_bytes={name: peak_bytes(case.variants[name], device) for name in case.memory},
     )
 
 

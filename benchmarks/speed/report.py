@@ -127,13 +127,15 @@ def tables(results: Sequence[Result]) -> list[str]:
         ]
         others = [key for key in variants if key != reference]
         parts += [f"### {name}", table([*sizes, f"{reference}, µs", *others], rows)]
-        if group[0].peak_bytes:
+        held = [result for result in group if result.peak_bytes]
+        if held:
+            variants = list(held[0].peak_bytes)
             rows = [
                 [
                     *(cell(result.size[key]) for key in sizes),
-                    *(mebibytes(result.peak_bytes.get(key)) for key in variants),
+                    *(mebibytes(result.peak_bytes[key]) for key in variants),
                 ]
-                for result in group
+                for result in held
             ]
             parts += ["Peak memory, MiB:", table([*sizes, *variants], rows)]
     return parts
@@ -162,9 +164,9 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def mebibytes(value: int | None) -> str:
-    """Bytes as MiB; nothing for what did not run."""
-    return "" if value is None else number(value / 2**20)
+def mebibytes(value: int) -> str:
+    """Bytes as MiB."""
+    return number(value / 2**20)
 
 
 def spread(ratio: Spread | None) -> str:
@@ -205,7 +207,8 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
         ylabel="× torch.sort",
         title="Partners of another class; 10 classes, one with 95 %",
     )
-    left.legend(frameon=False)
+    if pairing:
+        left.legend(frameon=False)
     heads = [r for r in results if r.name == "heads"]
     widest = max((int(r.size["C"]) for r in heads), default=0)
     heads = [r for r in heads if r.size["C"] == widest]

@@ -27,7 +27,7 @@ def run_speed(
     """
     torch.set_num_threads(1)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler counts memory, silently
-    rounds, seconds = (2, 0.01) if small else (15, 1.0)
+    rounds, seconds = (2, 0.01) if small else (15, 0.6)
     todo = list(_cases(device, small))
     results = []
     with Progress(console=console) as bar:
@@ -45,7 +45,7 @@ def run_speed(
         "results": [result.to_json() for result in results],
     }
     if device.type == "cuda":
-        record["checks"] = cuda.run_checks(device, rounds=rounds, seconds=seconds)
+        record["checks"] = cuda.run_checks(device, rounds=rounds, seconds=seconds, small=small)
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{device.type}.json"
     file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
