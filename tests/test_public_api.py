@@ -26,7 +26,9 @@ ROOT = Path(__file__).parents[1]
 
 INVENTORY = {
     "midas_aug": """LossTerms MidasAugError MidasLoss MisalignAugment MisalignedBatch
-        RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional""",
+        RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional
+        recipes""",
+    "midas_aug.recipes": "Choice Recipe SkillRecipe no_harm paper plain_swap skill",
     "midas_aug.functional": """SwapPlan gather_rows hard_sample_weights label_shares
         misaligned_accuracy misaligned_cross_entropy permutation_partners plan_swaps
         ratio_weak_modality_step sample_partners shares_by_source skill_score soft_targets
