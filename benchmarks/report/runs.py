@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.entries import ENTRIES
 from benchmarks.report.statistics import Difference, paired_difference
+from benchmarks.suite import entries_of
 from benchmarks.tasks import TASKS
 
 Record = Mapping[str, Any]
@@ -53,7 +53,7 @@ class TaskRuns:
                     "delete those that an earlier tuning chose"
                 )
             seeds[record["seed"]] = record
-        for entry, spec in ENTRIES.items():
+        for entry, spec in entries_of(folder).items():
             for modality in self.modalities if spec.alone else (None,):
                 key = row_key(entry, modality)
                 if key not in found:

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from benchmarks import __main__ as main
 from benchmarks import suite
-from benchmarks.entries import ENTRIES, FOUR_RATES, LEARNING_RATE
+from benchmarks.entries import ENTRIES, FOUR_RATES, LEARNING_RATE, SKILL_ENTRIES
 from benchmarks.report import write_report
-from benchmarks.tasks import TASKS, Task
+from benchmarks.tasks import REAL, TASKS, Task
 
 ENTRIES_OF_THE_SMALL_SUITE = (
     "unimodal",
@@ -71,12 +71,47 @@ def test_full_suite_plan(tmp_path):
     first = next(iter(suite.stages("full", tmp_path)))
     title, jobs = first
     assert title == "tuning"
-    assert {job.task for job in jobs} == set(TASKS)
+    assert {job.task for job in jobs} == set(REAL)
     assert all(job.phase == "tune" and job.seed >= 1000 for job in jobs)
     counts = Counter((job.task, job.entry, job.modality) for job in jobs)
     assert set(counts.values()) == {4 * 2}
     assert counts["stamps-3", "unimodal", "speech"] == 8
     assert len({job.file for job in jobs}) == len(jobs)
+
+
+def test_the_skill_suite_has_splits_of_its_own_and_matched_controls(tmp_path):
+    for entry in SKILL_ENTRIES.values():
+        for config in entry.configs():
+            entry.build(config)
+    stages = suite.stages("skill", tmp_path)
+    for _ in range(2):
+        title, jobs = next(stages)
+        assert title.startswith("tuning")
+        assert {job.seed for job in jobs} <= {1000, 1001}
+        assert len(set(jobs)) == len(jobs)
+        assert {job.task for job in jobs} <= set(REAL)  # the planted task is tuned as another one
+        borrowed = {job.entry for job in jobs if job.folder == tmp_path / "full"}
+        assert borrowed <= {"joint", "unimodal-losses", "modality-dropout"}
+        finish(jobs, lambda job: dict(job.config)[LEARNING_RATE])
+    title, jobs = next(stages)
+    assert title == "test"
+    assert {job.task for job in jobs} == set(TASKS)
+    used = range(2000, 2010)
+    assert {job.seed for job in jobs} == set(used)
+    assert len(jobs) == len(SKILL_ENTRIES) * len(TASKS) * 10
+    assert [job.entry for job in jobs[:90]] == ["joint"] * 90  # row by row
+    weights = {
+        key: SKILL_ENTRIES[key].build({LEARNING_RATE: 0.01}).misaligned_weight
+        for key in SKILL_ENTRIES
+        if key not in ("joint", "unimodal-losses", "modality-dropout")
+    }
+    assert {key for key, weight in weights.items() if weight == 0.5} == {
+        key for key in weights if key.endswith("half")
+    }
+    assert set(weights.values()) == {0.5, 1}
+    rates = {job.entry: dict(job.config)[LEARNING_RATE] for job in jobs}
+    assert rates["skill-half"] == rates["skill"] == 0.03
+    assert rates["joint"] == 0.1
 
 
 @pytest.mark.usefixtures("small")
