@@ -24,10 +24,10 @@ from midas_aug.collate import MisalignCollate
 from midas_aug.confidence import ConfidenceProvider, LogitConfidence, UniformConfidence
 from midas_aug.confidence.base import ask, check_unimodal_logits
 from midas_aug.errors import MidasAugError
-from midas_aug.functional import SwapPlan, plan_swaps
+from midas_aug.functional import SwapPlan
 from midas_aug.functional.labels import check_label_range
 from midas_aug.functional.pairing import Pairing
-from midas_aug.functional.plan import Swap, check_pairing, check_swap
+from midas_aug.functional.plan import Swap, check_pairing, check_swap, draw_rows
 from midas_aug.hardness import Hardness, check_hardness, measure_hardness
 from midas_aug.tree import get_item, item_keys, map_items, resolve_key, take_rows
 
@@ -202,32 +202,30 @@ class MisalignAugment:
         features = [get_item(batch, key, "modality") for key in self.modalities]
 
         enabled = self.enabled
-        if not enabled:
-            drawn = _no_swaps(classes, len(self.modalities))
-        elif plan is None:
+        if plan is None and enabled:
             drawn = self._draw(given, features, generator)
         else:
-            drawn = _check_plan(plan, classes, len(self.modalities))
-
-        own = torch.arange(rows, device=classes.device)
-        source = torch.cat([own[:, None].expand(-1, len(self.modalities)), drawn.source])
-        anchor = torch.cat([own, drawn.anchor])
+            replayed = plan if plan is not None and enabled else None
+            drawn = _with_aligned(classes, len(self.modalities), replayed)
+        source, anchor, valid = drawn
         # The anchors of our own plans are the batch over and over, so the host knows them without
         # asking a device: lists of strings and CPU leaves can follow a batch on an accelerator.
         blocks = len(anchor) // max(rows, 1)
-        on_host = (lambda: list(range(rows)) * blocks) if plan is None or not enabled else None
+        anchors_repeat = plan is None or not enabled
+        on_host = (lambda: list(range(rows)) * blocks) if anchors_repeat else None
         out = MisalignedBatch(
             data=self._swap(batch, rows, source, anchor, on_host) if materialize else batch,
             _labels=classes.clone(),  # the caller may reuse the memory
             _source=source,
             _anchor=anchor,
-            _valid=torch.cat([classes >= 0, drawn.valid]),
+            _valid=valid,
             _rule=LabelRule(
                 modalities=self.modalities,
                 num_classes=self.num_classes,
                 hardness=self.hardness,
                 misaligned_weight=self.misaligned_weight,
                 block_wise=plan is None and self.swap == "each" and self.pairing == "uniform",
+                anchors_repeat=anchors_repeat,
                 provider=self._provider_name if label_later else None,
             ),
             _numpy=isinstance(given, np.ndarray),
@@ -248,15 +246,15 @@ class MisalignAugment:
         return replace(out, _confidence=confidence, _shares=shares, _hard_weights=weights)
 
     def _draw(self, labels: Any, features: Any, generator: Generator | None) -> SwapPlan:
-        plan = plan_swaps(
+        return draw_rows(
             labels,
             len(self.modalities),
             swap=self.swap,
             pairing=self.pairing,
             features=features,
+            num_classes=self.num_classes,
             generator=generator or self._stream.next_generator(labels),
         )
-        return SwapPlan(*(as_tensor(part, "plan") for part in plan))
 
     def _find_labels(self, batch: Any) -> Any:
         if callable(self.label):
@@ -324,12 +322,15 @@ class MisalignAugment:
         )
 
 
-def _no_swaps(labels: Tensor, num_modalities: int) -> SwapPlan:
-    return SwapPlan(
-        source=labels.new_empty(0, num_modalities),
-        anchor=labels.new_empty(0),
-        valid=labels.new_empty(0, dtype=torch.bool),
-    )
+def _with_aligned(labels: Tensor, num_modalities: int, plan: SwapPlan | None) -> SwapPlan:
+    """The aligned rows, and those of a plan that is replayed behind them."""
+    own = torch.arange(len(labels), device=labels.device)
+    source = own.expand(num_modalities, -1).t()
+    aligned = SwapPlan(source, own, labels >= 0)
+    if plan is None:
+        return aligned
+    swapped = _check_plan(plan, labels, num_modalities)
+    return SwapPlan(*(torch.cat(parts) for parts in zip(aligned, swapped, strict=True)))
 
 
 def _check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan:

@@ -28,6 +28,7 @@ class LabelRule:
     hardness: Hardness
     misaligned_weight: float
     block_wise: bool  # the plan is our own and of swap="each"
+    anchors_repeat: bool  # the misaligned rows are anchored in the batch, over and over
     provider: str | None  # the class that has to label a batch which is only drawn
 
 
@@ -198,14 +199,20 @@ class MisalignedBatch:
         rows, here = len(self._source), self.misaligned
         if rows > len(self._labels):
             self._require_confidence("weights")
-        labelled = (self._labels >= 0).to(torch.float32)
-        aligned = labelled * (rows / labelled.sum().clamp(min=1))
-        anchored = labelled.index_select(0, self._anchor[here])
-        scale = self._rule.misaligned_weight * rows / anchored.sum().clamp(min=1)
-        misaligned = self._valid[here] * scale
-        if self._hard_weights is not None:
-            misaligned = misaligned * self._hard_weights
-        return self._give(torch.cat([aligned, misaligned]))
+        count = len(self._labels)
+        labelled = self._valid[:count]
+        total = labelled.sum(dtype=torch.float32).clamp(min=1)
+        weights = self._valid / total
+        weights[:count] *= rows
+        if rows > count:
+            anchored: Tensor | float = (rows - count) / count  # in multiples of `total`
+            if not self._rule.anchors_repeat:
+                counts = labelled.index_select(0, self._anchor[here]).sum()
+                anchored = counts.clamp(min=1) / total
+            weights[here] *= self._rule.misaligned_weight * rows / anchored
+            if self._hard_weights is not None:
+                weights[here] *= self._hard_weights
+        return self._give(weights)
 
     def folded_targets(self) -> Any:
         """``(N + S, C)`` targets · weights, for a trainer that takes labels but no weights.
@@ -328,7 +335,7 @@ class MisalignedBatch:
 
     @property
     def _source_labels(self) -> Tensor:
-        return self._labels[self._source]
+        return self._labels.take(self._source)
 
     def _shares_for(self, name: str) -> Tensor:
         count = len(self._rule.modalities)

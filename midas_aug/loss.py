@@ -1,18 +1,20 @@
 """`MidasLoss`: aligned rows, misaligned rows and unimodal heads in one objective (Eq. 9-11)."""
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.labels import check_label_range
-from midas_aug.functional.losses import weighted_nll
+from midas_aug.functional.losses import log_probability_at
 from midas_aug.tree import in_order
-from midas_aug.weak_modality import LabelledRows, WeakModalityWeight, rows_of, scale_shares
+from midas_aug.weak_modality import LabelledRows, WeakModalityWeight, rows_of
 
 __all__ = ["LossTerms", "MidasLoss"]
 
@@ -143,7 +145,7 @@ class MidasLoss(nn.Module):
         unimodal_logits: Mapping[Any, Tensor] | Sequence[Tensor] | None = None,
     ) -> LossTerms:
         """The loss with its parts, in place of `forward`: it steps α, too."""
-        if not hasattr(out, "source_labels"):
+        if not hasattr(out, "labels"):
             raise MidasAugError(
                 f"expected a MisalignedBatch as the second argument, got {type(out).__name__}; "
                 "call criterion(logits, out, unimodal_logits=...)"
@@ -160,20 +162,25 @@ class MidasLoss(nn.Module):
         unimodal = self._unimodal(unimodal_logits, out, scores)
         if self._warming_up:
             nothing = torch.zeros((), device=scores.device)
-            return LossTerms(self.unimodal_weight * unimodal, nothing, nothing, unimodal)
+            return LossTerms(self._weighted(unimodal), nothing, nothing, unimodal)
 
         rows = rows_of(out, self.num_modalities, scores)
         weights = as_tensor(out.weights, "weights")
         check_shape(weights, (len(scores),), "weights", "one weight a row of logits")
         count = len(out.labels)
-        scaled = scale_shares(rows.shares, self.weak.coefficients(out), count)
-        # Not .mean(): an empty batch has the loss 0, with a gradient.
-        losses = weights / max(len(weights), 1) * weighted_nll(scores, rows.source_labels, scaled)
-        aligned, misaligned = losses[:count].sum(), losses[count:].sum()
+        log_p = log_probability_at(scores, rows.source_labels)
+        # Not a mean: an empty batch has the loss 0, with a gradient.
+        factors = rows.shares * (weights / -max(len(weights), 1))[:, None]
+        factors[count:] *= self.weak.coefficients(out)
+        parts = (factors * log_p).split([count, len(weights) - count])
+        aligned, misaligned = (part.sum() for part in parts)
         if self.training:
-            self.weak.step(scores.detach(), out, rows)
-        total = aligned + misaligned + self.unimodal_weight * unimodal
+            self.weak.step(log_p.detach(), out, rows)
+        total = aligned + misaligned + self._weighted(unimodal)
         return LossTerms(total, aligned, misaligned, unimodal)
+
+    def _weighted(self, unimodal: Tensor) -> Tensor:
+        return unimodal if self.unimodal_weight == 1 else self.unimodal_weight * unimodal
 
     def _unimodal(
         self,
@@ -197,16 +204,19 @@ class MidasLoss(nn.Module):
                 f"{len(by_modality)}; pass one (N, C) tensor a modality"
             )
         labels = as_labels(out.labels, "labels")
-        labelled = labels >= 0
-        total = torch.zeros((), device=scores.device)
+        targets = labels.clamp(min=-1)
+        losses: list[Tensor] = []
+        width = getattr(out, "num_classes", None)  # its labels are known to be below
         for number, logits in enumerate(by_modality):
             name = f"unimodal_logits[{number}]"
             rows = as_scores(logits, name)
             check_shape(rows, (len(labels), None), name, "the N aligned rows")
-            check_label_range(labels, rows.shape[1])
-            losses = weighted_nll(rows, labels[:, None], labelled[:, None].to(rows.dtype))
-            total = total + losses.sum()
-        return total / labelled.sum().clamp(min=1)
+            if rows.shape[1] != width:
+                width = rows.shape[1]
+                check_label_range(labels, width)
+            losses.append(F.cross_entropy(rows, targets, ignore_index=-1, reduction="sum"))
+        total = functools.reduce(torch.add, losses)
+        return total / (labels >= 0).sum().clamp(min=1)
 
 
 def _in_order(unimodal_logits: Any, out: Any) -> list[Tensor]:

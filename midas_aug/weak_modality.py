@@ -12,8 +12,8 @@ from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import soft_targets
 from midas_aug.functional.labels import check_label_range
+from midas_aug.functional.losses import log_probability_at
 from midas_aug.functional.weighting import (
-    CreditSums,
     RatioSums,
     confidence_sums,
     credit_sums,
@@ -77,7 +77,7 @@ class WeakModalityWeight(nn.Module):
         step_size: η.
         max_alpha: Upper clamp; None for none, as in the paper.
         sync: In a distributed run, sum over ranks before the decision, so that every rank has the
-            same α: one all-reduce of 2M + 1 numbers a step.
+            same α: one all-reduce of 2M numbers a step.
 
     Attributes:
         alpha: ``(M,)`` float32 buffer.
@@ -145,8 +145,9 @@ class WeakModalityWeight(nn.Module):
             logits: ``(N + S, C)`` of the multimodal head.
             out: The batch they belong to. Without a valid misaligned row α stays as it is.
         """
-        scores = as_scores(logits, "logits")
-        self.step(scores, out, rows_of(out, len(self.alpha), scores))
+        scores = as_scores(logits, "logits").detach()
+        rows = rows_of(out, len(self.alpha), scores)
+        self.step(log_probability_at(scores, rows.source_labels), out, rows)
 
     @overload
     def apply(self, out: MisalignedBatch) -> tuple[Any, Any]: ...
@@ -166,22 +167,22 @@ class WeakModalityWeight(nn.Module):
             return super().apply(out)
         with torch.no_grad():
             source_labels, shares, _ = rows_of(out, len(self.alpha))
-            scaled = scale_shares(shares, self.coefficients(out), len(out.labels))
+            scaled = shares.clone()
+            scaled[len(out.labels) :] *= self.coefficients(out)
             mass = scaled.sum(dim=1)
             targets = soft_targets(source_labels, scaled / mass[:, None], out.num_classes)
             weights = as_tensor(out.weights, "weights") * mass
         return like(targets, out.labels), like(weights, out.labels)
 
     @torch.no_grad()
-    def step(self, scores: Tensor, out: LabelledRows, rows: Rows) -> None:
-        """`update` on tensors that have been checked, of all N + S rows."""
+    def step(self, log_p: Tensor, out: LabelledRows, rows: Rows) -> None:
+        """`update` by the log-probabilities ``(N + S, M)`` at the source labels."""
         count = len(out.labels)
-        self.alpha.copy_(self._stepped(scores[count:], out, Rows(*(part[count:] for part in rows))))
+        self.alpha.copy_(self._stepped(log_p[count:], out, Rows(*(part[count:] for part in rows))))
 
-    def _stepped(self, scores: Tensor, out: LabelledRows, rows: Rows) -> Tensor:
+    def _stepped(self, log_p: Tensor, out: LabelledRows, rows: Rows) -> Tensor:
         """The next α, from the S misaligned rows."""
-        sums = credit_sums(rows.shares, scores, rows.source_labels, rows.valid)
-        sums = CreditSums(*self._reduce(*sums))
+        (sums,) = self._reduce(credit_sums(rows.shares, log_p, rows.valid))
         return step_from_sums(self.alpha, sums, step_size=self.step_size, max_alpha=self.max_alpha)
 
     def _reduce(self, *sums: Tensor) -> list[Tensor]:
@@ -232,9 +233,9 @@ class RatioWeakModalityWeight(WeakModalityWeight):
         is_weak = torch.arange(len(self.alpha), device=sums.device) == sums.argmin()
         return torch.where(is_weak & (sums.sum() > 0), self.alpha, 1.0)
 
-    def _stepped(self, scores: Tensor, out: LabelledRows, rows: Rows) -> Tensor:
+    def _stepped(self, log_p: Tensor, out: LabelledRows, rows: Rows) -> Tensor:
         confidence, source, valid = raw_rows_of(out)
-        sums = ratio_sums(confidence, source, scores, rows.source_labels, valid)
+        sums = ratio_sums(confidence, source, log_p, valid)
         sums = RatioSums(*self._reduce(*sums))
         return step_from_ratios(
             self.alpha, sums, step_size=self.step_size, max_alpha=self.max_alpha
@@ -257,7 +258,8 @@ def rows_of(out: LabelledRows, num_modalities: int, scores: Tensor | None = None
             "out.gather(...) gives, not the features that went in"
         )
         check_shape(scores, (count, None), "logits", why)
-        check_label_range(source_labels, scores.shape[1])
+        if scores.shape[1] != getattr(out, "num_classes", None):
+            check_label_range(source_labels, scores.shape[1])
     return Rows(source_labels, shares, valid)
 
 
@@ -272,7 +274,3 @@ def raw_rows_of(out: Any) -> tuple[Tensor, Tensor, Tensor]:
     check_shape(confidence, (count, 2), "confidence", "the ratio rule has 2 modalities")
     return confidence, source, valid
 
-
-def scale_shares(shares: Tensor, alpha: Tensor, count: int) -> Tensor:
-    """Shares with α on the misaligned rows; the ``count`` aligned ones have none."""
-    return torch.cat([shares[:count], shares[count:] * alpha])

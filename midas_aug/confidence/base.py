@@ -4,12 +4,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import Array, ArrayT, as_tensor, check_shape, like
+from midas_aug._arrays import Array, ArrayT, as_labels, as_tensor, check_shape, like
 from midas_aug.errors import MidasAugError
-from midas_aug.functional import true_class_confidence
+from midas_aug.functional.labels import true_class_log_probability
 from midas_aug.tree import in_order
 
 __all__ = ["ConfidenceProvider", "LogitProvider", "UnimodalLogits"]
@@ -84,18 +84,23 @@ def logits_to_confidence(
     modalities: Sequence[Hashable],
     temperatures: Sequence[Any] | None = None,
 ) -> ArrayT:
-    """Stack the true-class confidence of each modality, ``(N, M)``."""
-    columns = []
+    """The true-class confidence of each modality, ``(N, M)`` (`true_class_confidence`)."""
+    classes = as_labels(labels, "labels")
+    columns: list[Tensor] = []
+    width = None  # of logits that hold all labels
     for number, logits in enumerate(in_order(unimodal_logits, modalities, "unimodal_logits")):
         name = f"unimodal_logits[{modalities[number]!r}]"
         temperature = 1.0 if temperatures is None else temperatures[number]
         try:
+            scores = as_tensor(logits, name)
             columns.append(
-                true_class_confidence(as_tensor(logits, name), labels, temperature=temperature)
+                true_class_log_probability(scores, classes, temperature, num_classes=width)
             )
+            width = scores.shape[1]
         except MidasAugError as error:
             raise MidasAugError(f"{name}: {error}") from None
-    return like(torch.stack(columns, dim=1), labels)
+    confidence = torch.stack(columns, dim=1).exp_().masked_fill_(classes[:, None] < 0, 0.0)
+    return like(confidence, labels)
 
 
 def refuse_in_worker(provider: object) -> None:

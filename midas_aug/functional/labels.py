@@ -10,6 +10,7 @@ from midas_aug._arrays import (
     ArrayT,
     as_labels,
     as_scores,
+    as_tensor,
     check_rows,
     check_shape,
     like,
@@ -76,15 +77,30 @@ def true_class_confidence(
         tensor([5.0000e-01, 9.3576e-14])
     """
     classes = as_labels(labels, "labels")
+    log_p = true_class_log_probability(as_tensor(logits, "logits"), classes, temperature)
+    return like(log_p.exp().masked_fill(classes < 0, 0.0), logits)
+
+
+def true_class_log_probability(
+    logits: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor = 1.0,
+    *,
+    num_classes: int | None = None,
+) -> Tensor:
+    """Log-softmax at the label, without gradient; that of class 0 where the label is negative.
+
+    ``num_classes`` is a number that the labels are known to be below.
+    """
     scores = as_scores(logits, "logits").detach()
-    check_shape(scores, (len(classes), None), "logits", "one row a label, one column a class")
-    check_label_range(classes, scores.shape[1])
+    check_shape(scores, (len(labels), None), "logits", "one row a label, one column a class")
+    if scores.shape[1] != num_classes:
+        check_label_range(labels, scores.shape[1])
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise MidasAugError(f"expected a temperature above 0, got {temperature}; 1 is neutral")
     if isinstance(temperature, Tensor) or temperature != 1:
         scores = scores / temperature
-    log_confidence = scores.log_softmax(dim=1).gather(1, classes.clamp(min=0)[:, None])
-    return like(torch.where(classes >= 0, log_confidence[:, 0].exp(), 0.0), logits)
+    return scores.log_softmax(dim=1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
 
 
 def label_shares(confidence: ArrayT, source: Array) -> ArrayT:
@@ -115,11 +131,9 @@ def label_shares(confidence: ArrayT, source: Array) -> ArrayT:
     rows = as_labels(source, "source", ndim=2)
     check_shape(rows, (None, scores.shape[1]), "source", "one column a modality, as in confidence")
     check_rows(rows, len(scores), "source")
-    chosen = scores.gather(0, rows)
-    total = chosen.sum(dim=1, keepdim=True)
-    # Not `total > 0`: the NaN of a diverged classifier must not pass for an even share.
-    shares = torch.where(total == 0, 1 / scores.shape[1], chosen / total)
-    return like(shares, confidence)
+    # The smallest normal number in place of 0 makes nothing but zeros even, and keeps a NaN one.
+    chosen = scores.clamp(min=torch.finfo(scores.dtype).tiny).gather(0, rows)
+    return like(chosen / chosen.sum(dim=1, keepdim=True), confidence)
 
 
 def soft_targets(source_labels: Array, shares: ArrayT, num_classes: int) -> ArrayT:
@@ -155,7 +169,7 @@ def soft_targets(source_labels: Array, shares: ArrayT, num_classes: int) -> Arra
     targets = weights.new_zeros(len(classes), num_classes)
     targets = targets.scatter_add(1, classes.clamp(min=0), weights)
     ignored = (classes < 0).any(dim=1, keepdim=True)
-    return like(torch.where(ignored, 1 / num_classes, targets), shares)
+    return like(targets.masked_fill(ignored, 1 / num_classes), shares)
 
 
 def check_label_range(labels: Tensor, num_classes: int, *, force: bool = False) -> None:

@@ -48,12 +48,12 @@ def misaligned_cross_entropy(
         why = "one weak-modality weight a modality"
         check_shape(factors, (weights.shape[1],), "alpha", why)
         weights = weights * factors
-    return like(weighted_nll(scores, classes, weights), logits)
+    log_p = log_probability_at(scores, classes)
+    return like(-(weights * log_p).sum(dim=1), logits)
 
 
-def weighted_nll(scores: Tensor, source_labels: Tensor, weights: Tensor) -> Tensor:
-    """Sum over modalities of ``weights`` times −log p of the label; negative labels add 0."""
-    log_p = scores.log_softmax(dim=1).gather(1, source_labels.clamp(min=0))
+def log_probability_at(scores: Tensor, labels: Tensor) -> Tensor:
+    """Log-softmax ``(R, C)`` at the labels ``(R, M)``; 0 where a label is negative."""
+    log_p = scores.log_softmax(dim=1).gather(1, labels.clamp(min=0))
     # Not a weight of 0: a class that is masked out (−∞) would make it NaN.
-    log_p = log_p.masked_fill(source_labels < 0, 0.0)
-    return -(weights * log_p).sum(dim=1)
+    return log_p.masked_fill(labels < 0, 0.0)

@@ -8,6 +8,7 @@ from torch import Tensor
 from midas_aug._arrays import Array, Generator, as_labels, like
 from midas_aug._draws import DRAW_BITS, random_integers
 from midas_aug.errors import MidasAugError
+from midas_aug.functional.labels import check_label_range
 from midas_aug.functional.pairing import Pairing, check_partners, partners_from_draws
 
 __all__ = ["Swap", "SwapPlan", "plan_swaps"]
@@ -37,6 +38,7 @@ def plan_swaps(
     swap: Swap = "each",
     pairing: Literal["uniform"] | Pairing = "uniform",
     features: Any = None,
+    num_classes: int | None = None,
     generator: Generator | None = None,
 ) -> SwapPlan:
     """Draw which modality of which row goes where.
@@ -52,6 +54,7 @@ def plan_swaps(
             fewer than M labelled rows deals the partner more than once.
         pairing: ``"uniform"`` (`sample_partners`) or a `Pairing`.
         features: Handed to a callable ``pairing``.
+        num_classes: As in `sample_partners`.
         generator: As in `sample_partners`.
 
     Returns:
@@ -69,6 +72,34 @@ def plan_swaps(
                 [0, 1],
                 [1, 0]])
     """
+    if num_classes is not None:
+        check_label_range(as_labels(labels, "labels"), num_classes)
+    rows = draw_rows(
+        labels,
+        num_modalities,
+        swap=swap,
+        pairing=pairing,
+        features=features,
+        num_classes=num_classes,
+        generator=generator,
+    )
+    return SwapPlan(*(like(part[len(labels) :], labels) for part in rows))
+
+
+def draw_rows(
+    labels: Array,
+    num_modalities: int,
+    *,
+    swap: Swap,
+    pairing: Literal["uniform"] | Pairing,
+    features: Any,
+    num_classes: int | None,
+    generator: Generator | None,
+) -> SwapPlan:
+    """`plan_swaps` with the N aligned rows in front, as tensors.
+
+    The columns of ``source`` are contiguous: each of them indexes one modality.
+    """
     check_swap(swap)
     check_pairing(pairing)
     if num_modalities < 2:
@@ -82,31 +113,50 @@ def plan_swaps(
         partner, valid = check_partners(*drawn, classes)
     else:
         draws = random_integers(1 << DRAW_BITS, (len(classes),), labels, generator)
-        partner, valid = partners_from_draws(classes, draws)
+        partner, valid = partners_from_draws(classes, draws, num_classes)
 
     rows = len(classes)
     own = torch.arange(rows, device=classes.device)
     if swap == "each":
-        replaced = torch.eye(num_modalities, dtype=torch.bool, device=classes.device)
-        replaced = replaced[:, None, :].expand(-1, rows, -1).reshape(-1, num_modalities)
-        anchor, valid = own.repeat(num_modalities), valid.repeat(num_modalities)
-        source = torch.where(replaced, partner.repeat(num_modalities)[:, None], anchor[:, None])
-    elif swap == "one":
-        modality = random_integers(num_modalities, (rows, 1), labels, generator)
-        replaced = modality == torch.arange(num_modalities, device=classes.device)
-        anchor = own
-        source = torch.where(replaced, partner[:, None], own[:, None])
+        blocks = num_modalities + 1
+        by_modality = own.repeat(num_modalities, blocks, 1)
+        # Modality m of block m + 1, as (N, M).
+        by_modality[:, 1:].diagonal().copy_(partner[:, None])
     else:
-        others = [
-            random_integers(1 << DRAW_BITS, (rows,), labels, generator)
-            for _ in range(num_modalities - 2)
-        ]
-        hand = torch.stack([own, partner, *_distinct_rows(classes, own, partner, others)], dim=1)
-        keys = random_integers(1 << DRAW_BITS, (rows, num_modalities), labels, generator)
-        dealt = hand.gather(1, keys.argsort(dim=1))
-        anchor = own
-        source = torch.where(valid[:, None], dealt, own[:, None])
-    return SwapPlan(*(like(part, labels) for part in (source, anchor, valid)))
+        blocks = 2
+        if swap == "one":
+            modality = random_integers(num_modalities, (rows,), labels, generator)
+            replaced = modality == torch.arange(num_modalities, device=classes.device)[:, None]
+            swapped = torch.where(replaced, partner, own)
+        else:
+            swapped = _deal(labels, classes, partner, valid, num_modalities, generator)
+        by_modality = torch.stack([own.expand(num_modalities, -1), swapped], dim=1)
+    return SwapPlan(
+        source=by_modality.view(num_modalities, blocks * rows).t(),
+        anchor=own.repeat(blocks),
+        valid=torch.cat([classes >= 0] + [valid] * (blocks - 1)),
+    )
+
+
+def _deal(
+    given: Array,
+    labels: Tensor,
+    partner: Tensor,
+    valid: Tensor,
+    num_modalities: int,
+    generator: Generator | None,
+) -> Tensor:
+    """The source rows of ``swap="permute"``, ``(M, N)``."""
+    rows = len(labels)
+    own = torch.arange(rows, device=labels.device)
+    others = [
+        random_integers(1 << DRAW_BITS, (rows,), given, generator)
+        for _ in range(num_modalities - 2)
+    ]
+    hand = torch.stack([own, partner, *_distinct_rows(labels, own, partner, others)], dim=1)
+    keys = random_integers(1 << DRAW_BITS, (rows, num_modalities), given, generator)
+    dealt = hand.gather(1, keys.argsort(dim=1))
+    return torch.where(valid, dealt.t(), own)
 
 
 def _distinct_rows(

@@ -18,6 +18,7 @@ from midas_aug._arrays import (
 )
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.labels import check_label_range
+from midas_aug.functional.losses import log_probability_at
 from midas_aug.functional.plan import SwapPlan
 
 __all__ = [
@@ -85,11 +86,11 @@ def hard_sample_weights(
         similarities.append(
             (here * there).sum(dim=1) if similarity == "cosine" else similarity(here, there)
         )
-    total = torch.where(replaced, torch.stack(similarities, dim=1), 0.0).sum(dim=1)
+    total = torch.stack(similarities, dim=1).masked_fill(~replaced, 0.0).sum(dim=1)
     count = replaced.sum(dim=1)
     # Nothing is more alike than a row that a pairing swapped with itself.
-    mean = torch.where(count > 0, (total / count.clamp(min=1)).clamp(-1, 1), 1.0)
-    return like(1 + (mean + 1) / 2, features[0])
+    mean = (total / count.clamp(min=1)).masked_fill(count == 0, 1.0)
+    return like(_hardness_of(mean), features[0])
 
 
 def each_block_weights(features: Sequence[Tensor], plan: SwapPlan) -> Tensor:
@@ -97,14 +98,18 @@ def each_block_weights(features: Sequence[Tensor], plan: SwapPlan) -> Tensor:
 
     Saves M − 1 of M comparisons, and the anchors need no gather: they are the batch in order.
     """
-    source = torch.as_tensor(plan.source)
-    count = len(features[0])
+    checked = _feature_rows(features)
+    partner = torch.as_tensor(plan.source)[: len(checked[0]), 0]
     cosines = []
-    for number, rows in enumerate(_feature_rows(features)):
+    for rows in checked:
         vectors = torch.nn.functional.normalize(rows, dim=1)
-        partner = source[number * count : (number + 1) * count, number]
         cosines.append((vectors * vectors.index_select(0, partner)).sum(dim=1))
-    return 1 + (torch.cat(cosines).clamp(-1, 1) + 1) / 2
+    return _hardness_of(torch.cat(cosines))
+
+
+def _hardness_of(cosine: Tensor) -> Tensor:
+    """1 + (s + 1) / 2, also where rounding took s beyond ±1 (Eq. 8)."""
+    return cosine.clamp(-1, 1).mul_(0.5).add_(1.5)
 
 
 def _feature_rows(features: Sequence[Array]) -> list[Tensor]:
@@ -118,48 +123,30 @@ def _feature_rows(features: Sequence[Array]) -> list[Tensor]:
     return checked
 
 
-class CreditSums(NamedTuple):
-    """What a weak-modality step needs of a batch; sums, so that ranks can add theirs up.
+def credit_sums(shares: Tensor, log_p: Tensor, valid: Tensor | None) -> Tensor:
+    """Expected and received credit of each modality, summed over the valid rows: ``(2, M)``.
 
-    Attributes:
-        expected: ``(M,)`` sum over valid rows of c̃, the shares.
-        received: ``(M,)`` sum over valid rows of q, the model's own normalised confidence.
-        rows: ``(1,)`` number of valid rows.
+    Sums, so that ranks can add theirs up. ``log_p`` is the multimodal head's log-probability at
+    the label of each modality's source (or the logit: what a row has in common cancels).
     """
-
-    expected: Tensor
-    received: Tensor
-    rows: Tensor
-
-
-def credit_sums(
-    shares: Tensor, scores: Tensor, source_labels: Tensor, valid: Tensor | None
-) -> CreditSums:
-    """Sum expected and received credit over the valid rows (Eq. 5-6)."""
-    shares = shares.detach().to(scores.dtype)
-    # p̃[label of m] over its sum over modalities is a softmax of the logits at these labels.
-    credit = scores.detach().gather(1, source_labels.clamp(min=0)).softmax(dim=1)
-    if valid is None:
-        valid = torch.ones(len(shares), dtype=torch.bool, device=shares.device)
-    counted = valid[:, None]
-    return CreditSums(
-        expected=torch.where(counted, shares, 0.0).sum(dim=0),
-        received=torch.where(counted, credit, 0.0).sum(dim=0),
-        rows=valid.sum(dim=0, keepdim=True).to(scores.dtype),
-    )
+    # p̃[label of m] over its sum over modalities is a softmax over modalities.
+    credit = log_p.detach().softmax(dim=1)
+    both = torch.stack([shares.detach().to(credit.dtype), credit])
+    if valid is not None:
+        both = both.masked_fill(~valid[:, None], 0.0)
+    return both.sum(dim=1)
 
 
 def step_from_sums(
-    alpha: Tensor, sums: CreditSums, *, step_size: float, max_alpha: float | None
+    alpha: Tensor, sums: Tensor, *, step_size: float, max_alpha: float | None
 ) -> Tensor:
     """The new α (Eq. 5-7): up where the weak modality gets less credit than it should."""
-    is_weak = torch.arange(len(alpha), device=alpha.device) == sums.expected.argmin()
-    direction = (sums.expected - sums.received).sign()
-    stepped = (alpha + step_size * direction).clamp(min=1.0, max=max_alpha)
-    stepped = torch.where(is_weak, stepped, 1.0)
-    # A batch that overflowed in half precision must not stay in α for ever.
-    usable = (sums.rows > 0) & (sums.expected + sums.received).isfinite().all()
-    return torch.where(usable, stepped, alpha).to(alpha.dtype)
+    expected, received = sums.unbind()
+    is_strong = torch.arange(len(alpha), device=alpha.device) != expected.argmin()
+    stepped = alpha + step_size * (expected - received).sign()
+    stepped = stepped.clamp(min=1.0, max=max_alpha).masked_fill(is_strong, 1.0)
+    # No valid row; or a batch that overflowed in half precision, which must not stay in α for ever.
+    return torch.where(sums.sum() > 0, stepped, alpha).to(alpha.dtype)
 
 
 def weak_modality_step(
@@ -212,7 +199,7 @@ def weak_modality_step(
     mask = None if valid is None else as_tensor(valid, "valid").bool()
     if mask is not None:
         check_shape(mask, (len(scores),), "valid", "one flag a row of logits")
-    sums = credit_sums(weights, scores, classes, mask)
+    sums = credit_sums(weights, scores.gather(1, classes.clamp(min=0)), mask)
     return like(step_from_sums(current, sums, step_size=step_size, max_alpha=max_alpha), alpha)
 
 
@@ -231,18 +218,15 @@ class RatioSums(NamedTuple):
 
 def confidence_sums(confidence: Tensor, source: Tensor, valid: Tensor) -> Tensor:
     """Sum over valid misaligned rows of each modality's raw confidence, ``(M,)``."""
-    return torch.where(valid[:, None], confidence.gather(0, source), 0.0).sum(dim=0)
+    return confidence.gather(0, source).masked_fill(~valid[:, None], 0.0).sum(dim=0)
 
 
-def ratio_sums(
-    confidence: Tensor, source: Tensor, scores: Tensor, source_labels: Tensor, valid: Tensor
-) -> RatioSums:
-    """Sum raw confidences, and the model's probabilities block by block."""
+def ratio_sums(confidence: Tensor, source: Tensor, log_p: Tensor, valid: Tensor) -> RatioSums:
+    """Sum raw confidences, and the model's probabilities at the source labels block by block."""
     rows = len(confidence)
-    probability = scores.detach().softmax(dim=1).gather(1, source_labels.clamp(min=0))
-    counted = torch.where(valid[:, None], probability, 0.0)
+    counted = log_p.detach().exp().masked_fill(~valid[:, None], 0.0)
     return RatioSums(
-        confidence=confidence_sums(confidence, source, valid).to(scores.dtype),
+        confidence=confidence_sums(confidence, source, valid).to(counted.dtype),
         received=torch.stack([counted[:rows].sum(dim=0), counted[rows:].sum(dim=0)]),
     )
 
@@ -318,7 +302,7 @@ def ratio_weak_modality_step(
     check_shape(mask, (len(scores),), "valid", "one flag a row of logits")
     check_label_range(classes, scores.shape[1])
     check_rows(rows, len(raw), "source")
-    sums = ratio_sums(raw, rows, scores, classes, mask.bool())
+    sums = ratio_sums(raw, rows, log_probability_at(scores, classes), mask.bool())
     current = _check_alpha(alpha, max_alpha)
     return like(step_from_ratios(current, sums, step_size=step_size, max_alpha=max_alpha), alpha)
 
