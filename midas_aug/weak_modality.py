@@ -273,4 +273,3 @@ def raw_rows_of(out: Any) -> tuple[Tensor, Tensor, Tensor]:
     confidence = as_scores(out.confidence, "confidence").detach()
     check_shape(confidence, (count, 2), "confidence", "the ratio rule has 2 modalities")
     return confidence, source, valid
-
