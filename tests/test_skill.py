@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planted
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -342,6 +343,21 @@ def test_an_nan_head_has_no_skill_and_the_other_keeps_its_own():
     bad[3] = float("nan")
     skill = measured(bad, knows())
     assert skill.skill.tolist() == [0, 1]
+
+
+def test_a_planted_modality_of_noise_has_no_skill_though_its_head_is_sure():
+    case = planted.make_case("noise")
+    skill = SkillConfidence(2, planted.CLASSES, modalities=("audio", "video"))
+    sure = []
+    with torch.no_grad():
+        for batch in case.loader:
+            logits = case.unimodal(case.model.encode(batch))
+            sure.append(logits["video"].softmax(dim=1).amax(dim=1))
+            skill.update(logits, batch["label"])
+    skill.step()
+    assert torch.cat(sure).mean() > 1.2 / planted.CLASSES
+    assert skill.skill[0] > 0.4
+    assert skill.skill[1] < 0.02
 
 
 # ---------------------------------------------------------------- cross-fitting
