@@ -85,7 +85,9 @@ def draw_tradeoff(runs: Runs, path: Path) -> None:
             axes.scatter(
                 across, up, s=30, c=style.color, marker=style.marker, alpha=0.85, label=family
             )
-        for key in {"late-fusion", "joint", "plain-swap", "midas", "skill"} & task.rows.keys():
+        for key in ("late-fusion", "joint", "plain-swap", "midas", "skill"):
+            if key not in task.rows:
+                continue
             axes.annotate(
                 task.rows[key].title,
                 _place(task, key),

@@ -80,6 +80,23 @@ class TaskRuns:
         seeds = self.common_seeds(ours, theirs)
         return paired_difference(*(self.values(key, score, seeds) for key in (ours, theirs)))
 
+    def difference_of_better(self, ours: str, theirs: str, score: str) -> Difference:
+        """As `difference`, where each seed keeps the run of the two with more validation accuracy.
+
+        Of equals, theirs. That is `midas_aug.recipes.no_harm`, from runs that are there.
+        """
+        seeds = self.common_seeds(ours, theirs)
+        columns = {key: self.values(key, score, seeds) for key in (ours, theirs)}
+        kept = [
+            columns[ours if self._validated(ours, seed) > self._validated(theirs, seed) else theirs]
+            for seed in seeds
+        ]
+        chosen = [column[place] for place, column in enumerate(kept)]
+        return paired_difference(chosen, columns[theirs])
+
+    def _validated(self, key: str, seed: int) -> float:
+        return float(self.rows[key].records[seed]["validation"]["accuracy"])
+
     @property
     def shared_seeds(self) -> list[int]:
         """Seeds that all rows have: means over these can be compared down a column."""

@@ -76,6 +76,9 @@ def page(name: str, runs: Runs, reading: str = "") -> str:
         "differences themselves, with the seeds won:",
         *(pairs(runs, score, chosen_pairs) for score in COMPARED),
     ]
+    if name == "skill":
+        parts += ["## The better of two runs on validation", NO_HARM]
+        parts += [no_harm(runs, score) for score in SCORES]
     for task in runs.values():
         parts += [f"## {task.name}", scores(task), diagnosis(task), chosen(task)]
     return "\n\n".join(parts) + "\n"
@@ -85,6 +88,11 @@ LEGEND = (
     "Mean over the seeds that all methods have, %. ▲ and ▼: better and worse than joint training, "
     "△ and ▽: than the plain swap, where the 95 % interval of the paired difference is clear of "
     "zero (over all seeds that the two have)."
+)
+
+NO_HARM = (
+    "What `midas_aug.recipes.no_harm` would have kept: for each seed the run with more validation "
+    "accuracy, of equals joint training. Read off the same runs, not in the protocol."
 )
 
 
@@ -116,6 +124,21 @@ def pairs(runs: Runs, score: str, compared: Pairs) -> str:
     for ours, theirs in compared:
         cells = [difference_cell(task.difference(ours, theirs, score)) for task in runs.values()]
         rows.append([_pair_title(runs, ours, theirs, "−"), *cells])
+    return table([f"{COMPARED[score]}, points", *runs], rows)
+
+
+def no_harm(runs: Runs, score: str) -> str:
+    """The better of two runs on validation, against joint training."""
+    rows = [
+        [
+            f"{_pair_title(runs, ours, 'joint', 'or')} − joint",
+            *(
+                difference_cell(task.difference_of_better(ours, "joint", score))
+                for task in runs.values()
+            ),
+        ]
+        for ours in ("skill", "skill-half")
+    ]
     return table([f"{COMPARED[score]}, points", *runs], rows)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,7 @@ from benchmarks import __main__ as main
 from benchmarks import suite
 from benchmarks.entries import ENTRIES, FOUR_RATES, LEARNING_RATE, SKILL_ENTRIES
 from benchmarks.report import write_report
+from benchmarks.report.runs import load_runs
 from benchmarks.tasks import REAL, TASKS, Task
 
 ENTRIES_OF_THE_SMALL_SUITE = (
@@ -256,3 +258,33 @@ def test_the_report_says_what_is_missing(finished):
         file.unlink()
     with pytest.raises(ValueError, match="no finished run of mcr"):
         list(write_report("quick", ("digits-2",), finished))
+
+
+def test_the_report_of_the_skill_suite_and_the_better_of_two_runs(tmp_path, monkeypatch):
+    small = replace(suite.SUITES["skill"], tasks=("digits-2", "digits-noise"), tuning_seeds=())
+    monkeypatch.setitem(suite.SUITES, "skill", small)
+    accuracy = {"joint": 0.6, "skill": 0.7}
+    for _, jobs in suite.stages("skill", tmp_path):
+        for job in jobs:
+            test = {"accuracy": accuracy.get(job.entry, 0.5), "macro_f1": 0.5, "nll": 1.0}
+            test["misaligned_accuracy"] = 0.3
+            for kind in ("without", "confidence", "shapley", "smv"):
+                test |= {f"{kind}.{m}": 0.25 for m in TASKS[job.task].modalities}
+            # On validation skill is ahead on every second seed, and level on the others.
+            ahead = job.entry == "skill" and job.seed % 2 == 0
+            record = {"entry": job.entry, "modality": None, "seed": job.seed, "test": test}
+            record |= {"config": dict(job.config), "versions": suite.versions()}
+            record |= {"validation": {"accuracy": 0.6 + 0.1 * ahead}, "steps": 1, "seconds": 1.0}
+            job.file.parent.mkdir(parents=True, exist_ok=True)
+            job.file.write_text(json.dumps(record))
+    files = [file.name for file in write_report("skill", small.tasks, tmp_path)]
+    assert files == ["methods.png", "tradeoff.png", "README.md"]
+    page = (tmp_path / "skill" / "README.md").read_text()
+    for entry in SKILL_ENTRIES.values():
+        assert f"| {entry.title} |" in page
+    runs = load_runs(tmp_path / "skill", small.tasks)["digits-2"]
+    always = runs.difference("skill", "joint", "accuracy")
+    better = runs.difference_of_better("skill", "joint", "accuracy")
+    assert (always.mean, always.won) == (pytest.approx(10), 10)
+    assert (better.mean, better.won) == (pytest.approx(5), 5)
+    assert "| skill or joint − joint | +5.0 ± " in page
