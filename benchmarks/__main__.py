@@ -1,7 +1,7 @@
 """Fetch data, run a suite, write its tables and figures.
 
 python -m benchmarks fetch all            # or digits, openmoji, stamps, watch, brca
-python -m benchmarks run --suite quick    # or full; a stopped one goes on where it was
+python -m benchmarks run --suite quick    # or full, or skill; a stopped one goes on where it was
 python -m benchmarks report --suite full  # from the kept runs alone
 python -m benchmarks speed                # pairing, swap, loss, steps: ratios and goals
 python -m benchmarks diagnose openmoji    # what joint training, plain swap and MIDAS listen to
@@ -33,7 +33,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"the benchmarks need {error.name}: pip install 'midas-aug[bench]'")
 
-Name = Literal["quick", "full"]
+Name = Literal["quick", "full", "skill"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Run:
     """Train what is not there yet."""
 
     suite: Name = "quick"
-    """quick: five to fifteen minutes on two cores. full: an hour or two, tuning included."""
+    """quick: five to fifteen minutes on two cores. full: an hour or two, tuning included.
+    skill: labels by skill against their controls; it takes some tuning of the full suite."""
     jobs: int = 2
     """How many runs at a time, each in a process with one thread."""
     out: Path = RESULTS

@@ -18,6 +18,7 @@ from benchmarks.methods.modality_dropout import ModalityDropout
 from benchmarks.methods.ogm import OGM
 from benchmarks.methods.opm import OPM
 from benchmarks.methods.powmix import PowMix
+from benchmarks.methods.skill import Skill
 from benchmarks.methods.smv import SMV
 from benchmarks.methods.unimodal_losses import UnimodalLosses
 
@@ -34,8 +35,8 @@ class Entry:
     """A row of the tables.
 
     Every entry is tuned over four configurations: four learning rates, or two of them times two
-    values of a hyper-parameter of its own. Entries that follow another one take its tuned
-    configuration and tune the learning rate alone, or nothing.
+    values of a hyper-parameter of its own. (In the skill suite: over the two.) Entries that follow
+    another one take its tuned configuration and tune the learning rate alone, or nothing.
 
     Attributes:
         title: As printed.
@@ -45,6 +46,7 @@ class Entry:
         follows: An entry whose tuned configuration this one starts from.
         tuned: False for an entry that takes all of it.
         alone: One modality a run, the others are not looked at.
+        rates: The learning rates, where there is no knob; the first one is the default.
     """
 
     title: str
@@ -54,14 +56,14 @@ class Entry:
     follows: str | None = None
     tuned: bool = True
     alone: bool = False
+    rates: tuple[float, ...] = tuple(sorted(FOUR_RATES, key=lambda rate: rate != TWO_RATES[0]))
 
     def configs(self) -> list[Config]:
         """What tuning chooses from; the first one is the default."""
         if not self.tuned:
             return []
         if self.knob is None:
-            rates = sorted(FOUR_RATES, key=lambda rate: rate != TWO_RATES[0])
-            return [{LEARNING_RATE: rate} for rate in rates]
+            return [{LEARNING_RATE: rate} for rate in self.rates]
         name, values = self.knob
         return [{LEARNING_RATE: rate, name: value} for rate, value in product(TWO_RATES, values)]
 
@@ -122,4 +124,44 @@ ENTRIES: dict[str, Entry] = {
         for warmup, weak, hard in product((False, True), repeat=3)
         if not (warmup and weak and hard)  # that is MIDAS
     },
+}
+
+
+def _at(title: str, like: str, half: bool = False, **fixed: Value) -> Entry:
+    """A row of the skill suite that takes the learning rate of another one."""
+    method = SKILL_LEADERS[like]
+    weight = 0.5 if half else 1
+    return Entry(
+        f"{title}, λ = ½" if half else title,
+        method.method,
+        {**method.fixed, **fixed, "misaligned_weight": weight},
+        follows=like,
+        tuned=False,
+    )
+
+
+NO_WARMUP: dict[str, Value] = {"unimodal_losses": False, "warmup": 0}
+# λ = 1, and two learning rates each.
+SKILL_LEADERS = {
+    "skill": Entry("skill", Skill, {"misaligned_weight": 1}, rates=TWO_RATES),
+    "plain-swap": Entry(
+        "plain swap", Midas, {**PLAIN, **NO_WARMUP, "misaligned_weight": 1}, rates=TWO_RATES
+    ),
+    "midas": Entry("MIDAS", Midas, {"misaligned_weight": 1}, rates=TWO_RATES),
+}
+# The rows of the skill suite, those first that matter most.
+SKILL_ENTRIES: dict[str, Entry] = {
+    "joint": ENTRIES["joint"],
+    **SKILL_LEADERS,
+    "skill-half": _at("skill", "skill", half=True),
+    "plain-swap-half": _at("plain swap", "plain-swap", half=True),
+    "unimodal-losses": ENTRIES["unimodal-losses"],
+    "midas-matched": _at("MIDAS without warm-up", "midas", warmup=0),
+    "modality-dropout": ENTRIES["modality-dropout"],
+    "plain-swap-warmup": _at(
+        "plain swap + warm-up", "plain-swap", unimodal_losses=True, warmup=1 / 7
+    ),
+    "plain-swap-warmup-half": _at(
+        "plain swap + warm-up", "plain-swap", half=True, unimodal_losses=True, warmup=1 / 7
+    ),
 }

@@ -15,8 +15,16 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 import midas_aug
-from benchmarks.entries import ENTRIES, LEARNING_RATE, Config, Value, config_words
-from benchmarks.tasks import TASKS, load_split
+from benchmarks.entries import (
+    ENTRIES,
+    LEARNING_RATE,
+    SKILL_ENTRIES,
+    Config,
+    Entry,
+    Value,
+    config_words,
+)
+from benchmarks.tasks import REAL, TASKS, load_split
 from benchmarks.train import train
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,24 +35,44 @@ Frozen: TypeAlias = tuple[tuple[str, Value], ...]  # a configuration, hashable
 
 @dataclass(frozen=True)
 class Suite:
-    """A set of tasks and seeds; every entry of `ENTRIES` runs on all of them.
+    """A set of tasks and seeds; every entry runs on all of them.
 
     Attributes:
         tasks: Names of `TASKS`.
-        seeds: How many, from 0.
+        seeds: How many, from ``first_seed``.
         headline_seeds: How many for the entries of `HEADLINE`.
         tuning_seeds: Splits of their own, for tuning. None at all: the default configurations.
+        first_seed: See ``seeds``.
+        entries: The rows; None for those of `ENTRIES`.
+        borrowed: Rows whose tuning is that of the full suite.
     """
 
     tasks: tuple[str, ...]
     seeds: int
     headline_seeds: int
     tuning_seeds: tuple[int, ...] = ()
+    first_seed: int = 0
+    entries: Mapping[str, Entry] | None = None
+    borrowed: tuple[str, ...] = ()
+
+    def seeds_of(self, entry: str) -> range:
+        """The splits that an entry is tested on."""
+        count = self.headline_seeds if entry in HEADLINE else self.seeds
+        return range(self.first_seed, self.first_seed + count)
 
 
 SUITES = {
     "quick": Suite(("digits-2", "digits-3", "openmoji"), seeds=3, headline_seeds=3),
-    "full": Suite(tuple(TASKS), seeds=5, headline_seeds=10, tuning_seeds=(1000, 1001)),
+    "full": Suite(REAL, seeds=5, headline_seeds=10, tuning_seeds=(1000, 1001)),
+    "skill": Suite(
+        tuple(TASKS),
+        seeds=10,
+        headline_seeds=10,
+        tuning_seeds=(1000, 1001),
+        first_seed=2000,
+        entries=SKILL_ENTRIES,
+        borrowed=("joint", "unimodal-losses", "modality-dropout"),
+    ),
 }
 
 # The pairs that claims are made about.
@@ -57,6 +85,12 @@ HEADLINE = (
     "plain-swap-warmup",
     "midas",
 )
+
+
+def entries_of(folder: Path) -> Mapping[str, Entry]:
+    """The rows of the suite that is kept in a folder."""
+    suite = SUITES.get(folder.name)
+    return ENTRIES if suite is None or suite.entries is None else suite.entries
 
 
 @dataclass(frozen=True)
@@ -90,7 +124,7 @@ class Job:
     def run(self) -> None:
         """Train, and keep what came out."""
         torch.set_num_threads(1)
-        task, entry = TASKS[self.task], ENTRIES[self.entry]
+        task, entry = TASKS[self.task], entries_of(self.folder)[self.entry]
         modalities = task.modalities if self.modality is None else (self.modality,)
         config = dict(self.config)
         method = entry.build(config)
@@ -141,24 +175,24 @@ def _finite(scores: dict[str, float] | None) -> dict[str, float | None] | None:
 def stages(name: str, root: Path = RESULTS) -> Iterator[tuple[str, list[Job]]]:
     """The jobs of a suite, stage by stage; each stage needs the results of the one before."""
     suite, folder = SUITES[name], root / name
+    entries = entries_of(folder)
     for title, following in (("tuning", False), ("tuning of what follows", True)):
         if suite.tuning_seeds:
-            yield (
-                title,
-                [
-                    job
-                    for task in suite.tasks
-                    for entry in ENTRIES
-                    if (ENTRIES[entry].follows is not None) is following
-                    for job in tuning_jobs(folder, task, entry, suite.tuning_seeds)
-                ],
-            )
+            jobs = [
+                job
+                for task in suite.tasks
+                for entry in entries
+                if (entries[entry].follows is not None) is following
+                for job in tuning_jobs(folder, task, entry, suite.tuning_seeds)
+            ]
+            yield title, list(dict.fromkeys(jobs))  # a task may be tuned as another one is
+    # Row by row, so that a suite that was stopped has whole rows.
     yield (
         "test",
         [
             job
+            for entry in entries
             for task in suite.tasks
-            for entry in ENTRIES
             for job in final_jobs(name, task, entry, root)
         ],
     )
@@ -166,11 +200,16 @@ def stages(name: str, root: Path = RESULTS) -> Iterator[tuple[str, list[Job]]]:
 
 def tuning_jobs(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> list[Job]:
     """Every configuration of an entry on every tuning seed."""
+    suite = SUITES.get(folder.name)
+    if suite is not None and entry in suite.borrowed:
+        return tuning_jobs(folder.parent / "full", task, entry, seeds)
+    task = TASKS[task].tuned_as or task
+    spec = entries_of(folder)[entry]
     start = _start(folder, task, entry, seeds)
     return [
         Job(folder, task, entry, tuple({**start, **config}.items()), seed, "tune", modality)
-        for modality in _modalities(task, entry)
-        for config in ENTRIES[entry].configs()
+        for modality in _modalities(task, spec)
+        for config in spec.configs()
         for seed in seeds
     ]
 
@@ -178,12 +217,12 @@ def tuning_jobs(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> li
 def final_jobs(name: str, task: str, entry: str, root: Path = RESULTS) -> list[Job]:
     """The runs of an entry that the tables are made of."""
     suite, folder = SUITES[name], root / name
-    seeds = suite.headline_seeds if entry in HEADLINE else suite.seeds
+    spec = entries_of(folder)[entry]
     return [
         Job(folder, task, entry, tuple(config.items()), seed, "test", modality)
-        for modality in _modalities(task, entry)
+        for modality in _modalities(task, spec)
         for config in [best_config(folder, task, entry, suite.tuning_seeds, modality)]
-        for seed in range(seeds)
+        for seed in suite.seeds_of(entry)
     ]
 
 
@@ -194,11 +233,12 @@ def best_config(
 
     Of equals, the one with the lowest cross-entropy. Without tuning seeds, the default.
     """
+    spec = entries_of(folder)[entry]
     start = _start(folder, task, entry, seeds)
-    if not ENTRIES[entry].tuned:
+    if not spec.tuned:
         return start
     if not seeds:
-        return {**start, **ENTRIES[entry].configs()[0]}
+        return {**start, **spec.configs()[0]}
     runs: dict[Frozen, list[Mapping[str, float | None]]] = {}
     for job in tuning_jobs(folder, task, entry, seeds):
         if job.modality == modality:
@@ -220,12 +260,12 @@ def _quality(runs: Sequence[Mapping[str, float | None]]) -> tuple[float, float]:
 
 def _start(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> Config:
     """The configuration of the entry that this one follows."""
-    followed = ENTRIES[entry].follows
+    followed = entries_of(folder)[entry].follows
     return {} if followed is None else best_config(folder, task, followed, seeds)
 
 
-def _modalities(task: str, entry: str) -> tuple[str | None, ...]:
-    return TASKS[task].modalities if ENTRIES[entry].alone else (None,)
+def _modalities(task: str, entry: Entry) -> tuple[str | None, ...]:
+    return TASKS[task].modalities if entry.alone else (None,)
 
 
 @cache

@@ -21,12 +21,14 @@ class Task:
         modalities: Which of its modalities, in order.
         epochs: How long to train.
         weight: Time of a run, roughly, as a multiple of one on digits; for the time left.
+        tuned_as: The task whose tuning serves this one, which is planted and no task of its own.
     """
 
     dataset: str
     modalities: tuple[str, ...]
     epochs: int
     weight: float
+    tuned_as: str | None = None
 
 
 TASKS = {
@@ -38,7 +40,11 @@ TASKS = {
     "stamps-3": Task("stamps", ("image", "text", "speech"), epochs=40, weight=4),
     "watch": Task("watch", ("accelerometer", "gyroscope"), epochs=20, weight=5),
     "brca": Task("brca", ("rna", "clinical"), epochs=60, weight=1),
+    "digits-noise": Task(
+        "digits-noise", ("fou", "noise"), epochs=30, weight=1, tuned_as="digits-3"
+    ),
 }
+REAL = tuple(name for name, task in TASKS.items() if task.tuned_as is None)
 
 
 class Rows(NamedTuple):

@@ -96,7 +96,7 @@ def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed
     model = build_model(split, seed)
     rows, labels = split.training
     setting = Setting(
-        num_rows=len(labels),
+        labels=labels,
         epochs=epochs,
         encode_training=lambda: EncodedRows(encode(model, split.training), labels),
     )
@@ -133,8 +133,13 @@ def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed
         scheduler.step()
         method.on_epoch_end(epoch)
         seconds += time.process_time() - started
+        validation = EncodedRows(encode(model, split.validation), split.validation.labels)
         if method.trained(epoch):
-            best.offer(epoch, _validate(method, model, split.validation), model, method)
+            best.offer(epoch, _validate(method, validation), model, method)
+        started = time.process_time()
+        with torch.no_grad():
+            method.on_validation(*validation)
+        seconds += time.process_time() - started
     best.restore(model, method)
     return Fitted(model, best.epoch, steps, seconds)
 
@@ -160,8 +165,8 @@ class Validation(NamedTuple):
 
 
 @torch.no_grad()
-def _validate(method: Method, model: LateFusion, rows: Rows) -> Validation:
-    logits = method.predict(encode(model, rows))
+def _validate(method: Method, rows: EncodedRows) -> Validation:
+    logits = method.predict(rows.features)
     nll = float(F.cross_entropy(logits, rows.labels))
     return Validation(metrics.accuracy(logits, rows.labels), -nll)
 

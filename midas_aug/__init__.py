@@ -3,10 +3,11 @@
 Swap a modality between samples of different classes, label the mix by how confident each unimodal
 classifier is, weigh up the weak modality and the hard samples, and train on both. `MisalignAugment`
 makes such a batch, `MidasLoss` is the objective, `midas_aug.functional` the method in pure
-functions and `midas_aug.confidence` the ways to be confident.
+functions, `midas_aug.confidence` the ways to be confident, and `midas_aug.recipes` whole settings
+in one line.
 """
 
-from midas_aug import confidence, functional
+from midas_aug import confidence, functional, recipes
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
@@ -30,4 +31,5 @@ __all__ = [
     "__version__",
     "confidence",
     "functional",
+    "recipes",
 ]

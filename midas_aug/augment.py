@@ -250,7 +250,8 @@ class MisalignAugment:
         if label_later:
             return replace(out, _hard_weights=weights)
         confidence = self._measure_confidence(batch, given, unimodal_logits)
-        return replace(out, _confidence=confidence, _hard_weights=weights)
+        shares = out._stated_shares(self.confidence, confidence)
+        return replace(out, _confidence=confidence, _shares=shares, _hard_weights=weights)
 
     def _draw(self, labels: Any, features: Any, generator: Generator | None) -> SwapPlan:
         return draw_rows(

@@ -64,6 +64,7 @@ class MisalignedBatch:
     _numpy: bool
     _materialized: bool
     _confidence: Tensor | None = None
+    _shares: Tensor | None = None  # of the S misaligned rows, where the provider states them
     _hard_weights: Tensor | None = None
 
     # -- data ------------------------------------------------------------------------------------
@@ -277,9 +278,11 @@ class MisalignedBatch:
                 "relabel(..., features={modality: (N, D)}), or build the augmentation with "
                 "hardness='auto' or None"
             )
+        checked = check_confidence(scored, self._labels, len(rule.modalities))
         return replace(
             self,
-            _confidence=check_confidence(scored, self._labels, len(rule.modalities)),
+            _confidence=checked,
+            _shares=self._stated_shares(confidence, checked),
             _hard_weights=hardness,
         )
 
@@ -310,6 +313,7 @@ class MisalignedBatch:
             _anchor=function(self._anchor),
             _valid=function(self._valid),
             _confidence=None if self._confidence is None else function(self._confidence),
+            _shares=None if self._shares is None else function(self._shares),
             _hard_weights=None if self._hard_weights is None else function(self._hard_weights),
         )
 
@@ -338,8 +342,22 @@ class MisalignedBatch:
         even = torch.full((len(self._labels), count), 1 / count, device=self._labels.device)
         if len(self._source) == len(self._labels):
             return even
-        rows = label_shares(self._require_confidence(name), self._source[self.misaligned])
+        rows, confidence = self._shares, self._require_confidence(name)
+        if rows is None:
+            rows = label_shares(confidence, self._source[self.misaligned])
         return torch.cat([even, rows])
+
+    def _stated_shares(self, provider: Any, confidence: Tensor) -> Tensor | None:
+        """The shares of the misaligned rows, from a provider that states them itself."""
+        state = getattr(provider, "shares", None)
+        if not callable(state):
+            return None
+        source = self._source[self.misaligned]
+        stated = as_scores(state(self._give(confidence), self._give(source)), "shares")
+        check_shape(
+            stated, tuple(source.shape), "shares", "one share a misaligned row and modality"
+        )
+        return stated.detach().float()
 
     def _require_confidence(self, name: str) -> Tensor:
         if self._confidence is None:

@@ -21,6 +21,7 @@ from midas_aug.confidence import (
     LogitConfidence,
     LogitProvider,
     PrototypeConfidence,
+    SkillConfidence,
     TableConfidence,
     UniformConfidence,
 )
@@ -44,6 +45,7 @@ def all_providers() -> dict[str, object]:
         "table": TableConfidence(N, 2),
         "prototypes": PrototypeConfidence(DIMS, C),
         "calibrated": CalibratedConfidence(HeadConfidence(DIMS, C)),
+        "skill": SkillConfidence(2, C),
     }
 
 

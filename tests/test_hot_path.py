@@ -62,6 +62,7 @@ OPTIONS: dict[str, Callable[[], Model]] = {
     "prototypes": lambda: build(
         confidence=confidence.PrototypeConfidence({"a": 8, "v": 8}, CLASSES)
     ),
+    "skill": lambda: build(confidence=confidence.SkillConfidence(2, CLASSES), hardness=None),
     "heads": lambda: build(confidence=confidence.HeadConfidence({"a": 8, "v": 8}, CLASSES)),
 }
 

@@ -20,19 +20,22 @@ from midas_aug import (
     diagnostics,
     functional,
 )
+from midas_aug.confidence import SkillConfidence
 
 ROOT = Path(__file__).parents[1]
 
 INVENTORY = {
     "midas_aug": """LossTerms MidasAugError MidasLoss MisalignAugment MisalignedBatch
-        RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional""",
+        RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional
+        recipes""",
+    "midas_aug.recipes": "Choice Recipe SkillRecipe no_harm paper plain_swap skill",
     "midas_aug.functional": """SwapPlan gather_rows hard_sample_weights label_shares
         misaligned_accuracy misaligned_cross_entropy permutation_partners plan_swaps
-        ratio_weak_modality_step sample_partners soft_targets true_class_confidence
-        weak_modality_step""",
+        ratio_weak_modality_step sample_partners shares_by_source skill_score soft_targets
+        true_class_confidence weak_modality_step""",
     "midas_aug.confidence": """CalibratedConfidence ConfidenceProvider FrozenConfidence
-        HeadConfidence LogitConfidence LogitProvider PrototypeConfidence TableConfidence
-        UniformConfidence""",
+        HeadConfidence LogitConfidence LogitProvider PrototypeConfidence SkillConfidence
+        TableConfidence UniformConfidence""",
     "midas_aug.diagnostics": """Comparison DiscrepancyRatio Finding MisalignedAccuracy
         MisalignedConfidence ModalityReport Score ShareCollapse ShareEntropy TrainingLog accuracy
         accuracy_shapley all_subsets collapsed_share_fraction diagnose discrepancy_ratio
@@ -47,12 +50,16 @@ SIGNATURES = {
     MisalignAugment.__call__: "self batch labels * unimodal_logits plan generator",
     MisalignAugment.collate: "self collate_fn * materialize",
     MidasLoss: "num_modalities * unimodal_weight step_size max_alpha warmup_epochs sync",
+    SkillConfidence: "num_modalities num_classes * ema eps class_counts modalities",
+    SkillConfidence.cross_fit: "self fit labels * folds groups seed",
     WeakModalityWeight: "num_modalities * step_size max_alpha sync",
     functional.sample_partners: "labels * generator",
     functional.plan_swaps: "labels num_modalities * swap pairing features generator",
     functional.gather_rows: "tree index",
     functional.true_class_confidence: "logits labels * temperature",
     functional.label_shares: "confidence source",
+    functional.skill_score: "logits labels class_counts",
+    functional.shares_by_source: "confidence source",
     functional.soft_targets: "source_labels shares num_classes",
     functional.hard_sample_weights: "features plan * similarity",
     functional.misaligned_cross_entropy: "logits source_labels shares alpha",

@@ -7,13 +7,14 @@
 | stamps | 800, 9 | image, text, speech | GPL-2 |
 | watch | 3046, 7 | accelerometer, gyroscope | BSD |
 | brca | 769, 5 | rna, clinical, methylation, mirna | open; package CC BY-NC-ND 4.0 |
+| digits-noise | 2000, 10 | fou, noise (planted) | CC BY 4.0 |
 
 The modules of this package say where each comes from and what to know about it.
 """
 
 from pathlib import Path
 
-from benchmarks.data import brca, digits, openmoji, stamps, watch
+from benchmarks.data import brca, digits, openmoji, planted, stamps, watch
 from benchmarks.data.base import (
     DataError,
     Dataset,
@@ -44,6 +45,7 @@ DATASETS: dict[str, Recipe] = {
     "stamps": stamps.RECIPE,
     "watch": watch.RECIPE,
     "brca": brca.RECIPE,
+    "digits-noise": planted.RECIPE,
 }
 
 

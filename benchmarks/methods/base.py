@@ -19,11 +19,16 @@ class EncodedRows(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What a method may know of the run; nothing of validation or test rows is in it."""
+    """What a method may know of the run from the start: nothing of validation or test rows."""
 
-    num_rows: int  # training rows
+    labels: Tensor  # of the training rows
     epochs: int
     encode_training: Callable[[], EncodedRows]  # as the model is now
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows."""
+        return len(self.labels)
 
 
 class EpochRows(NamedTuple):
@@ -39,7 +44,8 @@ class Method:
 
     A subclass is a dataclass whose fields are its hyper-parameters, and overrides hooks. The loop
     calls ``setup`` once; ``on_epoch_start`` and ``epoch_rows`` before an epoch; ``loss``, backward,
-    ``after_backward``, the optimiser's step and ``after_step`` for each batch; ``on_epoch_end``.
+    ``after_backward``, the optimiser's step and ``after_step`` for each batch; ``on_epoch_end``,
+    and ``on_validation`` after the epoch's validation.
     Randomness comes from ``self.generator`` alone.
     """
 
@@ -73,6 +79,9 @@ class Method:
 
     def on_epoch_end(self, epoch: int) -> None:
         """Look at the training rows, where a method does."""
+
+    def on_validation(self, features: Features, labels: Tensor) -> None:
+        """Measure something on the validation rows, encoded; nothing is trained on them."""
 
     def predict(self, features: Features) -> Tensor:
         """Class logits ``(N, C)`` at evaluation."""

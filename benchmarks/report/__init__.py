@@ -17,8 +17,8 @@ def write_report(name: str, tasks: tuple[str, ...], root: Path) -> Iterator[Path
     """
     folder = root / name
     runs = load_runs(folder, tasks)
-    for file, draw in figures.FIGURES.items():
-        draw(runs, folder / file)
+    for file, drawing in figures.figures_of(runs).items():
+        drawing.draw(runs, folder / file)
         yield folder / file
     page = folder / "README.md"
     reading = folder / "reading.md"  # by hand

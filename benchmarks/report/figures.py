@@ -28,13 +28,20 @@ STYLES = {
     "balancing": Style("#e69f00", "D"),
     "plain swap": Style("#d55e00", "v"),
     "MIDAS": Style("#0072b2", "o"),
+    "skill": Style("#cc79a7", "P"),
 }
 FAMILIES = {
     "reference": ("late-fusion", "joint", "unimodal-losses", "modality-dropout"),
     "augmentation": ("mixup", "powmix", "lemda"),
     "balancing": ("ogm", "ogm-ge", "agm", "smv", "opm", "amco", "lfm", "mcr"),
-    "plain swap": ("plain-swap", "plain-swap-warmup"),
-    "MIDAS": ("midas", "midas-public-code"),
+    "plain swap": (
+        "plain-swap",
+        "plain-swap-warmup",
+        "plain-swap-half",
+        "plain-swap-warmup-half",
+    ),
+    "MIDAS": ("midas", "midas-public-code", "midas-matched"),
+    "skill": ("skill", "skill-half"),
 }
 ABLATION = (
     "plain-swap",
@@ -53,7 +60,8 @@ COLUMNS = 4  # panels in a row of a figure
 
 def draw_methods(runs: Runs, path: Path) -> None:
     """Difference of every method to joint training, in accuracy, with its interval."""
-    keys = [key for family in FAMILIES.values() for key in family if key != "joint"]
+    rows = next(iter(runs.values())).rows
+    keys = [key for family in FAMILIES.values() for key in family if key in rows and key != "joint"]
     title = "Accuracy, points above joint training: mean, 95 % interval of paired differences"
     _draw_bars(runs, keys, title, path)
 
@@ -70,11 +78,16 @@ def draw_tradeoff(runs: Runs, path: Path) -> None:
     for axes, task in zip(panels, runs.values(), strict=False):
         for family, keys in FAMILIES.items():
             style = STYLES[family]
-            across, up = zip(*(_place(task, key) for key in keys), strict=True)
+            places = [_place(task, key) for key in keys if key in task.rows]
+            if not places:
+                continue
+            across, up = zip(*places, strict=True)
             axes.scatter(
                 across, up, s=30, c=style.color, marker=style.marker, alpha=0.85, label=family
             )
-        for key in ("late-fusion", "joint", "plain-swap", "midas"):
+        for key in ("late-fusion", "joint", "plain-swap", "midas", "skill"):
+            if key not in task.rows:
+                continue
             axes.annotate(
                 task.rows[key].title,
                 _place(task, key),
@@ -106,11 +119,33 @@ def draw_tradeoff(runs: Runs, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-FIGURES: dict[str, Callable[[Runs, Path], None]] = {
-    "methods.png": draw_methods,
-    "ablation.png": draw_ablation,
-    "tradeoff.png": draw_tradeoff,
+class Drawing(NamedTuple):
+    """How a figure is drawn, and what it shows in words."""
+
+    draw: Callable[[Runs, Path], None]
+    alt: str
+
+
+FIGURES = {
+    "methods.png": Drawing(
+        draw_methods, "difference of each method to joint training in accuracy, by task"
+    ),
+    "ablation.png": Drawing(
+        draw_ablation, "the parts of MIDAS, difference to joint training in accuracy, by task"
+    ),
+    "tradeoff.png": Drawing(draw_tradeoff, "accuracy against misaligned accuracy, by task"),
 }
+
+
+def figures_of(runs: Runs) -> dict[str, Drawing]:
+    """The figures whose rows are there."""
+    rows = next(iter(runs.values())).rows
+    parts_are_there = rows.keys() >= set(ABLATION)
+    return {
+        file: drawing
+        for file, drawing in FIGURES.items()
+        if parts_are_there or drawing.draw is not draw_ablation
+    }
 
 
 def _place(task: TaskRuns, key: str) -> tuple[float, float]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.entries import ENTRIES
 from benchmarks.report.statistics import Difference, paired_difference
+from benchmarks.suite import entries_of
 from benchmarks.tasks import TASKS
 
 Record = Mapping[str, Any]
@@ -53,7 +53,7 @@ class TaskRuns:
                     "delete those that an earlier tuning chose"
                 )
             seeds[record["seed"]] = record
-        for entry, spec in ENTRIES.items():
+        for entry, spec in entries_of(folder).items():
             for modality in self.modalities if spec.alone else (None,):
                 key = row_key(entry, modality)
                 if key not in found:
@@ -79,6 +79,23 @@ class TaskRuns:
         """Paired, on the seeds that both rows have."""
         seeds = self.common_seeds(ours, theirs)
         return paired_difference(*(self.values(key, score, seeds) for key in (ours, theirs)))
+
+    def difference_of_better(self, ours: str, theirs: str, score: str) -> Difference:
+        """As `difference`, where each seed keeps the run of the two with more validation accuracy.
+
+        Of equals, theirs. That is `midas_aug.recipes.no_harm`, from runs that are there.
+        """
+        seeds = self.common_seeds(ours, theirs)
+        columns = {key: self.values(key, score, seeds) for key in (ours, theirs)}
+        kept = [
+            columns[ours if self._validated(ours, seed) > self._validated(theirs, seed) else theirs]
+            for seed in seeds
+        ]
+        chosen = [column[place] for place, column in enumerate(kept)]
+        return paired_difference(chosen, columns[theirs])
+
+    def _validated(self, key: str, seed: int) -> float:
+        return float(self.rows[key].records[seed]["validation"]["accuracy"])
 
     @property
     def shared_seeds(self) -> list[int]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.entries import config_words
-from benchmarks.report.figures import FIGURES
+from benchmarks.report.figures import figures_of
 from benchmarks.report.runs import WITHOUT, TaskRuns
 from benchmarks.report.statistics import Difference, estimate
 
@@ -15,7 +15,8 @@ SCORES = {
     "misaligned_accuracy": "misaligned",
 }
 COMPARED = {**SCORES, WITHOUT: "one removed"}  # the mean over which one
-PAIRS = (  # ours against theirs
+Pairs = tuple[tuple[str, str], ...]  # ours against theirs
+PAIRS: Pairs = (
     ("midas", "late-fusion"),
     ("midas", "joint"),
     ("midas", "unimodal-losses"),
@@ -26,17 +27,42 @@ PAIRS = (  # ours against theirs
     ("plain-swap", "modality-dropout"),
     ("unimodal-losses", "joint"),
 )
+SKILL_PAIRS: Pairs = (
+    *(
+        ("skill", theirs)
+        for theirs in (
+            "joint",
+            "unimodal-losses",
+            "modality-dropout",
+            "plain-swap",
+            "plain-swap-warmup",
+            "midas",
+            "midas-matched",
+        )
+    ),
+    *(
+        ("skill-half", theirs)
+        for theirs in ("joint", "unimodal-losses", "plain-swap-half", "plain-swap-warmup-half")
+    ),
+    ("plain-swap", "joint"),
+    ("plain-swap-half", "joint"),
+    ("plain-swap-warmup", "joint"),
+    ("midas", "joint"),
+    ("midas-matched", "joint"),
+    ("unimodal-losses", "joint"),
+)
 
 
 def page(name: str, runs: Runs, reading: str = "") -> str:
     """All of it; ``reading`` is what a person has to say about the numbers."""
+    chosen_pairs = SKILL_PAIRS if name == "skill" else PAIRS
     parts = [
         f"# Results of the suite `{name}`",
         "What the columns mean and how it was run: [the protocol](../../README.md). Written by "
         f"`python -m benchmarks report --suite {name}`.",
         conditions(runs),
         *([reading.strip()] if reading else []),
-        *(f"![{words}]({file})" for file, words in zip(FIGURES, ALT, strict=True)),
+        *(f"![{drawing.alt}]({file})" for file, drawing in figures_of(runs).items()),
         "## Accuracy",
         summary(runs, "accuracy"),
         "## Misaligned accuracy",
@@ -45,25 +71,28 @@ def page(name: str, runs: Runs, reading: str = "") -> str:
         summary(runs, WITHOUT),
         LEGEND,
         "## The pairs that claims are made about",
-        verdicts(runs),
+        verdicts(runs, chosen_pairs),
         f"On how many of {len(runs)} tasks, by the 95 % interval of the paired difference. The "
         "differences themselves, with the seeds won:",
-        *(pairs(runs, score) for score in COMPARED),
+        *(pairs(runs, score, chosen_pairs) for score in COMPARED),
     ]
+    if name == "skill":
+        parts += ["## The better of two runs on validation", NO_HARM]
+        parts += [no_harm(runs, score) for score in SCORES]
     for task in runs.values():
         parts += [f"## {task.name}", scores(task), diagnosis(task), chosen(task)]
     return "\n\n".join(parts) + "\n"
 
 
-ALT = (
-    "difference of each method to joint training in accuracy, by task",
-    "the parts of MIDAS, difference to joint training in accuracy, by task",
-    "accuracy against misaligned accuracy, by task",
-)
 LEGEND = (
     "Mean over the seeds that all methods have, %. ▲ and ▼: better and worse than joint training, "
     "△ and ▽: than the plain swap, where the 95 % interval of the paired difference is clear of "
     "zero (over all seeds that the two have)."
+)
+
+NO_HARM = (
+    "What `midas_aug.recipes.no_harm` would have kept: for each seed the run with more validation "
+    "accuracy, of equals joint training. Read off the same runs, not in the protocol."
 )
 
 
@@ -77,10 +106,10 @@ def summary(runs: Runs, score: str) -> str:
     return table(["method", *runs], rows)
 
 
-def verdicts(runs: Runs) -> str:
+def verdicts(runs: Runs, compared: Pairs) -> str:
     """On how many tasks one of a pair is better, tied or worse, for each score."""
     rows = []
-    for ours, theirs in PAIRS:
+    for ours, theirs in compared:
         cells = []
         for score in COMPARED:
             found = [task.difference(ours, theirs, score).verdict for task in runs.values()]
@@ -89,12 +118,27 @@ def verdicts(runs: Runs) -> str:
     return table(["better / tied / worse", *COMPARED.values()], rows)
 
 
-def pairs(runs: Runs, score: str) -> str:
+def pairs(runs: Runs, score: str, compared: Pairs) -> str:
     """Paired differences between the headline entries, by task."""
     rows = []
-    for ours, theirs in PAIRS:
+    for ours, theirs in compared:
         cells = [difference_cell(task.difference(ours, theirs, score)) for task in runs.values()]
         rows.append([_pair_title(runs, ours, theirs, "−"), *cells])
+    return table([f"{COMPARED[score]}, points", *runs], rows)
+
+
+def no_harm(runs: Runs, score: str) -> str:
+    """The better of two runs on validation, against joint training."""
+    rows = [
+        [
+            f"{_pair_title(runs, ours, 'joint', 'or')} − joint",
+            *(
+                difference_cell(task.difference_of_better(ours, "joint", score))
+                for task in runs.values()
+            ),
+        ]
+        for ours in ("skill", "skill-half")
+    ]
     return table([f"{COMPARED[score]}, points", *runs], rows)
 
 

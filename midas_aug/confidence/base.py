@@ -24,6 +24,9 @@ class ConfidenceProvider(Protocol):
     An attribute ``needs_model`` says whether it cannot run in a loader worker (default: it is an
     ``nn.Module``): `collate` then draws there and leaves the labels to ``out.relabel`` in the
     training loop. An attribute ``modalities`` names the columns, for `MisalignAugment` to check.
+    A method ``shares(confidence, source) -> (S, M)`` states the shares of the misaligned rows, with
+    confidences ``(N, M)`` and source ``(S, M)`` as `midas_aug.functional.label_shares` takes them;
+    without it they are the confidences, normalised.
     """
 
     def __call__(self, batch: Any, labels: Any, /) -> Any:

@@ -217,7 +217,8 @@ def _about_confidence(modalities: Sequence[str], scores: Scores) -> Iterator[Fin
             f"1/{len(modalities)}, so the soft labels are those of a plain swap. Heads that are "
             "sure of every row do this. Take confidences that were not fitted on the same rows: "
             "FrozenConfidence (trained elsewhere), CalibratedConfidence (a temperature from "
-            "held-out rows) or TableConfidence (out-of-sample numbers).",
+            "held-out rows), TableConfidence (out-of-sample numbers) or SkillConfidence (one "
+            "number a modality, measured on held-out rows).",
         )
     for m in modalities:
         error = scores.get(f"head_ece.{m}")

@@ -15,6 +15,7 @@ from midas_aug.functional.losses import misaligned_cross_entropy
 from midas_aug.functional.metrics import misaligned_accuracy
 from midas_aug.functional.pairing import permutation_partners, sample_partners
 from midas_aug.functional.plan import SwapPlan, plan_swaps
+from midas_aug.functional.skill import shares_by_source, skill_score
 from midas_aug.functional.weighting import (
     hard_sample_weights,
     ratio_weak_modality_step,
@@ -32,6 +33,8 @@ __all__ = [
     "plan_swaps",
     "ratio_weak_modality_step",
     "sample_partners",
+    "shares_by_source",
+    "skill_score",
     "soft_targets",
     "true_class_confidence",
     "weak_modality_step",

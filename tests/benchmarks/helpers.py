@@ -45,6 +45,6 @@ def set_up(
     def encode_training() -> EncodedRows:
         return EncodedRows(model.encode(inputs), labels)
 
-    setting = Setting(num_rows, epochs, encode_training=encode_training)
+    setting = Setting(labels, epochs, encode_training=encode_training)
     method.setup(model, setting, torch.Generator().manual_seed(seed))
     return method

@@ -356,7 +356,7 @@ def test_agm_gradients_of_the_worked_example() -> None:
 
 def _started_on(method: Method, model: LateFusion) -> Method:
     """Like `_started`, for a model that `tiny_rows` do not fit."""
-    setting = Setting(1, 4, lambda: EncodedRows({}, torch.empty(0)))
+    setting = Setting(torch.zeros(1, dtype=torch.int64), 4, lambda: EncodedRows({}, torch.empty(0)))
     method.setup(model, setting, torch.Generator())
     method.on_epoch_start(0)
     return method

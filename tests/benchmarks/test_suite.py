@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,9 +11,10 @@ from rich.console import Console
 
 from benchmarks import __main__ as main
 from benchmarks import suite
-from benchmarks.entries import ENTRIES, FOUR_RATES, LEARNING_RATE
+from benchmarks.entries import ENTRIES, FOUR_RATES, LEARNING_RATE, SKILL_ENTRIES
 from benchmarks.report import write_report
-from benchmarks.tasks import TASKS, Task
+from benchmarks.report.runs import load_runs
+from benchmarks.tasks import REAL, TASKS, Task
 
 ENTRIES_OF_THE_SMALL_SUITE = (
     "unimodal",
@@ -71,12 +73,47 @@ def test_full_suite_plan(tmp_path):
     first = next(iter(suite.stages("full", tmp_path)))
     title, jobs = first
     assert title == "tuning"
-    assert {job.task for job in jobs} == set(TASKS)
+    assert {job.task for job in jobs} == set(REAL)
     assert all(job.phase == "tune" and job.seed >= 1000 for job in jobs)
     counts = Counter((job.task, job.entry, job.modality) for job in jobs)
     assert set(counts.values()) == {4 * 2}
     assert counts["stamps-3", "unimodal", "speech"] == 8
     assert len({job.file for job in jobs}) == len(jobs)
+
+
+def test_the_skill_suite_has_splits_of_its_own_and_matched_controls(tmp_path):
+    for entry in SKILL_ENTRIES.values():
+        for config in entry.configs():
+            entry.build(config)
+    stages = suite.stages("skill", tmp_path)
+    for _ in range(2):
+        title, jobs = next(stages)
+        assert title.startswith("tuning")
+        assert {job.seed for job in jobs} <= {1000, 1001}
+        assert len(set(jobs)) == len(jobs)
+        assert {job.task for job in jobs} <= set(REAL)  # the planted task is tuned as another one
+        borrowed = {job.entry for job in jobs if job.folder == tmp_path / "full"}
+        assert borrowed <= {"joint", "unimodal-losses", "modality-dropout"}
+        finish(jobs, lambda job: dict(job.config)[LEARNING_RATE])
+    title, jobs = next(stages)
+    assert title == "test"
+    assert {job.task for job in jobs} == set(TASKS)
+    used = range(2000, 2010)
+    assert {job.seed for job in jobs} == set(used)
+    assert len(jobs) == len(SKILL_ENTRIES) * len(TASKS) * 10
+    assert [job.entry for job in jobs[:90]] == ["joint"] * 90  # row by row
+    weights = {
+        key: SKILL_ENTRIES[key].build({LEARNING_RATE: 0.01}).misaligned_weight
+        for key in SKILL_ENTRIES
+        if key not in ("joint", "unimodal-losses", "modality-dropout")
+    }
+    assert {key for key, weight in weights.items() if weight == 0.5} == {
+        key for key in weights if key.endswith("half")
+    }
+    assert set(weights.values()) == {0.5, 1}
+    rates = {job.entry: dict(job.config)[LEARNING_RATE] for job in jobs}
+    assert rates["skill-half"] == rates["skill"] == 0.03
+    assert rates["joint"] == 0.1
 
 
 @pytest.mark.usefixtures("small")
@@ -221,3 +258,33 @@ def test_the_report_says_what_is_missing(finished):
         file.unlink()
     with pytest.raises(ValueError, match="no finished run of mcr"):
         list(write_report("quick", ("digits-2",), finished))
+
+
+def test_the_report_of_the_skill_suite_and_the_better_of_two_runs(tmp_path, monkeypatch):
+    small = replace(suite.SUITES["skill"], tasks=("digits-2", "digits-noise"), tuning_seeds=())
+    monkeypatch.setitem(suite.SUITES, "skill", small)
+    accuracy = {"joint": 0.6, "skill": 0.7}
+    for _, jobs in suite.stages("skill", tmp_path):
+        for job in jobs:
+            test = {"accuracy": accuracy.get(job.entry, 0.5), "macro_f1": 0.5, "nll": 1.0}
+            test["misaligned_accuracy"] = 0.3
+            for kind in ("without", "confidence", "shapley", "smv"):
+                test |= {f"{kind}.{m}": 0.25 for m in TASKS[job.task].modalities}
+            # On validation skill is ahead on every second seed, and level on the others.
+            ahead = job.entry == "skill" and job.seed % 2 == 0
+            record = {"entry": job.entry, "modality": None, "seed": job.seed, "test": test}
+            record |= {"config": dict(job.config), "versions": suite.versions()}
+            record |= {"validation": {"accuracy": 0.6 + 0.1 * ahead}, "steps": 1, "seconds": 1.0}
+            job.file.parent.mkdir(parents=True, exist_ok=True)
+            job.file.write_text(json.dumps(record))
+    files = [file.name for file in write_report("skill", small.tasks, tmp_path)]
+    assert files == ["methods.png", "tradeoff.png", "README.md"]
+    page = (tmp_path / "skill" / "README.md").read_text()
+    for entry in SKILL_ENTRIES.values():
+        assert f"| {entry.title} |" in page
+    runs = load_runs(tmp_path / "skill", small.tasks)["digits-2"]
+    always = runs.difference("skill", "joint", "accuracy")
+    better = runs.difference_of_better("skill", "joint", "accuracy")
+    assert (always.mean, always.won) == (pytest.approx(10), 10)
+    assert (better.mean, better.won) == (pytest.approx(5), 5)
+    assert "| skill or joint − joint | +5.0 ± " in page

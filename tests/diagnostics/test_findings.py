@@ -94,7 +94,7 @@ def test_heads_that_are_sure_of_everything_collapse_the_shares():
     ).findings
     (text,) = [finding.text for finding in found if finding.kind == "collapsed_shares"]
     assert "100.0 ± 0.0 %" in text
-    for name in ("FrozenConfidence", "CalibratedConfidence", "TableConfidence"):
+    for name in ("FrozenConfidence", "CalibratedConfidence", "TableConfidence", "SkillConfidence"):
         assert name in text
         assert hasattr(midas_aug.confidence, name)
 

@@ -1,0 +1,43 @@
+"""Labels shared by the measured skill of each modality: `midas_aug.recipes.skill`."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.methods.base import Method, Setting
+from benchmarks.model import Features, LateFusion
+from midas_aug import recipes
+
+
+@dataclass
+class Skill(Method):
+    """Misaligned samples of all rows and modalities, no α, no cosine, no warm-up.
+
+    The skill is measured on the validation rows after every epoch, with the class frequencies of
+    the training rows. That is one number a modality from rows that select the epoch as well.
+
+    Attributes:
+        misaligned_weight: λ.
+    """
+
+    misaligned_weight: float = 1.0
+
+    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+        super().setup(model, setting, generator)
+        self.augment, self.criterion, self.confidence = recipes.skill(
+            model.modalities,
+            model.num_classes,
+            class_counts=torch.bincount(setting.labels, minlength=model.num_classes),
+            misaligned_weight=self.misaligned_weight,
+        )
+
+    def loss(self, features: Features, labels: Tensor) -> Tensor:
+        out = self.augment(features, labels, generator=self.generator)
+        unimodal = self.model.classify(features)
+        loss: Tensor = self.criterion(self.model.fuse(out), out, unimodal_logits=unimodal)
+        return loss
+
+    def on_validation(self, features: Features, labels: Tensor) -> None:
+        self.confidence.update(self.model.classify(features), labels)
+        self.confidence.step()

@@ -1,0 +1,268 @@
+"""One number a modality: how much its classifier knows, measured on held-out data."""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from midas_aug._arrays import Array, as_labels, like, share_memory
+from midas_aug.confidence.base import UnimodalLogits, check_unimodal_logits
+from midas_aug.errors import MidasAugError
+from midas_aug.functional import shares_by_source
+from midas_aug.functional.labels import check_label_range
+from midas_aug.functional.skill import STEPS, as_counts, count_classes, nll_sums, skill_from_sums
+from midas_aug.tree import in_order
+
+__all__ = ["FitUnimodal", "SkillConfidence"]
+
+FitUnimodal: TypeAlias = Callable[[Tensor, Tensor], UnimodalLogits]
+
+
+class SkillConfidence(nn.Module):
+    """Labels shared by the measured skill of each modality, not by confidences sample by sample.
+
+    Not in the paper. Heads that memorise their training rows are sure of everything, and a modality
+    without signal still gets half of every label. Skill (`midas_aug.functional.skill_score`) is
+    measured on rows that the heads were not trained on: 0 for no better than the class
+    frequencies, 1 for perfect. After each validation, ``update`` with its batches, then ``step``.
+    Until the first one every skill is 1, which makes a plain swap. Use it with λ = 1, no α, no
+    hard-sample weights and no warm-up (`midas_aug.recipes.skill` sets all of them).
+
+    Runs in loader workers, running ones included: they read the skill from shared memory.
+
+    Args:
+        num_modalities: M.
+        num_classes: C.
+        ema: Weight of a new measurement; the first one replaces the start value.
+        eps: Added to each skill, so that a share is never 0.
+        class_counts: ``(C,)`` rows a class in the training set. None: those of the rows that were
+            measured.
+        modalities: The keys of the modalities, in order, for logits that come by name. None: they
+            are taken in the order in which they come.
+
+    Attributes:
+        skill: ``(M,)`` float32 buffer.
+
+    Raises:
+        MidasAugError: An argument is out of range; a call's logits do not fit.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.confidence import SkillConfidence
+        >>> skill = SkillConfidence(2, num_classes=2)
+        >>> labels = torch.tensor([0, 1, 0, 1])
+        >>> knows = 9 * torch.nn.functional.one_hot(labels).float()
+        >>> skill.update([knows, torch.zeros(4, 2)], labels)
+        >>> skill.step()
+        >>> skill.skill
+        tensor([1., 0.])
+        >>> skill({}, labels)[0]  # plus eps
+        tensor([1.0200, 0.0200])
+    """
+
+    needs_model = False  # a worker does not need one: the skill lies in shared memory
+    skill: Tensor
+    steps: Tensor
+    class_counts: Tensor | None
+
+    def __init__(
+        self,
+        num_modalities: int,
+        num_classes: int,
+        *,
+        ema: float = 0.5,
+        eps: float = 0.02,
+        class_counts: Array | None = None,
+        modalities: Sequence[Hashable] | None = None,
+    ) -> None:
+        super().__init__()
+        if num_modalities < 2 or num_classes < 1:
+            raise MidasAugError(
+                "expected at least 2 modalities and 1 class, got "
+                f"{num_modalities} and {num_classes}"
+            )
+        if not 0 < ema <= 1 or not 0 < eps < float("inf"):
+            raise MidasAugError(
+                f"expected ema in (0, 1] and a finite eps above 0, got {ema} and {eps}"
+            )
+        self.num_modalities = num_modalities
+        self.num_classes = num_classes
+        self.ema = ema
+        self.eps = eps
+        if modalities is not None:
+            self.modalities = tuple(modalities)
+            if len(self.modalities) != num_modalities:
+                raise MidasAugError(
+                    f"expected {num_modalities} names of modalities, got {self.modalities!r}"
+                )
+        self.register_buffer("skill", torch.ones(num_modalities))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        counts = None if class_counts is None else as_counts(class_counts, num_classes).clone()
+        self.register_buffer("class_counts", counts)
+        # A measurement under way. No buffers: DistributedDataParallel overwrites these with those
+        # of rank 0, and every rank validates on rows of its own.
+        self._sums: Tensor | None = None
+        self._counts: Tensor | None = None
+        # What workers read, on the CPU wherever the buffers are.
+        self._shared_skill = share_memory(torch.ones(num_modalities, device="cpu"))
+        self.register_load_state_dict_post_hook(_publish)  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        return f"{self.num_modalities}, {self.num_classes}, ema={self.ema}, eps={self.eps}"
+
+    @torch.no_grad()
+    def update(self, unimodal_logits: UnimodalLogits, labels: Array) -> None:
+        """Take in a batch of held-out rows; the skill changes with the next `step`.
+
+        Args:
+            unimodal_logits: ``(N, C)`` of each modality, by name or in order.
+            labels: ``(N,)`` integers; rows with a negative one are left out.
+        """
+        classes = as_labels(labels, "labels")
+        check_label_range(classes, self.num_classes)
+        logits = self._in_order(unimodal_logits)
+        keys = range(self.num_modalities)
+        check_unimodal_logits(logits, keys, len(classes), self.num_classes)
+        sums = torch.stack([nll_sums(logits[m], classes, f"unimodal_logits[{m!r}]") for m in keys])
+        counts = count_classes(classes, self.num_classes)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """End a validation: move the skill to what the batches since the last step tell.
+
+        In a distributed run the ranks add up what they saw, so every rank has to call this, also
+        one without a batch. Without any row with a label the skill stays as it is.
+        """
+        device = self.skill.device
+        sums = torch.zeros(self.num_modalities, STEPS, device=device)
+        seen = torch.zeros(self.num_classes, dtype=torch.int64, device=device)
+        if self._sums is not None and self._counts is not None:
+            sums, seen = sums + self._sums.to(device), seen + self._counts.to(device)
+        self._sums = self._counts = None
+        if (
+            torch.distributed.is_available()
+            and torch.distributed.is_initialized()
+            and torch.distributed.get_world_size() > 1
+        ):
+            torch.distributed.all_reduce(sums)
+            torch.distributed.all_reduce(seen)
+        rows = seen.sum()
+        measured = skill_from_sums(
+            sums, rows, seen if self.class_counts is None else self.class_counts
+        )
+        keep = torch.where(self.steps > 0, 1 - self.ema, 0.0)
+        moved = keep * self.skill + (1 - keep) * measured
+        self.skill.copy_(torch.where(rows > 0, moved, self.skill))
+        self.steps += (rows > 0).long()
+        _publish(self)
+
+    def cross_fit(
+        self,
+        fit: FitUnimodal,
+        labels: Array,
+        *,
+        folds: int = 5,
+        groups: Array | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Measure on the training rows themselves, each by a model that has not seen it; then step.
+
+        For data without a validation split.
+
+        Args:
+            fit: ``(training, held_out) -> unimodal_logits``: trains a classifier a modality on the
+                rows ``training`` (int64 numbers) and gives its logits of the rows ``held_out``.
+            labels: ``(N,)`` integers; rows with a negative one are in no fold.
+            folds: K. Each has its part of every class; ``fit`` is called K times.
+            groups: ``(N,)`` integers; rows of one group are held out together (and the classes
+                then fall as they may).
+            seed: Of the folds.
+
+        Raises:
+            MidasAugError: There are fewer than K rows, or groups, to deal.
+        """
+        classes = as_labels(labels, "labels").cpu()
+        of_row = None if groups is None else as_labels(groups, "groups").cpu()
+        for training, held_out in _folds(classes, folds, of_row, seed):
+            self.update(fit(training, held_out), classes[held_out])
+        self.step()
+
+    def shares(self, confidence: Any, source: Any) -> Any:
+        """Shares ``(S, M)``: the modalities that were kept have one vote, not one each."""
+        return shares_by_source(confidence, source)
+
+    @torch.no_grad()
+    def forward(self, batch: Any, labels: Any) -> Any:
+        """Skill plus ``eps``, the same for every row, ``(N, M)``."""
+        classes = as_labels(labels, "labels")
+        skill = self._shared_skill if classes.device.type == "cpu" else self.skill
+        row = skill.to(classes.device, non_blocking=True) + self.eps
+        return like(row.expand(len(classes), -1), labels)
+
+    def _in_order(self, unimodal_logits: Any) -> list[Any]:
+        if hasattr(self, "modalities"):
+            return list(in_order(unimodal_logits, self.modalities, "unimodal_logits"))
+        if isinstance(unimodal_logits, Mapping):
+            return list(unimodal_logits.values())
+        return list(unimodal_logits)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # model.to(torch.bfloat16) moves the skill and keeps it float32.
+        skill = self.skill
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.skill = self.skill.float() if skill.is_meta else skill.to(self.skill.device)
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        share_memory(self._shared_skill)  # it is shared already unless this is a copy
+
+
+def _publish(module: nn.Module, _: Any = None) -> None:
+    """Let workers see the skill."""
+    if isinstance(module, SkillConfidence) and not module.skill.is_meta:
+        module._shared_skill.copy_(module.skill)
+
+
+def _folds(
+    labels: Tensor, folds: int, groups: Tensor | None, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows to train on and rows to hold out, K times; every row with a label is held out once."""
+    usable = torch.nonzero(labels >= 0)[:, 0]
+    if groups is not None and groups.shape != labels.shape:
+        raise MidasAugError(f"expected a group for each of {len(labels)} rows, got {len(groups)}")
+    units = len(usable) if groups is None else len(set(groups[usable].tolist()))
+    if folds < 2 or units < folds:
+        what = "rows with a label" if groups is None else "groups"
+        raise MidasAugError(
+            f"expected 2 folds or more and no more than there are {what}, got {folds} folds of "
+            f"{units} {what}"
+        )
+    shuffled = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))]
+    if groups is None:
+        # Dealt out class by class.
+        dealt = shuffled[labels[shuffled].argsort(stable=True)]
+        fold = torch.empty_like(labels)
+        fold[dealt] = torch.arange(len(dealt)) % folds
+    else:
+        fold = _deal_groups(groups, shuffled, folds)
+    for number in range(folds):
+        held_out = fold[usable] == number
+        yield usable[~held_out], usable[held_out]
+
+
+def _deal_groups(groups: Tensor, rows: Tensor, folds: int) -> Tensor:
+    """The fold of each row: the largest group first, always to the smallest fold."""
+    sizes: dict[int, int] = {}
+    for group in groups[rows].tolist():
+        sizes[group] = sizes.get(group, 0) + 1
+    filled, fold_of = [0] * folds, {}
+    for group, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        fold_of[group] = filled.index(min(filled))
+        filled[fold_of[group]] += size
+    return torch.tensor([fold_of.get(group, -1) for group in groups.tolist()])

@@ -1,0 +1,151 @@
+"""Skill: what a unimodal classifier knows beyond the class frequencies. Not in the paper."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from midas_aug._arrays import (
+    Array,
+    ArrayT,
+    as_labels,
+    as_scores,
+    as_tensor,
+    check_rows,
+    check_shape,
+    full_precision,
+    like,
+)
+from midas_aug.errors import MidasAugError
+from midas_aug.functional.labels import check_label_range
+
+__all__ = ["shares_by_source", "skill_score"]
+
+LOWEST, HIGHEST, STEPS = 0.3, 20.0, 60
+# Log-spaced: the NLL is flat around its minimum, 7 % between two temperatures lose next to nothing.
+TEMPERATURES = tuple(
+    LOWEST * (HIGHEST / LOWEST) ** (number / (STEPS - 1)) for number in range(STEPS)
+)
+
+
+def skill_score(logits: ArrayT, labels: Array, class_counts: Array | None = None) -> ArrayT:
+    r"""Chance-corrected nats of a classifier on held-out rows, at its best temperature.
+
+    .. math:: s = \max(0, 1 - \min_T NLL(logits / T) / H), \quad H = -\sum_c \pi_c \log \pi_c
+
+    0 is no better than naming the class frequencies π, 1 is perfect. A common factor of the logits
+    does not matter, as long as the best of 60 temperatures lies within [0.3, 20]. Carries no
+    gradient.
+
+    Args:
+        logits: ``(N, C)`` float of one modality, on rows that it was not trained on.
+        labels: ``(N,)`` integers; rows with a negative one are left out.
+        class_counts: ``(C,)`` rows a class in the training set, or any multiple. None: those of
+            ``labels``.
+
+    Returns:
+        A scalar in [0, 1]; 0 where there is no row, nothing to know (one class), or a NLL that is
+        not finite.
+
+    Raises:
+        MidasAugError: Shapes or dtypes do not fit, or counts are negative.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import skill_score
+        >>> labels = torch.tensor([0, 0, 0, 1])
+        >>> frequencies = torch.tensor([[0.75, 0.25]]).log().expand(4, 2)
+        >>> skill_score(frequencies, labels)
+        tensor(0.)
+        >>> skill_score(99 * torch.nn.functional.one_hot(labels).float(), labels)
+        tensor(1.)
+    """
+    classes = as_labels(labels, "labels")
+    sums = nll_sums(logits, classes, "logits")
+    seen = count_classes(classes, logits.shape[1])
+    counts = seen if class_counts is None else as_counts(class_counts, logits.shape[1])
+    return like(skill_from_sums(sums, seen.sum(), counts.to(sums.device)), logits)
+
+
+def shares_by_source(confidence: ArrayT, source: Array) -> ArrayT:
+    r"""Share of each modality in a label, where the modalities of one source have one vote.
+
+    The modalities that come from one row of the batch together get the mean of their confidences,
+    normalised over the sources and divided among them equally. So two kept modalities do not
+    outvote a replaced one by their number. For two modalities this is `label_shares`.
+
+    Args:
+        confidence: ``(N, M)`` non-negative.
+        source: ``(S, M)`` integers, the batch row of each modality.
+
+    Returns:
+        ``(S, M)``, each row sums to 1. Where all confidences of a row are 0, each source gets
+        the same.
+
+    Raises:
+        MidasAugError: Shapes or dtypes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import shares_by_source
+        >>> confidence = torch.tensor([[0.8, 0.4, 0.2]]).expand(2, 3)
+        >>> shares_by_source(confidence, torch.tensor([[0, 0, 1]]))  # 0.6 against 0.2
+        tensor([[0.3750, 0.3750, 0.2500]])
+    """
+    scores = as_scores(confidence, "confidence").detach()
+    rows = as_labels(source, "source", ndim=2)
+    check_shape(rows, (None, scores.shape[1]), "source", "one column a modality, as in confidence")
+    check_rows(rows, len(scores), "source")
+    together = (rows[:, :, None] == rows[:, None, :]).to(scores.dtype)
+    size = together.sum(dim=2)
+    vote = (together * scores.gather(0, rows)[:, None, :]).sum(dim=2) / size
+    total = (vote / size).sum(dim=1, keepdim=True)  # each source once
+    sources = (1 / size).sum(dim=1, keepdim=True)
+    # Not `total > 0`: the NaN of a diverged classifier must not pass for an even share.
+    return like(torch.where(total == 0, 1 / sources, vote / total) / size, confidence)
+
+
+def nll_sums(logits: Array, classes: Tensor, name: str) -> Tensor:
+    """Sum over the rows with a label of the NLL at each temperature, ``(60,)`` float32.
+
+    Sums, so that batches and ranks can be added up.
+    """
+    scores = as_scores(as_tensor(logits, name), name).detach()
+    check_shape(scores, (len(classes), None), name, "one row a label, one column a class")
+    check_label_range(classes, scores.shape[1])
+    counted, slot = classes >= 0, classes.clamp(min=0)[:, None]
+    with full_precision(scores):
+        # A loop over temperatures, not one big array: C may be thousands.
+        sums = [
+            torch.where(counted, (scores / t).log_softmax(dim=1).gather(1, slot)[:, 0], 0.0).sum()
+            for t in TEMPERATURES
+        ]
+    return -torch.stack(sums).float()
+
+
+def skill_from_sums(sums: Tensor, rows: Tensor, class_counts: Tensor) -> Tensor:
+    """The skill ``(...)`` of NLL sums ``(..., 60)`` over ``rows`` rows."""
+    frequencies = class_counts.float() / class_counts.sum().clamp(min=1)
+    entropy = torch.special.entr(frequencies).sum()
+    nll = torch.where(sums.isfinite(), sums, math.inf).amin(dim=-1) / rows.clamp(min=1)
+    skill = (1 - nll / torch.where(entropy > 0, entropy, 1.0)).clamp(0, 1)
+    return torch.where((rows > 0) & (entropy > 0), skill, 0.0)
+
+
+def count_classes(classes: Tensor, num_classes: int) -> Tensor:
+    """Rows a class, ``(C,)`` int64; negative labels count nowhere. No sync, unlike bincount."""
+    counted = (classes >= 0).long()
+    empty = torch.zeros(num_classes, dtype=torch.int64, device=classes.device)
+    return empty.scatter_add(0, classes.clamp(min=0), counted)
+
+
+def as_counts(class_counts: Array, num_classes: int) -> Tensor:
+    """Counts or frequencies of the classes as a tensor that was looked at."""
+    counts = as_tensor(class_counts, "class_counts").detach()
+    check_shape(counts, (num_classes,), "class_counts", "one number a class")
+    if not bool((counts >= 0).all()) or not bool(counts.sum() > 0):
+        raise MidasAugError(
+            f"expected class_counts of at least 0 and not all 0, got {counts.tolist()}; pass "
+            "torch.bincount(training_labels, minlength=num_classes)"
+        )
+    return counts
