@@ -8,7 +8,9 @@
 | watch | 3046, 7 | accelerometer, gyroscope | BSD |
 | brca | 769, 5 | rna, clinical, methylation, mirna | open; package CC BY-NC-ND 4.0 |
 
-The modules of this package say where each comes from and what to know about it.
+The modules of this package say where each comes from and what to know about it. These are small
+sets, which are downloaded and fit into memory; the MIDAS paper's own, which a user has on disk,
+are in `benchmarks.datasets`.
 """
 
 from pathlib import Path
