@@ -4,6 +4,12 @@ python -m benchmarks fetch all            # or digits, openmoji, stamps, watch, 
 python -m benchmarks run --suite quick    # or full; a stopped one goes on where it was
 python -m benchmarks report --suite full  # from the kept runs alone
 python -m benchmarks diagnose openmoji    # what joint training, plain swap and MIDAS listen to
+
+The paper's own data sets, from where you have them:
+
+python -m benchmarks check cremad --root DIR        # is the copy whole?
+python -m benchmarks reproduce cremad --root DIR    # the paper's protocol; its numbers and ours
+python -m benchmarks sample cremad DIR              # a small made-up copy, to try the two on
 """
 
 import sys
@@ -23,8 +29,14 @@ try:
     )
 
     from benchmarks import data
+    from benchmarks.datasets import paper_data
+    from benchmarks.datasets.check import check
+    from benchmarks.datasets.check import report as report_check
+    from benchmarks.datasets.sample import write_sample
     from benchmarks.diagnosis import diagnose_task
     from benchmarks.report import write_report
+    from benchmarks.reproduce.ranks import start_ranks
+    from benchmarks.reproduce.run import Settings, reproduce
     from benchmarks.suite import RESULTS, SUITES, Job, run_job, stages
     from benchmarks.tasks import TASKS
 except ModuleNotFoundError as error:
@@ -73,13 +85,49 @@ class Diagnose:
     """Where the full suite's runs are, for the tuned configurations; the figure goes there too."""
 
 
+@dataclass(frozen=True)
+class Check:
+    """Look whether a copy of one of the paper's data sets is whole."""
+
+    name: tyro.conf.Positional[str]
+    """cremad, kinetics-sounds, ucf101, food101, mosi, sarcasm or twitter2015."""
+    root: Path
+    """Its folder."""
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Train by the paper's protocol; a stopped command goes on where it was."""
+
+    name: tyro.conf.Positional[str]
+    """As for check."""
+    settings: tyro.conf.OmitArgPrefixes[Settings]
+    method: tuple[str, ...] = ("joint", "midas")
+    """Rows of the comparison: joint, midas, smv, mcr, ... (benchmarks/entries.py)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each has a split of its own."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Write a small made-up copy of one of the paper's data sets."""
+
+    name: tyro.conf.Positional[str]
+    """As for check."""
+    root: tyro.conf.Positional[Path]
+    """Where to."""
+
+
 def main() -> None:
     """Dispatch to the command."""
     command = tyro.cli(
         Annotated[Fetch, tyro.conf.subcommand("fetch")]
         | Annotated[Run, tyro.conf.subcommand("run")]
         | Annotated[Report, tyro.conf.subcommand("report")]
-        | Annotated[Diagnose, tyro.conf.subcommand("diagnose")],
+        | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+        | Annotated[Check, tyro.conf.subcommand("check")]
+        | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+        | Annotated[Sample, tyro.conf.subcommand("sample")],
         prog="python -m benchmarks",
         description=__doc__,
     )
@@ -91,8 +139,17 @@ def main() -> None:
             run(command, console)
         elif isinstance(command, Report):
             report(command, console)
-        else:
+        elif isinstance(command, Diagnose):
             diagnose(command, console)
+        elif isinstance(command, Check):
+            check_copy(command, console)
+        elif isinstance(command, Reproduce):
+            ranks = start_ranks()
+            quiet = Console(highlight=False, quiet=ranks.rank > 0)
+            reproduce(command.name, command.method, command.seeds, command.settings, ranks, quiet)
+        else:
+            write_sample(paper_data(command.name).name, command.root)
+            console.print(f"Written: {command.root}")
     except data.DataError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
@@ -151,6 +208,15 @@ def report(command: Report, console: Console) -> None:
     """Write tables and figures from the kept runs."""
     for file in write_report(command.suite, SUITES[command.suite].tasks, command.out):
         console.print(f"Written: {file}")
+
+
+def check_copy(command: Check, console: Console) -> None:
+    """Print the counts; fail if something cannot be used."""
+    data = paper_data(command.name)
+    found = check(data, command.root, console)
+    console.print(report_check(data, found), markup=False, soft_wrap=True)
+    if found.problems:
+        sys.exit(1)
 
 
 def diagnose(command: Diagnose, console: Console) -> None:
