@@ -10,6 +10,7 @@ The paper's own data sets, from where you have them:
 python -m benchmarks check cremad --root DIR        # is the copy whole?
 python -m benchmarks reproduce cremad --root DIR    # the paper's protocol; its numbers and ours
 python -m benchmarks sample cremad DIR              # a small made-up copy, to try the two on
+python -m benchmarks throughput                     # does reading keep up with training?
 """
 
 import sys
@@ -37,6 +38,7 @@ try:
     from benchmarks.report import write_report
     from benchmarks.reproduce.ranks import start_ranks
     from benchmarks.reproduce.run import Settings, reproduce
+    from benchmarks.reproduce.throughput import measure
     from benchmarks.suite import RESULTS, SUITES, Job, run_job, stages
     from benchmarks.tasks import TASKS
 except ModuleNotFoundError as error:
@@ -118,6 +120,16 @@ class Sample:
     """Where to."""
 
 
+@dataclass(frozen=True)
+class Throughput:
+    """Measure how many clips a second are read, and trained on, at the paper's sizes."""
+
+    workers: int = 2
+    """Processes that read."""
+    steps: int = 2
+    """Of training to time; 0: none."""
+
+
 def main() -> None:
     """Dispatch to the command."""
     command = tyro.cli(
@@ -127,7 +139,8 @@ def main() -> None:
         | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
         | Annotated[Check, tyro.conf.subcommand("check")]
         | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-        | Annotated[Sample, tyro.conf.subcommand("sample")],
+        | Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Throughput, tyro.conf.subcommand("throughput")],
         prog="python -m benchmarks",
         description=__doc__,
     )
@@ -147,6 +160,8 @@ def main() -> None:
             ranks = start_ranks()
             quiet = Console(highlight=False, quiet=ranks.rank > 0)
             reproduce(command.name, command.method, command.seeds, command.settings, ranks, quiet)
+        elif isinstance(command, Throughput):
+            throughput(command, console)
         else:
             write_sample(paper_data(command.name).name, command.root)
             console.print(f"Written: {command.root}")
@@ -217,6 +232,15 @@ def check_copy(command: Check, console: Console) -> None:
     console.print(report_check(data, found), markup=False, soft_wrap=True)
     if found.problems:
         sys.exit(1)
+
+
+def throughput(command: Throughput, console: Console) -> None:
+    """Print clips a second."""
+    speeds = measure(console, workers=command.workers, steps=command.steps)
+    console.print(f"read from files, {command.workers} workers: {speeds.files:.0f} clips/s")
+    console.print(f"read from the cache, {command.workers} workers: {speeds.cache:.0f} clips/s")
+    if speeds.training is not None:
+        console.print(f"joint training on this machine: {speeds.training:.1f} clips/s")
 
 
 def diagnose(command: Diagnose, console: Console) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from benchmarks.datasets.audio import filter_bank
 from benchmarks.datasets.base import Clip, Kind, Resolution, Source
@@ -76,6 +77,6 @@ def collate(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             [sample[modality] for sample in samples], batch_first=True
         )
         if first.dtype == torch.int64
-        else torch.stack([sample[modality] for sample in samples])
+        else default_collate([sample[modality] for sample in samples])
         for modality, first in samples[0].items()
     }

@@ -98,7 +98,10 @@ def reproduce(
             for modality in prepared.data.modalities if alone else (None,):
                 run(prepared, method, seed, modality, settings, ranks, console)
     if ranks.rank == 0:
-        write_table(prepared.data, prepared.folder, console)
+        title = prepared.data.title
+        if settings.rehearse:
+            title += " in rehearsal (the numbers mean nothing)"
+        write_table(title, prepared.data, prepared.folder, console)
 
 
 def prepare(name: str, settings: Settings, ranks: Ranks, console: Console) -> Prepared:
@@ -196,6 +199,7 @@ def run(
     kinds = {m: kind for m, kind in data.modalities.items() if modality in (None, m)}
     reader = Reader(kinds, prepared.sizes.resolution, prepared.tokenizer, prepared.stores)
     series = {m: clips[0].sources[m].shape for m, kind in kinds.items() if kind == "series"}  # type: ignore[union-attr]
+    image_encoder = settings.image_encoder if protocol.pretrained_images else None
     model = build_model(
         data,
         kinds,
@@ -203,7 +207,7 @@ def run(
         prepared.sizes,
         seed,
         text_encoder=settings.text_encoder,
-        image_encoder=settings.image_encoder if protocol.pretrained_images else None,
+        image_encoder=image_encoder,
     )
     plan = Plan(
         protocol.epochs,
@@ -224,6 +228,8 @@ def run(
     record = asked | {
         "versions": versions(),
         "processes": ranks.size,
+        "text_encoder": settings.text_encoder if "text" in kinds.values() else None,
+        "image_encoder": image_encoder,
         "epoch": training.best.epoch,
         "steps": training.steps,
         **score(training, split, seed),

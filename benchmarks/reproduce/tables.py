@@ -33,10 +33,10 @@ class Row(NamedTuple):
     published: Published | None
 
 
-def write_table(data: PaperData, folder: Path, console: Console) -> None:
+def write_table(title: str, data: PaperData, folder: Path, console: Console) -> None:
     """Make the table of all finished runs in a folder, print it, and keep it as Markdown."""
     lines = [cells(row) for row in rows(data, folder)]
-    table = Table(*HEADER, title=f"{data.title}, test clips, %")
+    table = Table(*HEADER, title=f"{title}, test clips, %")
     for line in lines:
         table.add_row(*line)
     console.print(table)
@@ -44,7 +44,7 @@ def write_table(data: PaperData, folder: Path, console: Console) -> None:
     marks = ("---", *["---:"] * (len(HEADER) - 1))
     body = "\n".join("| " + " | ".join(line) + " |" for line in (HEADER, marks, *lines))
     text = (
-        f"# {data.title}\n\nTest clips, %; mean ± standard deviation over seeds. F1 is macro-F1 "
+        f"# {title}\n\nTest clips, %; mean ± standard deviation over seeds. F1 is macro-F1 "
         f"of all test clips, then the mean over batches of 64; the paper's is very probably the "
         f"latter.\n\n{body}\n"
     )

@@ -40,6 +40,7 @@ from benchmarks.reproduce.protocol import PROTOCOLS, PUBLISHED, Published, metho
 from benchmarks.reproduce.ranks import Ranks, start_ranks
 from benchmarks.reproduce.run import Settings, few, reproduce
 from benchmarks.reproduce.tables import Row, cells
+from benchmarks.reproduce.throughput import measure
 from benchmarks.reproduce.training import Plan, Training, derived_seed
 
 QUIET = Console(quiet=True)
@@ -62,6 +63,12 @@ def samples(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _few_rows_a_batch(monkeypatch):
     monkeypatch.setattr(training_module, "BATCH_SIZE", 6)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind():
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def settings(samples, out, name, **options):
@@ -275,6 +282,20 @@ def test_the_tokenizer_is_that_of_the_folder(samples):
     assert tokenizer("sweet")["input_ids"] == [2, 6, 3]
 
 
+# Training
+
+
+@pytest.mark.parametrize("method", ["joint", "midas"])
+@pytest.mark.parametrize("name", ["cremad", "ucf101", "twitter2015", "mosi"])
+def test_a_run_learns_the_made_up_classes(samples, tmp_path, name, method):
+    training = start(samples, name, method, epochs=14, learning_rate=3e-2, save_every=1000)
+    training.run(tmp_path / "checkpoint", silent)
+    test = training.split.test
+    logits = training.method.predict(training.encode(test))
+    accuracy = (logits.argmax(dim=1) == training.labels(test)).float().mean()
+    assert accuracy >= 0.8, accuracy
+
+
 # Stopping and going on
 
 
@@ -296,16 +317,20 @@ def built(samples, name):
 
 def start(samples, name, method, ranks=Ranks(), **plan):  # noqa: B008
     model, clips = built(samples, name)
-    data, protocol = paper_data(name), replace(PROTOCOLS[name], epochs=3, warmup_epochs=1)
+    options = {"epochs": 3, "learning_rate": 1e-2, "save_every": 1} | plan
+    data, epochs = paper_data(name), options["epochs"]
+    protocol = replace(PROTOCOLS[name], epochs=epochs, warmup_epochs=1)
     built_method = ENTRIES[method].build(method_config(method, protocol))
-    options = {"save_every": 1} | plan
+    tokenizer = None
+    if "text" in data.modalities.values():
+        tokenizer = load_tokenizer(str(samples / "electra"))
     return Training(
         model,
         built_method,
         clips,
-        Reader(data.modalities, SIZES.resolution),
+        Reader(data.modalities, SIZES.resolution, tokenizer),
         draw_split(clips, 0),
-        Plan(3, 2, 1e-2, 0, **options),
+        Plan(decay_every=epochs - 1, seed=0, **options),
         CPU,
         ranks,
     )
@@ -346,15 +371,15 @@ def silent(done, total):
     pass
 
 
-@pytest.mark.parametrize("save_every", [1, 100])
-@pytest.mark.parametrize(
-    "method",
-    ["agm", "amco", "lemda", "lfm", "mcr", "midas", "midas-public-code", "ogm-ge", "powmix", "smv"],
-)
-def test_a_run_that_is_stopped_twice_equals_one_that_is_not(samples, tmp_path, method, save_every):
-    """Methods with a state of their own or draws; Transformers with dropout.
+ONE_OF_EACH_CLASS = {entry.method: (name, 1) for name, entry in ENTRIES.items() if not entry.alone}
+CARRYING = [(name, 100) for name in ("agm", "amco", "lemda", "midas", "smv")]
 
-    With a checkpoint after every step, and with one after every epoch.
+
+@pytest.mark.parametrize(("method", "save_every"), [*ONE_OF_EACH_CLASS.values(), *CARRYING])
+def test_a_run_that_is_stopped_twice_equals_one_that_is_not(samples, tmp_path, method, save_every):
+    """Every method, and Transformers with dropout.
+
+    With a checkpoint after every step; with one after every epoch, what carries over its end.
     """
     whole = start(samples, "mosi", method)
     whole.run(tmp_path / "whole", silent)
@@ -440,6 +465,18 @@ def test_seeds_are_told_apart():
     assert derived_seed(0, 1) != derived_seed(1, 0)
     assert derived_seed(0, 1) == derived_seed(0, 1)
     assert 0 <= derived_seed(3, 4, 5) < 2**63
+
+
+def test_the_speed_of_reading_and_training_can_be_measured():
+    speeds = measure(
+        QUIET,
+        Look(clips=6, frames=2, seconds=0.1),
+        SIZES,
+        workers=0,
+        batches=2,
+        steps=1,
+    )
+    assert all(speed > 0 for speed in speeds)
 
 
 # Precision and processes
