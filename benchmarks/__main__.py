@@ -14,9 +14,10 @@ python -m benchmarks throughput                     # does reading keep up with 
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 try:
     import joblib
@@ -130,9 +131,12 @@ class Throughput:
     """Of training to time; 0: none."""
 
 
-def main() -> None:
-    """Dispatch to the command."""
-    command = tyro.cli(
+Command: TypeAlias = Fetch | Run | Report | Diagnose | Check | Reproduce | Sample | Throughput
+
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """The command of a command line; of this process's by default."""
+    return tyro.cli(
         Annotated[Fetch, tyro.conf.subcommand("fetch")]
         | Annotated[Run, tyro.conf.subcommand("run")]
         | Annotated[Report, tyro.conf.subcommand("report")]
@@ -143,7 +147,13 @@ def main() -> None:
         | Annotated[Throughput, tyro.conf.subcommand("throughput")],
         prog="python -m benchmarks",
         description=__doc__,
+        args=arguments,
     )
+
+
+def main() -> None:
+    """Dispatch to the command."""
+    command = parse()
     console = Console(highlight=False)
     try:
         if isinstance(command, Fetch):
@@ -160,6 +170,7 @@ def main() -> None:
             ranks = start_ranks()
             quiet = Console(highlight=False, quiet=ranks.rank > 0)
             reproduce(command.name, command.method, command.seeds, command.settings, ranks, quiet)
+            ranks.leave()
         elif isinstance(command, Throughput):
             throughput(command, console)
         else:

@@ -35,7 +35,7 @@ def check(data: PaperData, root: Path, console: Console, remembered: Path | None
         console: For the progress.
         remembered: A file that keeps the outcome; the same files are not decoded again.
     """
-    found = data.scan(root)
+    found = data.scan(root.resolve())
     files = [
         file
         for clip in found.clips

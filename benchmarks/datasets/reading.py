@@ -1,7 +1,7 @@
 """From a clip to the tensors that the encoders take."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Reader:
     kinds: Mapping[str, Kind]
     resolution: Resolution
     tokenizer: Any = None
-    stores: Mapping[str, Store] | None = None
+    stores: Mapping[str, Store] = field(default_factory=dict)
 
     def read(
         self, clip: Clip, place: int, draw: np.random.Generator | None = None
@@ -53,7 +53,7 @@ class Reader:
     def _read(
         self, modality: str, source: Source, place: int, draw: np.random.Generator | None
     ) -> np.typing.NDArray[Any]:
-        kind, store = self.kinds[modality], (self.stores or {}).get(modality)
+        kind, store = self.kinds[modality], self.stores.get(modality)
         if kind == "text":
             limit = self.resolution.tokens
             tokens = self.tokenizer(source, truncation=True, max_length=limit)["input_ids"]

@@ -7,7 +7,8 @@ size. (On CPUs, batch norm sees the process's own rows alone.)
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
@@ -69,6 +70,20 @@ class Ranks(NamedTuple):
         """For all the others."""
         if self.size > 1:
             dist.barrier()
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """For what writes files: the other processes find it done."""
+        if self.rank > 0:
+            self.wait()
+        yield
+        if self.rank == 0:
+            self.wait()
+
+    def leave(self) -> None:
+        """Take leave of the others."""
+        if self.size > 1:
+            dist.destroy_process_group()
 
 
 def start_ranks() -> Ranks:

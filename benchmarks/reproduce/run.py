@@ -114,20 +114,18 @@ def prepare(name: str, settings: Settings, ranks: Ranks, console: Console) -> Pr
     tokenizer = None
     if "text" in data.modalities.values():
         tokenizer = load_tokenizer(settings.text_encoder)
-    if ranks.rank > 0:
-        ranks.wait()
-    found = check(data, settings.root, console, folder / "checked.json")
-    refuse_broken(data, found, settings, console)
-    clips = few(found.clips) if settings.rehearse else found.clips
-    stores = {}
-    if settings.cache is not None:
-        stores = build_stores(data, clips, sizes.resolution, settings.cache, settings.jobs, console)
+    with ranks.first_before_others():
+        found = check(data, settings.root, console, folder / "checked.json")
+        refuse_broken(data, found, settings, console)
+        clips = few(found.clips) if settings.rehearse else found.clips
+        stores = {}
+        if settings.cache is not None:
+            stores = build_stores(
+                data, clips, sizes.resolution, settings.cache, settings.jobs, console
+            )
     if settings.rehearse:
         folder = settings.out / f"{name}-rehearsal"
-    prepared = Prepared(data, protocol, sizes, clips, stores, tokenizer, folder)
-    if ranks.rank == 0:
-        ranks.wait()
-    return prepared
+    return Prepared(data, protocol, sizes, clips, stores, tokenizer, folder)
 
 
 def few(clips: Sequence[Clip]) -> list[Clip]:
@@ -151,7 +149,7 @@ def refuse_broken(data: PaperData, found: Found, settings: Settings, console: Co
     """
     if not found.problems:
         return
-    summary = f"{data.title}: {len(found.problems)} clips cannot be used\n"
+    summary = f"{data.title}, clips that cannot be used: {len(found.problems)}\n"
     summary += describe(found.problems)
     if not settings.leave_out_broken:
         raise DataError(f"{summary}\nrepair them, or go on without: --leave-out-broken")
@@ -185,6 +183,7 @@ def run(
         "config": config,
         "protocol": vars(protocol),
         "precision": settings.precision,
+        "cached": bool(prepared.stores),
         "clips": len(clips),
     }
     if file.exists():
@@ -195,7 +194,8 @@ def run(
             raise DataError(f"{file} is a run with {was}; move it away to make the new one")
         console.print(f"{name}: there already")
         return
-    split = saved_split(clips, seed, prepared.folder / "splits" / f"seed={seed}.json")
+    with ranks.first_before_others():
+        split = saved_split(clips, seed, prepared.folder / "splits" / f"seed={seed}.json")
     kinds = {m: kind for m, kind in data.modalities.items() if modality in (None, m)}
     reader = Reader(kinds, prepared.sizes.resolution, prepared.tokenizer, prepared.stores)
     series = {m: clips[0].sources[m].shape for m, kind in kinds.items() if kind == "series"}  # type: ignore[union-attr]
@@ -210,21 +210,27 @@ def run(
         image_encoder=image_encoder,
     )
     plan = Plan(
-        protocol.epochs,
-        protocol.decay_every,
-        protocol.learning_rate,
-        seed,
-        settings.precision,
-        settings.workers,
-        settings.save_every,
+        epochs=protocol.epochs,
+        decay_every=protocol.decay_every,
+        learning_rate=protocol.learning_rate,
+        seed=seed,
+        precision=settings.precision,
+        workers=settings.workers,
+        save_every=settings.save_every,
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     built = ENTRIES[method].build(config)
     training = Training(model, built, clips, reader, split, plan, device, ranks)
     checkpoint = file.with_suffix(".checkpoint")
     with _bar(f"{data.title}, {name}", console) as bar:
-        task = bar.add_task("")
-        training.run(checkpoint, lambda done, total: bar.update(task, completed=done, total=total))
+        task = bar.add_task("", total=None)
+
+        def show(done: int, total: int) -> None:
+            if bar.tasks[0].total is None:  # what was done before says nothing of the time left
+                bar.reset(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total)
+
+        training.run(checkpoint, show)
     record = asked | {
         "versions": versions(),
         "processes": ranks.size,

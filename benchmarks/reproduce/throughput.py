@@ -69,7 +69,7 @@ def measure(
             _reading_speed(
                 clips, Reader(data.modalities, sizes.resolution, None, source), workers, batches
             )
-            for source in (None, stores)
+            for source in ({}, stores)
         )
     model = build_model(data, data.modalities, {}, sizes, 0, text_encoder="", image_encoder=None)
     training = _training_speed(model, sizes.resolution, steps) if steps else None

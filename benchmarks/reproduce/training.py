@@ -248,7 +248,8 @@ class Training:
         plan = self.plan
         return (
             f"{self.method}, {plan.epochs} epochs, learning rate {plan.learning_rate}, seed "
-            f"{plan.seed}, {plan.precision}, {len(self.split.train)} clips, "
+            f"{plan.seed}, {plan.precision}, {len(self.split.train)} clips "
+            f"{'from the cache' if self._reader.stores else 'from files'}, "
             f"{self._ranks.size} processes"
         )
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -36,7 +37,7 @@ from benchmarks.reproduce.encoders import (
     load_tokenizer,
     residual_network,
 )
-from benchmarks.reproduce.protocol import PROTOCOLS, PUBLISHED, Published, method_config
+from benchmarks.reproduce.protocol import PROTOCOLS, PUBLISHED, Protocol, Published, method_config
 from benchmarks.reproduce.ranks import Ranks, start_ranks
 from benchmarks.reproduce.run import Settings, few, reproduce
 from benchmarks.reproduce.tables import Row, cells
@@ -126,12 +127,12 @@ def test_a_broken_copy_stops_the_run_unless_told_otherwise(samples, tmp_path):
     root = shutil.copytree(samples / "twitter2015", tmp_path / "twitter2015")
     (root / "images" / "3.jpg").write_bytes(b"")
     asked = replace(settings(samples, tmp_path / "out", "twitter2015"), root=root)
-    with pytest.raises(DataError, match=r"(?s)1 clips cannot.*3\.jpg.*--leave-out-broken"):
+    with pytest.raises(DataError, match=r"(?s)cannot be used: 1\n.*3\.jpg.*--leave-out-broken"):
         reproduce("twitter2015", ["joint"], [0], asked, Ranks(), QUIET)
     console = Console(file=io.StringIO(), width=200)
     asked = replace(asked, leave_out_broken=True)
     reproduce("twitter2015", ["joint"], [0], asked, Ranks(), console)
-    assert "1 clips cannot be used" in console.file.getvalue()
+    assert "clips that cannot be used: 1" in console.file.getvalue()
     (run,) = (tmp_path / "out").glob("*/runs/*.json")
     assert json.loads(run.read_text())["clips"] == 29
 
@@ -206,6 +207,30 @@ def test_midas_has_the_warm_up_and_the_weight_of_its_data_set():
 def test_every_data_set_has_a_protocol_and_published_numbers_of_known_methods():
     assert set(PROTOCOLS) == set(PUBLISHED) == set(PAPER_DATA)
     assert all(set(rows) <= set(ENTRIES) for rows in PUBLISHED.values())
+
+
+def test_the_page_has_a_command_for_every_data_set_and_the_protocol_as_it_is():
+    page = (ROOT / "docs" / "reproduce.md").read_text()
+    lines = re.findall(r"-m benchmarks (.*?)(?:`|#|\n)", page)
+    parsed = [commands.parse(line.split()) for line in lines]
+    reproduced = {one.name for one in parsed if isinstance(one, commands.Reproduce)}
+    assert reproduced == set(PAPER_DATA)
+    for name, protocol in PROTOCOLS.items():
+        (row,) = re.findall(rf"^\| (?:\S+, )?{name}(?:, \S+)? \| (\d.*) \|$", page, re.MULTILINE)
+        epochs, learning, midas = row.split(" | ")
+        rate, every = learning.split(", ")
+        warmup, weight = midas.split(", ")
+        assert (
+            Protocol(
+                int(epochs),
+                int(every),
+                float(rate),
+                int(warmup),
+                float(weight),
+                protocol.pretrained_images,
+            )
+            == protocol
+        )
 
 
 def test_macro_f1_of_batches_is_that_of_the_published_code():
@@ -548,7 +573,7 @@ def one_of_two(rank, samples, out, port):
         torch.save(everything(training), Path(out, f"{method}-{rank}"))
     asked = settings(samples, Path(out, "command"), "cremad")
     reproduce("cremad", ["joint"], [0], asked, ranks, QUIET)
-    torch.distributed.destroy_process_group()
+    ranks.leave()
 
 
 def test_two_processes_agree_and_train_as_one(samples, tmp_path):
