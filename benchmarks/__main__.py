@@ -34,7 +34,7 @@ try:
     from benchmarks.datasets import paper_data
     from benchmarks.datasets.check import check
     from benchmarks.datasets.check import report as report_check
-    from benchmarks.datasets.sample import write_sample
+    from benchmarks.datasets.sample import write_image_encoder, write_sample, write_text_encoder
     from benchmarks.diagnosis import diagnose_task
     from benchmarks.report import write_report
     from benchmarks.reproduce.ranks import start_ranks
@@ -113,7 +113,7 @@ class Reproduce:
 
 @dataclass(frozen=True)
 class Sample:
-    """Write a small made-up copy of one of the paper's data sets."""
+    """Write a small made-up copy of one of the paper's data sets, with tiny encoders for text."""
 
     name: tyro.conf.Positional[str]
     """As for check."""
@@ -174,8 +174,7 @@ def main() -> None:
         elif isinstance(command, Throughput):
             throughput(command, console)
         else:
-            write_sample(paper_data(command.name).name, command.root)
-            console.print(f"Written: {command.root}")
+            sample(command, console)
     except data.DataError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
@@ -243,6 +242,16 @@ def check_copy(command: Check, console: Console) -> None:
     console.print(report_check(data, found), markup=False, soft_wrap=True)
     if found.problems:
         sys.exit(1)
+
+
+def sample(command: Sample, console: Console) -> None:
+    """Write the copy, and tiny encoders beside it where a run needs them."""
+    data = paper_data(command.name)
+    write_sample(data.name, command.root)
+    if "text" in data.modalities.values():
+        write_text_encoder(command.root / "text-encoder")
+        write_image_encoder(command.root / "image-encoder")
+    console.print(f"Written: {command.root}", markup=False, soft_wrap=True)
 
 
 def throughput(command: Throughput, console: Console) -> None:

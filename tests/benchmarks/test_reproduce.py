@@ -123,6 +123,19 @@ def test_check_and_reproduce(samples, tmp_path, name, monkeypatch, capsys):
         assert all(score == score for score in scores.values())  # no NaN
 
 
+def test_a_made_up_copy_has_what_a_rehearsal_needs(tmp_path, monkeypatch):
+    root = tmp_path / "food101"
+    encoders = f"--text-encoder {root}/text-encoder --image-encoder {root}/image-encoder"
+    options = f"--out {tmp_path}/out --workers 0 --rehearse --seeds 0 --method joint"
+    for line in (
+        f"sample food101 {root}",
+        f"reproduce food101 --root {root} {encoders} {options}",
+    ):
+        monkeypatch.setattr(sys, "argv", ["benchmarks", *line.split()])
+        commands.main()
+    assert (tmp_path / "out" / "food101-rehearsal" / "table.md").exists()
+
+
 def test_a_broken_copy_stops_the_run_unless_told_otherwise(samples, tmp_path):
     root = shutil.copytree(samples / "twitter2015", tmp_path / "twitter2015")
     (root / "images" / "3.jpg").write_bytes(b"")
