@@ -5,12 +5,20 @@ python -m benchmarks run --suite quick    # or full, or skill; a stopped one goe
 python -m benchmarks report --suite full  # from the kept runs alone
 python -m benchmarks speed                # pairing, swap, loss, steps: ratios and goals
 python -m benchmarks diagnose openmoji    # what joint training, plain swap and MIDAS listen to
+
+The paper's own data sets, from where you have them:
+
+python -m benchmarks check cremad --root DIR        # is the copy whole?
+python -m benchmarks reproduce cremad --root DIR    # the paper's protocol; its numbers and ours
+python -m benchmarks sample cremad DIR              # a small made-up copy, to try the two on
+python -m benchmarks throughput                     # does reading keep up with training?
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 try:
     import joblib
@@ -25,8 +33,15 @@ try:
     )
 
     from benchmarks import data
+    from benchmarks.datasets import paper_data
+    from benchmarks.datasets.check import check
+    from benchmarks.datasets.check import report as report_check
+    from benchmarks.datasets.sample import write_image_encoder, write_sample, write_text_encoder
     from benchmarks.diagnosis import diagnose_task
     from benchmarks.report import write_report
+    from benchmarks.reproduce.ranks import start_ranks
+    from benchmarks.reproduce.run import Settings, reproduce
+    from benchmarks.reproduce.throughput import measure
     from benchmarks.speed.run import run_speed
     from benchmarks.suite import RESULTS, SUITES, Job, run_job, stages
     from benchmarks.tasks import TASKS
@@ -89,17 +104,75 @@ class Speed:
     """Tiny sizes and two rounds, to see that it works."""
 
 
-def main() -> None:
-    """Dispatch to the command."""
-    command = tyro.cli(
+@dataclass(frozen=True)
+class Check:
+    """Look whether a copy of one of the paper's data sets is whole."""
+
+    name: tyro.conf.Positional[str]
+    """cremad, kinetics-sounds, ucf101, food101, mosi, sarcasm or twitter2015."""
+    root: Path
+    """Its folder."""
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Train by the paper's protocol; a stopped command goes on where it was."""
+
+    name: tyro.conf.Positional[str]
+    """As for check."""
+    settings: tyro.conf.OmitArgPrefixes[Settings]
+    method: tuple[str, ...] = ("joint", "midas")
+    """Rows of the comparison: joint, midas, smv, mcr, ... (benchmarks/entries.py)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each has a split of its own."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Write a small made-up copy of one of the paper's data sets, with tiny encoders for text."""
+
+    name: tyro.conf.Positional[str]
+    """As for check."""
+    root: tyro.conf.Positional[Path]
+    """Where to."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Measure how many clips a second are read, and trained on, at the paper's sizes."""
+
+    workers: int = 2
+    """Processes that read."""
+    steps: int = 2
+    """Of training to time; 0: none."""
+
+
+Command: TypeAlias = (
+    Fetch | Run | Report | Speed | Diagnose | Check | Reproduce | Sample | Throughput
+)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """The command of a command line; of this process's by default."""
+    return tyro.cli(
         Annotated[Fetch, tyro.conf.subcommand("fetch")]
         | Annotated[Run, tyro.conf.subcommand("run")]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Speed, tyro.conf.subcommand("speed")]
-        | Annotated[Diagnose, tyro.conf.subcommand("diagnose")],
+        | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+        | Annotated[Check, tyro.conf.subcommand("check")]
+        | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+        | Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Throughput, tyro.conf.subcommand("throughput")],
         prog="python -m benchmarks",
         description=__doc__,
+        args=arguments,
     )
+
+
+def main() -> None:
+    """Dispatch to the command."""
+    command = parse()
     console = Console(highlight=False)
     try:
         if isinstance(command, Fetch):
@@ -110,8 +183,19 @@ def main() -> None:
             report(command, console)
         elif isinstance(command, Speed):
             speed(command, console)
-        else:
+        elif isinstance(command, Diagnose):
             diagnose(command, console)
+        elif isinstance(command, Check):
+            check_copy(command, console)
+        elif isinstance(command, Reproduce):
+            ranks = start_ranks()
+            quiet = Console(highlight=False, quiet=ranks.rank > 0)
+            reproduce(command.name, command.method, command.seeds, command.settings, ranks, quiet)
+            ranks.leave()
+        elif isinstance(command, Throughput):
+            throughput(command, console)
+        else:
+            sample(command, console)
     except data.DataError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
@@ -179,6 +263,34 @@ def speed(command: Speed, console: Console) -> None:
     device = torch.device(command.device)
     for file in run_speed(device, command.out, console, small=command.small):
         console.print(f"Written: {file}")
+
+
+def check_copy(command: Check, console: Console) -> None:
+    """Print the counts; fail if something cannot be used."""
+    data = paper_data(command.name)
+    found = check(data, command.root, console)
+    console.print(report_check(data, found), markup=False, soft_wrap=True)
+    if found.problems:
+        sys.exit(1)
+
+
+def sample(command: Sample, console: Console) -> None:
+    """Write the copy, and tiny encoders beside it where a run needs them."""
+    data = paper_data(command.name)
+    write_sample(data.name, command.root)
+    if "text" in data.modalities.values():
+        write_text_encoder(command.root / "text-encoder")
+        write_image_encoder(command.root / "image-encoder")
+    console.print(f"Written: {command.root}", markup=False, soft_wrap=True)
+
+
+def throughput(command: Throughput, console: Console) -> None:
+    """Print clips a second."""
+    speeds = measure(console, workers=command.workers, steps=command.steps)
+    console.print(f"read from files, {command.workers} workers: {speeds.files:.0f} clips/s")
+    console.print(f"read from the cache, {command.workers} workers: {speeds.cache:.0f} clips/s")
+    if speeds.training is not None:
+        console.print(f"joint training on this machine: {speeds.training:.1f} clips/s")
 
 
 def diagnose(command: Diagnose, console: Console) -> None:

@@ -109,7 +109,7 @@ def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed
     )
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(DECAY_AT * epochs)))
     order = torch.Generator().manual_seed(seed)
-    best = _Best()
+    best = Best()
     steps, seconds = 0, 0.0
     for epoch in range(epochs):
         started = time.process_time()
@@ -117,13 +117,7 @@ def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed
         method.on_epoch_start(epoch)
         for batch, keep in _batches(method, epoch, order):
             features = model.encode(gather_rows(rows, batch))
-            if keep is not None:
-                columns = keep.unbind(dim=1)
-                features = {
-                    name: feature * kept[:, None]
-                    for (name, feature), kept in zip(features.items(), columns, strict=True)
-                }
-            loss = method.loss(features, labels[batch])
+            loss = method.loss(keep_only(features, keep), labels[batch])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             method.after_backward()
@@ -135,7 +129,7 @@ def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed
         seconds += time.process_time() - started
         validation = EncodedRows(encode(model, split.validation), split.validation.labels)
         if method.trained(epoch):
-            best.offer(epoch, _validate(method, validation), model, method)
+            best.offer(epoch, validate(method, validation), model, method)
         started = time.process_time()
         with torch.no_grad():
             method.on_validation(*validation)
@@ -165,10 +159,22 @@ class Validation(NamedTuple):
 
 
 @torch.no_grad()
-def _validate(method: Method, rows: EncodedRows) -> Validation:
+def validate(method: Method, rows: EncodedRows) -> Validation:
+    """How good the model is now, from the encoded validation rows."""
     logits = method.predict(rows.features)
     nll = float(F.cross_entropy(logits, rows.labels))
     return Validation(metrics.accuracy(logits, rows.labels), -nll)
+
+
+def keep_only(features: Features, keep: Tensor | None) -> Features:
+    """The features with those set to 0 that `EpochRows` does not keep."""
+    if keep is None:
+        return features
+    columns = keep.unbind(dim=1)
+    return {
+        name: feature * kept[:, None]
+        for (name, feature), kept in zip(features.items(), columns, strict=True)
+    }
 
 
 def _batches(
@@ -181,21 +187,23 @@ def _batches(
 
 
 @dataclass
-class _Best:
+class Best:
     """The weights of the best epoch so far."""
 
     epoch: int = -1
-    reached: tuple[float, float] = (-1.0, 0.0)
+    reached: tuple[float, ...] = (-1.0, 0.0)
     weights: tuple[dict[str, Tensor], ...] = ()
 
     def offer(self, epoch: int, reached: Validation, model: LateFusion, method: Method) -> None:
+        """Keep the weights, if they are better than those before."""
         if reached > self.reached:
-            self.epoch, self.reached = epoch, reached
+            self.epoch, self.reached = epoch, tuple(reached)
             self.weights = tuple(
                 {name: value.clone() for name, value in module.state_dict().items()}
                 for module in (model, *method.extra_modules())
             )
 
     def restore(self, model: LateFusion, method: Method) -> None:
+        """Give model and method the best weights back."""
         for module, weights in zip((model, *method.extra_modules()), self.weights, strict=True):
             module.load_state_dict(weights)

@@ -9,7 +9,9 @@
 | brca | 769, 5 | rna, clinical, methylation, mirna | open; package CC BY-NC-ND 4.0 |
 | digits-noise | 2000, 10 | fou, noise (planted) | CC BY 4.0 |
 
-The modules of this package say where each comes from and what to know about it.
+The modules of this package say where each comes from and what to know about it. These are small
+sets, which are downloaded and fit into memory; the MIDAS paper's own, which a user has on disk,
+are in `benchmarks.datasets`.
 """
 
 from pathlib import Path

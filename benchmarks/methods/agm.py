@@ -1,6 +1,7 @@
 """AGM: adaptive gradient modulation (Li et al., ICCV 2023)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,13 @@ class AGM(ComparingMethod):
         self._count += 1
         self._means = running_mean(self._means, scores, self._count)
         return F.cross_entropy(parts.sum(dim=0), labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"means": self._means, "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._means, self._count = state["means"], state["count"]
 
     def after_backward(self) -> None:
         gradient = self.model.fusion.weight.grad

@@ -1,9 +1,9 @@
 """AMCo: adaptive mask co-optimisation (Zhou et al., ICASSP 2023)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,13 @@ class AMCo(ComparingMethod):
         self._flags = masses(parts.detach()) > self.sigma
         joint = F.cross_entropy(self.layer(parts.sum(dim=0)), labels)
         return joint + summed_cross_entropy(parts, labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"flags": self._flags, "level": self._level}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._flags, self._level = state["flags"], state["level"]
 
     def predict(self, features: Features) -> Tensor:
         logits: Tensor = self.layer(super().predict(features))

@@ -1,8 +1,8 @@
 """What a method is: joint training, and the hooks in which the others differ from it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,23 @@ class Method:
 
     def on_validation(self, features: Features, labels: Tensor) -> None:
         """Measure something on the validation rows, encoded; nothing is trained on them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that ``setup`` does not bring back, for a run that is stopped after any step.
+
+        A method adds what it carries from one step or epoch to the next. What ``on_epoch_start``
+        sets is set anew.
+        """
+        return {
+            "generator": self.generator.get_state(),
+            "modules": [module.state_dict() for module in self.extra_modules()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`; called after ``setup`` and ``on_epoch_start``."""
+        self.generator.set_state(state["generator"])
+        for module, values in zip(self.extra_modules(), state["modules"], strict=True):
+            module.load_state_dict(values)
 
     def predict(self, features: Features) -> Tensor:
         """Class logits ``(N, C)`` at evaluation."""

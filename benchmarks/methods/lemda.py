@@ -1,6 +1,7 @@
 """LeMDA: a network that augments the features against the task loss (ICLR 2023)."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,6 +197,17 @@ class LeMDA(Method):
     def after_backward(self) -> None:
         parameters = [*self.model.parameters(), *self.augmenter.parameters()]
         nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "augmenter": self.augmenter.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.augmenter.load_state_dict(state["augmenter"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def after_step(self) -> None:
         self.optimizer.step()

@@ -1,5 +1,6 @@
 """MIDAS, the plain swap and all that lies between them, through the package's public interface."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,13 @@ class Midas(Method):
         out = self.augment(features, labels, unimodal_logits=unimodal, generator=self.generator)
         loss: Tensor = self.criterion(self.model.fuse(out), out, unimodal_logits=unimodal)
         return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"criterion": self.criterion.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.criterion.load_state_dict(state["criterion"])
 
     def trained(self, epoch: int) -> bool:
         return not self.criterion.warming_up

@@ -30,7 +30,8 @@ def modulated(
     scaled = gradient * factor
     if noise_generator is None:
         return scaled
-    noise = torch.empty_like(gradient).normal_(generator=noise_generator)
+    noise = torch.empty_like(gradient, device=noise_generator.device)
+    noise = noise.normal_(generator=noise_generator).to(gradient.device)
     return scaled.addcmul_(noise, noise_scale(gradient))
 
 

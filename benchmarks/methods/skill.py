@@ -1,6 +1,8 @@
 """Labels shared by the measured skill of each modality: `midas_aug.recipes.skill`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +39,13 @@ class Skill(Method):
         unimodal = self.model.classify(features)
         loss: Tensor = self.criterion(self.model.fuse(out), out, unimodal_logits=unimodal)
         return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"confidence": self.confidence.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.confidence.load_state_dict(state["confidence"])
 
     def on_validation(self, features: Features, labels: Tensor) -> None:
         self.confidence.update(self.model.classify(features), labels)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,6 +76,13 @@ class SMV(ComparingMethod):
     def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._next = super().epoch_rows(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"next": self._next._asdict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._next = EpochRows(**state["next"])
 
     def epoch_rows(self, epoch: int) -> EpochRows:
         return self._next
