@@ -5,6 +5,7 @@ and the stock ``Trainer``. Input level: `MidasTrainer` augments the training bat
 is left as it is.
 """
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,14 +37,32 @@ class MidasCallback(TrainerCallback):
     """Calls ``set_epoch`` of every `MidasLoss` in the model, which ends the warm-up in time.
 
     Let the model own its loss and its augmentation
-    (`midas_aug.integrations.module.AugmentModule`): both are then in every checkpoint. Leave
-    ``**kwargs`` out of its ``forward``: the ``Trainer`` takes them as a promise that the loss is
-    scaled for gradient accumulation already, and scales the mean that `MidasLoss` is no more.
+    (`midas_aug.integrations.module.AugmentModule`): both are then in every checkpoint.
+
+    Raises:
+        MidasAugError: The model has no `MidasLoss`, or gradients are accumulated and its
+            ``forward`` takes ``**kwargs``: the ``Trainer`` reads that as a promise that the model
+            scales its loss itself, and would not divide the mean that `MidasLoss` is.
 
     Example:
         >>> from midas_aug.integrations.huggingface import MidasCallback
         >>> callbacks = [MidasCallback()]  # Trainer(model, ..., callbacks=callbacks)
     """
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Refuse a model whose loss the ``Trainer`` would not scale."""
+        find_losses(model)
+        parameters = inspect.signature(model.forward).parameters.values()
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        scales = getattr(model, "accepts_loss_kwargs", takes_any)
+        if scales and args.gradient_accumulation_steps > 1:
+            raise MidasAugError(
+                f"expected a model whose loss is scaled for the {args.gradient_accumulation_steps} "
+                "steps that are accumulated, got a forward with **kwargs, which promises that the "
+                "model does it; set accepts_loss_kwargs = False in the model's class"
+            )
 
     def on_epoch_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any

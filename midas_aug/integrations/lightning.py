@@ -26,10 +26,9 @@ class MidasCallback(Callback):
         >>> trainer = Trainer(callbacks=[MidasCallback()], accelerator="cpu", logger=False)
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a module whose loss is not a part of it."""
-        if stage == "fit":
-            find_losses(pl_module)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a module whose loss is not a part of it; validation may come before training."""
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         """Tell the losses."""
