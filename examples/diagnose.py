@@ -17,10 +17,9 @@ try:
     import digits
     import torch
     import tyro
-    from digits import BATCH_SIZE, CLASSES, LEARNING_RATE, LateFusion, Method, Rows
+    from digits import LateFusion, Method, Rows
     from torch.nn.functional import cross_entropy
 
-    from midas_aug import MidasLoss, MisalignAugment
     from midas_aug.diagnostics import ModalityReport, diagnose
     from midas_aug.diagnostics.figures import draw_curves, draw_hardness, draw_shares
     from midas_aug.diagnostics.logger import TrainingLog
@@ -69,35 +68,16 @@ def main() -> None:
 
 def train(method: Method, options: Options) -> tuple[LateFusion, TrainingLog, Rows, Rows]:
     """The loop of digits.py, with a log: the lines marked New are all that it takes."""
-    views = options.views
-    generator = torch.Generator().manual_seed(options.seed)
-    rows, _, test = digits.load_splits(views, generator)
-    torch.manual_seed(options.seed)
-    model = LateFusion({view: rows.views[view].shape[1] for view in views})
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    augment = MisalignAugment(
-        views,
-        CLASSES,
-        confidence=method.confidence,
-        hardness=method.hardness,
-        swap="each" if len(views) == 2 else "permute",
-        seed=options.seed,
-    )
-    augment.enabled = method.swap
-    criterion = MidasLoss(
-        len(views),
-        unimodal_weight=method.unimodal_weight,
-        step_size=method.step_size,
-        warmup_epochs=round(method.warmup * options.epochs),
-    )
-    log = TrainingLog(views)  # New
+    setup = digits.prepare(method, options.views, options.seed, options.epochs)
+    rows, model, criterion = setup.training, setup.model, setup.criterion
+    log = TrainingLog(options.views)  # New
 
     for epoch in range(options.epochs):
         criterion.set_epoch(epoch)
-        for batch in torch.split(torch.randperm(len(rows.labels), generator=generator), BATCH_SIZE):
+        for batch in setup.batches():
             features = model.encode(gather_rows(rows.views, batch))
             unimodal = model.classify(features)
-            out = augment(features, rows.labels[batch], unimodal_logits=unimodal)
+            out = setup.augment(features, rows.labels[batch], unimodal_logits=unimodal)
             logits = model.fuse(out)
             terms = criterion.terms(logits, out, unimodal_logits=unimodal)
             log.update(out, logits=logits, terms=terms, criterion=criterion)  # New
@@ -105,11 +85,11 @@ def train(method: Method, options: Options) -> tuple[LateFusion, TrainingLog, Ro
             if method.unimodal_weight == 0:
                 loss = loss + probe(model, features, rows.labels[batch])
 
-            optimizer.zero_grad()
+            setup.optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
+            setup.optimizer.step()
         log.end_epoch(epoch)  # New
-    return model, log, rows, test
+    return model, log, rows, setup.test
 
 
 def probe(model: LateFusion, features: Any, labels: torch.Tensor) -> torch.Tensor:

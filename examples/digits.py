@@ -10,12 +10,11 @@ Learning rate and sizes were chosen by validation scores, the same for all metho
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_f1_score
 
 from midas_aug import MidasLoss, MisalignAugment, MisalignedBatch
 from midas_aug.functional import gather_rows, misaligned_accuracy, plan_swaps
@@ -89,14 +88,32 @@ def encoder(width: int) -> nn.Module:
     )
 
 
-def train(method: Method, views: Sequence[str], seed: int, epochs: int) -> Iterator[Record]:
-    """Train one model, with a report after every epoch. The seed controls all that is random."""
-    generator = torch.Generator().manual_seed(seed)  # the split, then the order of the rows
-    rows, validation, test = load_splits(views, generator)
-    torch.manual_seed(seed)  # the initial weights
-    model = LateFusion({view: rows.views[view].shape[1] for view in views})
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+@dataclass(frozen=True)
+class Setup:
+    """All that a training loop of this task needs."""
 
+    training: Rows
+    validation: Rows
+    test: Rows
+    model: LateFusion
+    optimizer: torch.optim.Optimizer
+    augment: MisalignAugment
+    criterion: MidasLoss
+    order: torch.Generator
+
+    def batches(self) -> tuple[Tensor, ...]:
+        """The rows of the next epoch's batches."""
+        return torch.split(
+            torch.randperm(len(self.training.labels), generator=self.order), BATCH_SIZE
+        )
+
+
+def prepare(method: Method, views: Sequence[str], seed: int, epochs: int) -> Setup:
+    """Data, model and method. The seed controls all that is random."""
+    order = torch.Generator().manual_seed(seed)  # the split, then the order of the rows
+    training, validation, test = load_splits(views, order)
+    torch.manual_seed(seed)  # the initial weights
+    model = LateFusion({view: training.views[view].shape[1] for view in views})
     augment = MisalignAugment(
         views,
         CLASSES,
@@ -112,28 +129,35 @@ def train(method: Method, views: Sequence[str], seed: int, epochs: int) -> Itera
         step_size=method.step_size,
         warmup_epochs=round(method.warmup * epochs),
     )
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    return Setup(training, validation, test, model, optimizer, augment, criterion, order)
 
+
+def train(method: Method, views: Sequence[str], seed: int, epochs: int) -> Iterator[Record]:
+    """Train one model, with a report after every epoch."""
+    setup = prepare(method, views, seed, epochs)
+    rows, model, criterion = setup.training, setup.model, setup.criterion
     for epoch in range(epochs):
         criterion.set_epoch(epoch)
         model.train()
         alpha = []
-        for batch in torch.split(torch.randperm(len(rows.labels), generator=generator), BATCH_SIZE):
+        for batch in setup.batches():
             # MIDAS is these five lines.
             features = model.encode(gather_rows(rows.views, batch))
             unimodal = model.classify(features)
-            out = augment(features, rows.labels[batch], unimodal_logits=unimodal)
+            out = setup.augment(features, rows.labels[batch], unimodal_logits=unimodal)
             logits = model.fuse(out)
             loss = criterion(logits, out, unimodal_logits=unimodal)
 
-            optimizer.zero_grad()
+            setup.optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
+            setup.optimizer.step()
             alpha.append(criterion.weak.alpha.tolist())
         trained = {"fused": not criterion.warming_up, "heads": method.unimodal_weight > 0}
         yield Record(
             alpha=alpha,
-            validation=evaluate(model, validation, rows, **trained),
-            test=evaluate(model, test, rows, **trained) if epoch == epochs - 1 else None,
+            validation=evaluate(model, setup.validation, rows, **trained),
+            test=evaluate(model, setup.test, rows, **trained) if epoch == epochs - 1 else None,
         )
 
 
@@ -168,6 +192,8 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
+    from torchmetrics.functional.classification import multiclass_f1_score  # base.py does without
+
     return float(multiclass_f1_score(logits, labels, num_classes=CLASSES, average="macro"))
 
 
@@ -186,6 +212,14 @@ def load_splits(views: Sequence[str], generator: torch.Generator) -> list[Rows]:
         mean, std = values[splits[0]].mean(dim=0), values[splits[0]].std(dim=0)
         columns[view] = (values - mean) / std.clamp(min=1e-6)
     return [Rows(gather_rows(columns, rows), labels[rows]) for rows in splits]
+
+
+def samples(rows: Rows) -> Any:
+    """A list, as a data set for a DataLoader: each sample's views, its label and its number."""
+    return [
+        {**{view: values[i] for view, values in rows.views.items()}, "label": label, "index": i}
+        for i, label in enumerate(rows.labels.tolist())
+    ]
 
 
 if __name__ == "__main__":

@@ -58,7 +58,9 @@ class DrawStream:
         return {"calls": self.calls}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where ``state`` was taken."""
+        """Go on where ``state`` was taken, in a loader worker with that worker's seed."""
+        worker = get_worker_info()
+        self._worker_seed = None if worker is None else worker.seed
         self.calls = int(state["calls"])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -349,7 +349,7 @@ def _check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan
     count = len(anchor)
     check_shape(source, (count, num_modalities), "plan.source", "one batch row a modality")
     check_shape(valid, (count,), "plan.valid", "one flag a misaligned sample")
-    for name, part in plan._asdict().items():
+    for name, part in zip(SwapPlan._fields, plan, strict=True):
         if isinstance(part, Tensor) and part.device != labels.device:
             raise MidasAugError(
                 f"expected plan.{name} on the device of the labels, {labels.device}, got "

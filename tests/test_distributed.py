@@ -98,7 +98,7 @@ def run_rank(rank: int, folder: str, rule: str, sync: bool) -> None:
 def run_two_ranks(rule: str, sync: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(run_rank, args=(folder, rule, sync), nprocs=2)
-        return [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2)]
+        return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize("rule", ["paper", "public code"])
@@ -163,7 +163,9 @@ def train_wrapped(rank: int, folder: str) -> None:
 def test_a_wrapped_model_trains_through_the_warm_up_and_stays_the_same_on_all_ranks():
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(train_wrapped, args=(folder,), nprocs=2)
-        first, second = (torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2))
+        first, second = (
+            torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(2)
+        )
     assert torch.equal(first, second)
     assert torch.equal(first[0], first[1])  # the fusion head rests while the heads warm up
     assert not torch.equal(first[1], first[2])

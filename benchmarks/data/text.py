@@ -47,7 +47,7 @@ def encode_with(folder: Path, texts: Sequence[str]) -> NDArray[np.float32]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the one over the weights
+    logging.disable_progress_bar()  # the one over the weights
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
     features = []

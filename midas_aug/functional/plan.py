@@ -14,6 +14,7 @@ from midas_aug.functional.pairing import Pairing, check_partners, partners_from_
 __all__ = ["Swap", "SwapPlan", "plan_swaps"]
 
 Swap: TypeAlias = Literal["each", "one", "permute"]
+SWAPS = get_args(Swap)
 
 
 class SwapPlan(NamedTuple):
@@ -188,8 +189,8 @@ def _distinct_rows(
 
 def check_swap(swap: str) -> None:
     """Raise unless ``swap`` names a way to swap."""
-    if swap not in get_args(Swap):
-        raise MidasAugError(f"expected swap to be one of {get_args(Swap)}, got {swap!r}")
+    if swap not in SWAPS:
+        raise MidasAugError(f"expected swap to be one of {SWAPS}, got {swap!r}")
 
 
 def check_pairing(pairing: Any) -> None:

@@ -1,0 +1,129 @@
+"""Confidence from pretrained classifiers of one view each, which are not trained any more.
+
+python examples/with_frozen_classifiers.py
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from digits import CLASSES, LateFusion, Rows, accuracy, load_splits, samples
+from torch import Tensor, nn  # New
+from torch.utils.data import DataLoader
+
+from midas_aug import MidasLoss, MisalignAugment
+from midas_aug.confidence import FrozenConfidence  # New
+from midas_aug.functional import gather_rows, misaligned_accuracy, plan_swaps
+
+VIEWS = ("pix", "fou")
+
+
+class Model(LateFusion):
+    """An encoder and a head for each view, and a fusion head; the swap sits in between."""
+
+    def forward(self, batch: Any, augment: Any = None) -> Any:
+        """Logits; with an augmentation also what it made, and the logits of the views' heads."""
+        features = self.encode(batch)
+        if augment is None:
+            return self.fuse(features)
+        unimodal = augment.confidence.unimodal_logits(batch)  # New: from the raw views
+        out = augment(features, batch["label"], unimodal_logits=unimodal)
+        return self.fuse(out), out, unimodal
+
+
+def main(options: argparse.Namespace) -> dict[str, float]:
+    """Train, with a score after each epoch."""
+    torch.manual_seed(0)
+    training, validation, _ = load_splits(VIEWS, torch.Generator().manual_seed(0))
+    order = torch.Generator().manual_seed(0)
+    model: Any = Model({view: values.shape[1] for view, values in training.views.items()})
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    frozen = pretrain(training)  # New
+    augment = MisalignAugment(VIEWS, CLASSES, confidence=frozen, seed=0)  # New
+    criterion = MidasLoss(len(VIEWS), unimodal_weight=0)  # New: there are no heads to train
+    data = samples(training)
+    loader = DataLoader(data, batch_size=64, shuffle=True, generator=order)
+    parts = {"model": model, "optimizer": optimizer, "augment": augment, "criterion": criterion}
+    first = load(options.checkpoint, parts, order)
+
+    for epoch in range(first, options.epochs):
+        criterion.set_epoch(epoch)
+        model.train()
+        for batch in loader:
+            logits, out, unimodal = model(batch, augment)
+            loss = criterion(logits, out, unimodal_logits=unimodal)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        model.eval()
+        report(epoch, evaluate(model, validation), criterion.weak.alpha)
+        save(options.checkpoint, parts, order, epoch)
+    return evaluate(model, validation)
+
+
+# New from here
+def pretrain(rows: Rows) -> FrozenConfidence:
+    """Train a classifier for each view; yours would come from a file."""
+    classifiers: dict[Any, nn.Module] = {}
+    for view, values in rows.views.items():
+        classifier = classifiers[view] = nn.Linear(values.shape[1], CLASSES)
+        optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-2)
+        for _ in range(50):
+            loss: Any = nn.functional.cross_entropy(classifier(values), rows.labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return FrozenConfidence(classifiers)
+
+
+# New to here
+@torch.no_grad()
+def evaluate(predict: Callable[[dict[str, Tensor]], Tensor], rows: Rows) -> dict[str, float]:
+    """Accuracy, and how often the labels of a misaligned row are the two that score highest."""
+    plan = plan_swaps(rows.labels, len(VIEWS), generator=torch.Generator().manual_seed(0))
+    mixed = {view: gather_rows(rows.views[view], plan.source[:, m]) for m, view in enumerate(VIEWS)}
+    labels = rows.labels[plan.source]
+    return {
+        "accuracy": accuracy(predict(rows.views), rows.labels),
+        "misaligned": float(misaligned_accuracy(predict(mixed), labels, valid=plan.valid)),
+    }
+
+
+def report(epoch: int, scores: Mapping[str, float], alpha: Tensor) -> None:
+    """Print a line."""
+    words = [f"{name} {100 * score:.1f} %" for name, score in scores.items()]
+    print(f"epoch {epoch}: {', '.join(words)}, alpha {[round(a, 2) for a in alpha.tolist()]}")
+
+
+def save(path: Path | None, parts: Mapping[str, Any], order: torch.Generator, epoch: int) -> None:
+    """Keep all that the next epoch depends on."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({**state, "order": order.get_state(), "epoch": epoch + 1}, path)
+
+
+def load(path: Path | None, parts: Mapping[str, Any], order: torch.Generator) -> int:
+    """Take up what was kept, if there is something; the epoch to go on with."""
+    if path is None or not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    order.set_state(state["order"])
+    return int(state["epoch"])
+
+
+def parse() -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--checkpoint", type=Path, help="goes on from here, and is kept up to date")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # quick enough, and the same numbers on any number of cores
+    main(parse())

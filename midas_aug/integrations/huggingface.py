@@ -1,0 +1,216 @@
+"""The Hugging Face ``Trainer``.
+
+Feature level: a model that augments in its ``forward`` and gives its own loss needs `MidasCallback`
+and the stock ``Trainer``. Input level: `MidasTrainer` augments the training batches of a model that
+is left as it is.
+"""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from midas_aug.augment import MisalignAugment
+from midas_aug.errors import MidasAugError
+from midas_aug.integrations._extras import require
+from midas_aug.integrations.module import find_losses
+from midas_aug.loss import MidasLoss
+
+require("transformers", "huggingface")
+require("accelerate", "huggingface")
+
+from transformers import Trainer, TrainerCallback  # noqa: E402
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint  # noqa: E402
+
+__all__ = ["MidasCallback", "MidasTrainer"]
+
+MISALIGNED = "misaligned"  # the key of the training batch that carries everything but the inputs
+STATE = "midas_aug.pt"
+
+
+class MidasCallback(TrainerCallback):
+    """Calls ``set_epoch`` of every `MidasLoss` in the model, which ends the warm-up in time.
+
+    Let the model own its loss and its augmentation
+    (`midas_aug.integrations.module.AugmentModule`): both are then in every checkpoint.
+
+    Raises:
+        MidasAugError: The model has no `MidasLoss`, or gradients are accumulated and its
+            ``forward`` takes ``**kwargs``: the ``Trainer`` reads that as a promise that the model
+            scales its loss itself, and would not divide the mean that `MidasLoss` is.
+
+    Example:
+        >>> from midas_aug.integrations.huggingface import MidasCallback
+        >>> callbacks = [MidasCallback()]  # Trainer(model, ..., callbacks=callbacks)
+    """
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Refuse a model whose loss the ``Trainer`` would not scale."""
+        find_losses(model)
+        parameters = inspect.signature(model.forward).parameters.values()
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        scales = getattr(model, "accepts_loss_kwargs", takes_any)
+        if scales and args.gradient_accumulation_steps > 1:
+            raise MidasAugError(
+                f"expected a model whose loss is scaled for the {args.gradient_accumulation_steps} "
+                "steps that are accumulated, got a forward with **kwargs, which promises that the "
+                "model does it; set accepts_loss_kwargs = False in the model's class"
+            )
+
+    def on_epoch_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Tell the losses."""
+        for criterion in find_losses(model):
+            criterion.set_epoch(_epoch(state))
+
+
+class MidasTrainer(Trainer):
+    """A ``Trainer`` that misaligns its training batches and trains on the soft labels.
+
+    Evaluation batches stay as they are. In training the model gets its own inputs without labels,
+    so that its own loss, which takes integers, is out of the way; the loss is `MidasLoss` on
+    ``outputs.logits``. It is a mean over rows, and scaled for gradient accumulation once. A
+    checkpoint holds α and the position of the draw stream; a run that is resumed from the end of
+    an epoch draws what it would have drawn (in the middle of one, batches were drawn ahead).
+
+    Args:
+        args: As for ``Trainer``, with all that comes after them.
+        augment: The augmentation, with a confidence that needs no model. ``label`` names the labels
+            that the ``data_collator`` gives, mostly ``"labels"``.
+        inputs: For each modality the inputs of the model that belong to it, such as
+            ``{"image": ["pixel_values"], "text": ["input_ids", "attention_mask"]}``. None: the
+            modalities are inputs of the model.
+        criterion: None is ``MidasLoss(len(augment.modalities))``.
+        kwargs: As for ``Trainer``.
+
+    Raises:
+        MidasAugError: The confidence needs a model, or an option of the ``Trainer`` does not go
+            with soft labels.
+    """
+
+    data_collator: Any
+    loss_is_scaled_for_ga = False  # a mean over rows; the Trainer divides it by the steps
+
+    def __init__(
+        self,
+        *args: Any,
+        augment: MisalignAugment,
+        inputs: Mapping[Any, Sequence[str]] | None = None,
+        criterion: MidasLoss | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.augment = augment
+        self.criterion = criterion or MidasLoss(len(augment.modalities))
+        self.criterion.to(self.args.device)
+        self.collate_inputs = dict(inputs) if inputs else {key: [key] for key in augment.modalities}
+        if set(self.collate_inputs) != set(augment.modalities):
+            raise MidasAugError(
+                f"expected the inputs of the modalities {augment.modalities!r}, got those of "
+                f"{tuple(self.collate_inputs)!r}"
+            )
+        if augment.collate().label_later:
+            raise MidasAugError(
+                f"expected a confidence that needs no model, got {augment.confidence!r}; choose "
+                "'uniform' or a TableConfidence, or augment in the model's forward (MidasCallback)"
+            )
+        if self.args.label_smoothing_factor:
+            raise MidasAugError(
+                f"expected label_smoothing_factor=0, got {self.args.label_smoothing_factor}: it "
+                "gathers by integer labels, and misaligned rows have soft ones"
+            )
+        if self.compute_loss_func is not None:
+            raise MidasAugError(
+                "expected no compute_loss_func, got one: MidasTrainer computes the loss; pass "
+                "criterion=..., or use the stock Trainer and a model that augments in its forward"
+            )
+        self.add_callback(_Keeper(self.criterion, augment))
+
+    def get_train_dataloader(self) -> Any:
+        """The training loader, with batches that are misaligned; no other loader has them."""
+        plain = self.data_collator
+        self.data_collator = _InputCollate(self.augment, plain, self.collate_inputs)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; a checkpoint brings back α and the draws, too."""
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = get_last_checkpoint(self.args.output_dir)
+        if folder:
+            state = torch.load(Path(folder, STATE), weights_only=True)
+            self.criterion.load_state_dict(state["criterion"])
+            self.augment.load_state_dict(state["augment"])
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """`MidasLoss` of a training batch; the model's own loss of any other."""
+        if MISALIGNED not in inputs:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        out = inputs[MISALIGNED]
+        skipped = (MISALIGNED, self.augment.label)
+        outputs = model(**{key: value for key, value in inputs.items() if key not in skipped})
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        loss = self.criterion(logits, out)
+        return (loss, outputs) if return_outputs else loss
+
+
+class _InputCollate:
+    """Collates, groups the inputs by modality, augments, and lays the inputs out flat again."""
+
+    def __init__(
+        self, augment: MisalignAugment, plain: Any, inputs: Mapping[Any, Sequence[str]]
+    ) -> None:
+        self.augment = augment
+        self.plain = plain
+        self.inputs = inputs
+
+    def __call__(self, samples: list[Any]) -> dict[str, Any]:
+        batch = dict(self.plain(samples))
+        names = [name for group in self.inputs.values() for name in group]
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise MidasAugError(
+                f"expected the inputs {names!r} in a batch, found no {missing!r}; keys that the "
+                "model's forward does not name are dropped, unless remove_unused_columns=False"
+            )
+        rest = {key: value for key, value in batch.items() if key not in names}
+        grouped = {key: {name: batch[name] for name in group} for key, group in self.inputs.items()}
+        out = self.augment({**rest, **grouped})
+        flat = {name: out[key][name] for key, group in self.inputs.items() for name in group}
+        return {key: out[key] for key in rest} | flat | {MISALIGNED: replace(out, data={})}
+
+
+class _Keeper(TrainerCallback):
+    """Tells the loss the epoch, and puts it and the draw stream beside each checkpoint."""
+
+    def __init__(self, criterion: MidasLoss, augment: MisalignAugment) -> None:
+        self.criterion = criterion
+        self.augment = augment
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.criterion.set_epoch(_epoch(state))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.should_save:
+            folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+            parts: dict[str, Any] = {"criterion": self.criterion, "augment": self.augment}
+            torch.save({name: part.state_dict() for name, part in parts.items()}, folder / STATE)
+
+
+def _epoch(state: Any) -> int:
+    """The epoch that begins; the Trainer counts in fractions, and 0.9999999 is the end of one."""
+    return math.floor((state.epoch or 0) + 1e-6)

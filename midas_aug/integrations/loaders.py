@@ -1,0 +1,59 @@
+"""A data set whose loader can resume in the middle of an epoch, draws included."""
+
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from midas_aug.augment import MisalignAugment
+from midas_aug.errors import MidasAugError
+
+__all__ = ["ResumableDataset"]
+
+
+class ResumableDataset(Dataset[Any]):
+    """A map-style data set that carries the position of the draw stream in its state.
+
+    For loaders that keep the state of the data set in each of their workers, as torchdata's
+    ``StatefulDataLoader`` does: the collate function draws in the worker, where only the data set
+    is asked for state. An iterable data set with a state of its own adds
+    ``augment.state_dict()`` to it.
+
+    Args:
+        dataset: The data set; its own state, if it has one, is kept as well.
+        augment: The augmentation whose ``collate()`` the same loader has.
+
+    Raises:
+        MidasAugError: ``augment`` is no `MisalignAugment`.
+
+    Example:
+        >>> from midas_aug import MisalignAugment
+        >>> from midas_aug.integrations.loaders import ResumableDataset
+        >>> augment = MisalignAugment(("a", "b"), 3, confidence="uniform", seed=0)
+        >>> dataset = ResumableDataset([{"a": 1.0, "b": 2.0, "label": 0}], augment)
+        >>> dataset[0]["b"], dataset.state_dict()["augment"]
+        (2.0, {'enabled': True, 'stream': {'calls': 0}})
+    """
+
+    def __init__(self, dataset: Any, augment: MisalignAugment) -> None:
+        if not isinstance(augment, MisalignAugment):
+            raise MidasAugError(f"expected a MisalignAugment, got {type(augment).__name__}")
+        self.dataset = dataset
+        self.augment = augment
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.dataset[index]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the augmentation, and of the data set where it has one."""
+        own = self.dataset.state_dict() if hasattr(self.dataset, "state_dict") else None
+        return {"augment": self.augment.state_dict(), "dataset": own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        # Not the switch, which is one for all workers and may have been turned since.
+        self.augment._stream.load_state_dict(state["augment"]["stream"])
+        if state["dataset"] is not None:
+            self.dataset.load_state_dict(state["dataset"])

@@ -1,0 +1,136 @@
+"""The augmentation as a part of the model."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from midas_aug._arrays import Array
+from midas_aug.augment import MisalignAugment
+from midas_aug.batch import MisalignedBatch
+from midas_aug.collate import MisalignCollate
+from midas_aug.errors import MidasAugError
+from midas_aug.functional import SwapPlan
+from midas_aug.loss import MidasLoss
+
+__all__ = ["AugmentModule", "find_losses"]
+
+
+class AugmentModule(nn.Module):
+    """A `MisalignAugment` that follows ``model.train()`` and ``model.eval()``, and is saved.
+
+    In training mode it is the augmentation. In eval mode it adds no rows, draws nothing and asks
+    for no confidence: what a trainer calls in validation, too, needs no guard. The position of the
+    draw stream is in ``state_dict``, so that every trainer that saves the model saves it.
+
+    Args:
+        augment: The augmentation.
+
+    Attributes:
+        augment: The same.
+        draws: int64 buffer, the number of draws when ``state_dict`` was taken last.
+
+    Raises:
+        MidasAugError: ``augment`` is no `MisalignAugment`.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug import MisalignAugment
+        >>> from midas_aug.integrations.module import AugmentModule
+        >>> augment = AugmentModule(MisalignAugment(("a", "b"), 3, confidence="uniform", seed=0))
+        >>> batch = {"a": torch.rand(2, 4), "b": torch.rand(2, 5), "label": torch.tensor([0, 1])}
+        >>> len(augment(batch).source), len(augment.eval()(batch).source)
+        (6, 2)
+        >>> augment.state_dict()["draws"]
+        tensor(1)
+    """
+
+    draws: Tensor
+
+    def __init__(self, augment: MisalignAugment) -> None:
+        super().__init__()
+        if not isinstance(augment, MisalignAugment):
+            raise MidasAugError(f"expected a MisalignAugment, got {type(augment).__name__}")
+        self.augment = augment
+        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        self.register_state_dict_pre_hook(_count_draws)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_restore_draws)  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        """The augmentation, for ``repr``."""
+        return repr(self.augment)
+
+    def forward(
+        self,
+        batch: Any,
+        labels: Array | None = None,
+        *,
+        unimodal_logits: Mapping[Any, Array] | Sequence[Array] | None = None,
+    ) -> MisalignedBatch:
+        """Augment as `MisalignAugment` does; in eval mode give the N aligned rows alone.
+
+        Args:
+            batch: See `MisalignAugment`.
+            labels: See `MisalignAugment`.
+            unimodal_logits: See `MisalignAugment`.
+        """
+        if self.training:
+            return self.augment(batch, labels, unimodal_logits=unimodal_logits)
+        return self._without_swaps(batch, labels)
+
+    def draw(self, batch: Any, *, materialize: bool = True) -> MisalignedBatch:
+        """Augment a batch of inputs as ``augment.collate()`` does, on the batch's own device.
+
+        For a hook between the loader and the training step. Where the confidence needs a model,
+        the batch is drawn and the step calls ``out.relabel``.
+
+        Args:
+            batch: A collated batch with labels.
+            materialize: See `MisalignAugment.collate`.
+        """
+        if self.training:
+            return MisalignCollate(self.augment, _same, materialize)(batch)
+        return self._without_swaps(batch, None)
+
+    def _without_swaps(self, batch: Any, labels: Array | None) -> MisalignedBatch:
+        given = self.augment._find_labels(batch) if labels is None else labels
+        none = torch.zeros(0, dtype=torch.int64, device=getattr(given, "device", "cpu"))
+        plan = SwapPlan(
+            none.new_zeros(0, len(self.augment.modalities)), none, torch.zeros_like(none).bool()
+        )
+        return self.augment._augment(batch, labels, plan=plan, label_later=True)
+
+
+def find_losses(model: nn.Module) -> list[MidasLoss]:
+    """Every `MidasLoss` among the modules of ``model``.
+
+    Raises:
+        MidasAugError: There is none: α would then be lost in checkpoints and stay on the CPU.
+    """
+    losses = list(_losses(model))
+    if not losses:
+        raise MidasAugError(
+            f"expected a MidasLoss among the modules of {type(model).__name__}, found none; assign "
+            "it to an attribute (self.criterion = MidasLoss(...)), so that its α is moved to the "
+            "device and saved with the model"
+        )
+    return losses
+
+
+def _losses(model: nn.Module) -> Iterator[MidasLoss]:
+    return (module for module in model.modules() if isinstance(module, MidasLoss))
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _count_draws(module: nn.Module, *_: Any) -> None:
+    if isinstance(module, AugmentModule):
+        module.draws.fill_(module.augment._stream.calls)
+
+
+def _restore_draws(module: nn.Module, _: Any) -> None:
+    if isinstance(module, AugmentModule):
+        module.augment._stream.load_state_dict({"calls": int(module.draws)})

