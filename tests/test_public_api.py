@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import pkgutil
 import subprocess
@@ -69,8 +70,14 @@ SIGNATURES = {
     "draws resamples seed name device progress",
     diagnostics.report_from_logits: "arrays * modalities resamples seed name",
 }
+EXTRAS = {  # what has to be there for a module of the integrations
+    "midas_aug.integrations.lightning": ["lightning"],
+    "midas_aug.integrations.huggingface": ["transformers", "accelerate"],
+}
 MODULES = sorted(
-    module.name for module in pkgutil.walk_packages(midas_aug.__path__, prefix="midas_aug.")
+    module.name
+    for module in pkgutil.walk_packages(midas_aug.__path__, prefix="midas_aug.")
+    if all(importlib.util.find_spec(package) for package in EXTRAS.get(module.name, []))
 )
 
 

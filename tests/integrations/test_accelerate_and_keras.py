@@ -43,6 +43,7 @@ class Fused(nn.Module):
         return self.criterion(self.fusion(torch.cat([out["a"], out["b"]], dim=1)), out)
 
 
+@pytest.mark.extra
 @pytest.mark.filterwarnings("default")
 def test_accelerate_scales_once_and_saves_what_is_in_the_model(tmp_path):
     accelerate = pytest.importorskip("accelerate")
@@ -69,6 +70,7 @@ def test_accelerate_scales_once_and_saves_what_is_in_the_model(tmp_path):
     assert [model(batch).item() for _ in range(2)] == after
 
 
+@pytest.mark.extra
 @pytest.mark.filterwarnings("default")
 def test_the_loss_that_keras_computes_is_the_papers():
     os.environ.setdefault("KERAS_BACKEND", "torch")

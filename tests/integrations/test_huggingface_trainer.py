@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 from midas_aug.integrations.huggingface import MidasCallback, MidasTrainer  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("default")]
 CLASSES, ROWS, BATCH = 4, 16, 8
 INPUTS = {"image": ["pixels"], "text": ["ids", "mask"]}
 

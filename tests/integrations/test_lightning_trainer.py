@@ -13,7 +13,7 @@ from midas_aug.integrations.module import AugmentModule
 lightning = pytest.importorskip("lightning")
 from midas_aug.integrations.lightning import MidasCallback  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("default")]
 CLASSES, ROWS, BATCH = 4, 16, 8
 
 

@@ -25,6 +25,7 @@ def uniform(**options: Any) -> MisalignAugment:
     return MisalignAugment(("image", "text"), CLASSES, confidence="uniform", **options)
 
 
+@pytest.mark.extra
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     ("workers", "context", "confidence"),
@@ -114,6 +115,7 @@ def test_iterable_data_draws_anew_in_every_worker_and_epoch(context, persistent)
         assert torch.equal(out["text"][:, 0].long() - 100, own[out.source[:, 1]])
 
 
+@pytest.mark.extra
 @pytest.mark.filterwarnings("default")
 def test_tar_shards_are_augmented_as_they_are_batched(tmp_path):
     webdataset = pytest.importorskip("webdataset")

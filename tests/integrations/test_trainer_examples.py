@@ -21,11 +21,11 @@ NEEDS: dict[str, list[str]] = {  # what the core's environment does not have
     "with_ray": ["ray.train"],
 }
 RANKS = ["with_ddp", "with_fsdp"]
-IN_PROCESS = sorted(
-    script.stem
-    for script in [EXAMPLES / "base.py", *EXAMPLES.glob("with_*.py")]
+IN_PROCESS = [
+    pytest.param(script.stem, marks=[pytest.mark.extra] if script.stem in NEEDS else [])
+    for script in [EXAMPLES / "base.py", *sorted(EXAMPLES.glob("with_*.py"))]
     if script.stem not in [*RANKS, "with_ray", "with_jax"]
-)
+]
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
@@ -69,6 +69,7 @@ def test_an_example_learns_and_resumes_as_if_it_had_not_stopped(name, tmp_path, 
     assert lines(capsys.readouterr().out) == expected
 
 
+@pytest.mark.extra
 def test_jax_learns_and_resumes_as_if_it_had_not_stopped(tmp_path):
     require("with_jax")  # a process of its own: its threads do not go with workers that fork
     script, checkpoint = str(EXAMPLES / "with_jax.py"), ["--checkpoint", str(tmp_path / "jax.pt")]
@@ -101,6 +102,7 @@ def test_under_torchrun_an_example_resumes_with_as_many_ranks_and_with_more(name
     assert float(more.split("accuracy ")[1].split()[0]) > 85
 
 
+@pytest.mark.extra
 def test_accelerate_launches_two_processes():
     require("with_accelerate")
     command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
@@ -109,6 +111,7 @@ def test_accelerate_launches_two_processes():
     assert float(told[-1].split("accuracy ")[1].split()[0]) > 85
 
 
+@pytest.mark.extra
 def test_keras_trains_on_another_backend():
     require("with_keras")
     pytest.importorskip("jax")
@@ -116,6 +119,7 @@ def test_keras_trains_on_another_backend():
     assert float(told[-1].split("accuracy ")[1].split()[0]) > 85
 
 
+@pytest.mark.extra
 @pytest.mark.filterwarnings("default")
 def test_ray_trains_with_two_workers():
     require("with_ray")
