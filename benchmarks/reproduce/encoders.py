@@ -130,7 +130,8 @@ def residual_network(channels: int, sizes: Sizes) -> nn.Module:
         depths=[sizes.depth] * len(sizes.stages),
         layer_type="basic",
     )
-    return ResNetModel(config)
+    network: nn.Module = ResNetModel(config)
+    return network
 
 
 def pretrained(name: str, option: str) -> nn.Module:
@@ -142,7 +143,7 @@ def pretrained(name: str, option: str) -> nn.Module:
     from transformers import AutoModel
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the one over the weights
+    logging.disable_progress_bar()  # the one over the weights
     try:
         network: nn.Module = AutoModel.from_pretrained(name)
     except (OSError, ValueError) as error:
