@@ -114,7 +114,7 @@ def _blocks_by_row(labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor
 
     An ignored row has none outside (a number ≤ 0). The last value is the number of labelled rows.
     """
-    ordered, order = torch.sort(keys)
+    ordered, order = torch.sort(keys, stable=True)  # the same draws in every version of torch
     # An ignored row asks with a negative label: its block starts at 0 and holds all labelled rows.
     start = torch.searchsorted(ordered, labels)
     end = torch.searchsorted(ordered, keys, right=True)
@@ -126,7 +126,7 @@ def _blocks_by_class(keys: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Te
     """`_blocks_by_row`, worked out once a class; ignored rows are one class more."""
     keys = keys.clamp(max=num_classes)
     narrow = len(keys) >= _NARROW_ROWS and num_classes < 1 << 15
-    ordered, order = torch.sort(keys.to(torch.int16) if narrow else keys)
+    ordered, order = torch.sort(keys.to(torch.int16) if narrow else keys, stable=True)
     classes = torch.arange(num_classes + 1, dtype=ordered.dtype, device=keys.device)
     start = torch.searchsorted(ordered, classes)
     end = torch.searchsorted(ordered, classes, right=True)
