@@ -116,7 +116,7 @@ def _blocks_by_row(labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor
     """
     ordered, order = torch.sort(keys, stable=True)  # the same draws in every version of torch
     # An ignored row asks with a negative label: its block starts at 0 and holds all labelled rows.
-    start = torch.searchsorted(ordered, labels)
+    start = torch.searchsorted(ordered, labels.contiguous())  # warns of a copy that it makes itself
     end = torch.searchsorted(ordered, keys, right=True)
     labelled = (labels >= 0).sum()
     return order, end, start - end + labelled, labelled
