@@ -40,7 +40,7 @@ def measure(
     sizes: Sizes = Sizes(),  # noqa: B008
     *,
     workers: int = 2,
-    batches: int = 24,
+    batches: int = 12,
     steps: int = 2,
 ) -> Throughput:
     """Time a made-up CREMA-D: batches from the files, from the cache, and steps of joint training.
