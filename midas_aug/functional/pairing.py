@@ -36,7 +36,7 @@ class Pairing(Protocol):
 
 
 def sample_partners(
-    labels: ArrayT, *, num_classes: int | None = None, generator: Generator | None = None
+    labels: ArrayT, *, generator: Generator | None = None, num_classes: int | None = None
 ) -> tuple[ArrayT, ArrayT]:
     r"""Draw, for every row independently, one row of another class, uniformly.
 
@@ -46,10 +46,10 @@ def sample_partners(
     Args:
         labels: ``(N,)``, any integer dtype. Negative labels are ignored rows: they get no partner
             and are nobody's partner.
-        num_classes: C, where it is known: makes all but the sort linear in N, which pays from some
-            thousand rows on. The partners are the same.
         generator: A ``torch.Generator`` for tensors, a ``numpy.random.Generator`` for arrays;
             None takes the global generator of that library.
+        num_classes: C, where it is known: makes all but the sort linear in N, which pays from some
+            thousand rows on. The partners are the same.
 
     Returns:
         ``partner`` ``(N,)`` int64 and ``valid`` ``(N,)`` bool. A row without a partner (its whole
