@@ -95,7 +95,7 @@ def test_an_update_does_not_wait_for_the_device(monkeypatch):
     metrics, half = make_metrics(), halves()[0]
     with OperatorCount() as log:
         update(metrics, *half)
-    assert log.count > 50
+    assert log.operators > 50
     assert log.waiting == []
 
 
