@@ -37,7 +37,8 @@ def text(records: dict[str, Record], figures: Sequence[Path]) -> str:
         "# Speed",
         "Written by `python -m benchmarks speed`. All variants of a case run in turn in one "
         "process, round after round; a number is the median of the ratios of the rounds, with "
-        "quartiles. A ratio below 1 is faster than the reference.",
+        "quartiles. A ratio below 1 is faster than the reference. Why some goals are missed: "
+        "[reading.md](reading.md).",
     ]
     if "cpu" in records:
         cpu = records["cpu"]
