@@ -1,33 +1,44 @@
 """The committed results: complete, tuned as the protocol says, and what the pages print."""
 
+from functools import cache
+
 import pytest
 
 from benchmarks import suite
-from benchmarks.entries import ENTRIES
+from benchmarks.entries import ENTRIES, SKILL_ENTRIES
 from benchmarks.report import tables
 from benchmarks.report.runs import load_runs
+from benchmarks.tasks import TASKS
 
-FOLDER = suite.RESULTS / "full"
-SUITE = suite.SUITES["full"]
 README = suite.RESULTS.parents[1] / "README.md"
+PUBLISHED = ("full", "skill")
 
 
-@pytest.fixture(scope="module")
+@cache
+def load(name):
+    return load_runs(suite.RESULTS / name, suite.SUITES[name].tasks)
+
+
+@pytest.fixture
 def runs():
-    return load_runs(FOLDER, SUITE.tasks)
+    return load("full")
 
 
-def test_all_methods_on_all_tasks_with_all_seeds(runs):
-    for task in runs.values():
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_all_methods_on_all_tasks_with_all_seeds(name):
+    for task in load(name).values():
         for key, row in task.rows.items():
-            expected = SUITE.headline_seeds if key in suite.HEADLINE else SUITE.seeds
-            assert sorted(row.records) == list(range(expected)), (task.name, key)
+            expected = list(suite.SUITES[name].seeds_of(key))
+            assert sorted(row.records) == expected, (task.name, key)
 
 
-def test_every_run_of_the_plan_is_there_and_no_other():
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_run_of_the_plan_is_there_and_no_other(name):
     """The test runs have the configurations that the tuning runs choose."""
-    planned = {job.file for _, jobs in suite.stages("full") for job in jobs}
-    assert planned == set(FOLDER.rglob("*.json"))
+    planned = {job.file for _, jobs in suite.stages(name) for job in jobs}
+    elsewhere = {file for file in planned if suite.RESULTS / name not in file.parents}
+    assert planned - elsewhere == set((suite.RESULTS / name).rglob("*.json"))
+    assert all(file.exists() for file in elsewhere)  # tuning that the full suite did
 
 
 def test_controls_and_ablations_have_the_lambda_of_midas(runs):
@@ -40,14 +51,28 @@ def test_controls_and_ablations_have_the_lambda_of_midas(runs):
             assert config["misaligned_weight"] == chosen, (task.name, key)
 
 
-def test_the_page_is_what_the_runs_say(runs):
-    page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    reading = (FOLDER / "reading.md").read_text(encoding="utf-8")
-    assert page == tables.page("full", runs, reading)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_page_is_what_the_runs_say(name):
+    folder = suite.RESULTS / name
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    reading = (folder / "reading.md").read_text(encoding="utf-8")
+    assert page == tables.page(name, load(name), reading)
+
+
+def test_the_skill_suite_tells_the_splits_and_weights_of_its_protocol():
+    for task in load("skill").values():
+        for key, row in task.rows.items():
+            assert {record["epochs"] for record in row.records.values()} == {
+                TASKS[task.name].epochs
+            }
+            followed = SKILL_ENTRIES[key].follows
+            if followed:
+                assert row.records[2000]["config"] == task.rows[followed].records[2000]["config"]
 
 
 def test_the_tables_of_the_readme_are_rows_of_that_page():
-    page = set((FOLDER / "README.md").read_text(encoding="utf-8").splitlines())
+    folder = suite.RESULTS / "full"
+    page = set((folder / "README.md").read_text(encoding="utf-8").splitlines())
     text = README.read_text(encoding="utf-8")
     section = text[text.index("## Compared") :]
     section = section[: section.index("\n## ", 1)]
