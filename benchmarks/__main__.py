@@ -252,8 +252,11 @@ def run_all(jobs: list[Job], workers: int, title: str, console: Console) -> None
 
 def report(command: Report, console: Console) -> None:
     """Write tables and figures from the kept runs."""
-    for file in write_report(command.suite, SUITES[command.suite].tasks, command.out):
-        console.print(f"Written: {file}")
+    try:
+        for file in write_report(command.suite, SUITES[command.suite].tasks, command.out):
+            console.print(f"Written: {file}")
+    except ValueError as error:  # a run is missing, or of another tuning
+        sys.exit(str(error))
 
 
 def speed(command: Speed, console: Console) -> None:
