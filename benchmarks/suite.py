@@ -147,7 +147,7 @@ class Job:
             "versions": versions(),
             **outcome._asdict(),
         }
-        record["validation"], record["test"] = map(_finite, (outcome.validation, outcome.test))
+        record["validation"], record["test"] = map(finite, (outcome.validation, outcome.test))
         self.file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.file.with_suffix(".partial")
         partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -165,7 +165,7 @@ def run_job(job: Job) -> Job:
     return job
 
 
-def _finite(scores: dict[str, float] | None) -> dict[str, float | None] | None:
+def finite(scores: dict[str, float] | None) -> dict[str, float | None] | None:
     """A diverged run's cross-entropy is no number that JSON knows."""
     if scores is None:
         return None

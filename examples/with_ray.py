@@ -118,10 +118,13 @@ def parse() -> argparse.Namespace:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # quick enough, and the same numbers on any number of cores
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=True)  # New
+    options = parse()  # New
+    options.checkpoint = options.checkpoint and options.checkpoint.resolve()  # New
+    ray.init(num_cpus=2, include_dashboard=False)  # New
     trainer = ray.train.torch.TorchTrainer(  # New
         main,  # New
-        train_loop_config=parse(),  # New
+        train_loop_config=options,  # New
+        run_config=ray.train.RunConfig(storage_path=str(Path("runs/ray").resolve())),  # New
         scaling_config=ray.train.ScalingConfig(num_workers=2),  # New
     )  # New
     trainer.fit()  # New

@@ -78,20 +78,22 @@ def as_scores(value: Array, name: str, *, ndim: int = 2) -> Tensor:
 
 def check_shape(tensor: Tensor, shape: tuple[int | None, ...], name: str, why: str) -> None:
     """Raise unless ``tensor`` has ``shape``, where None matches any size."""
-    given = tuple(tensor.shape)
-    fits = len(given) == len(shape) and all(
-        want is None or have == want for have, want in zip(given, shape, strict=True)
-    )
-    if not fits:
-        expected = ", ".join("any" if size is None else str(size) for size in shape)
-        raise MidasAugError(f"expected {name} of shape ({expected}), got {given}; {why}")
+    given = tensor.shape
+    if len(given) == len(shape):
+        for have, want in zip(given, shape, strict=True):  # plain, for it is called often
+            if want is not None and have != want:
+                break
+        else:
+            return
+    expected = ", ".join("any" if size is None else str(size) for size in shape)
+    raise MidasAugError(f"expected {name} of shape ({expected}), got {tuple(given)}; {why}")
 
 
 def check_rows(rows: Tensor, count: int, name: str) -> None:
     """Raise if an index is not a row of a batch of ``count``, where looking is free."""
     if rows.numel() == 0 or not may_read_values(rows):
         return
-    low, high = int(rows.min()), int(rows.max())
+    low, high = (int(bound) for bound in rows.aminmax())
     if low < 0 or high >= count:
         raise MidasAugError(
             f"expected {name} to hold rows in 0 … {count - 1}, got {low} … {high}; an index is a "

@@ -14,6 +14,7 @@ import pytest
 
 import midas_aug
 from midas_aug import (
+    FactoredLinear,
     MidasAugError,
     MidasLoss,
     MisalignAugment,
@@ -26,7 +27,7 @@ from midas_aug.confidence import SkillConfidence
 ROOT = Path(__file__).parents[1]
 
 INVENTORY = {
-    "midas_aug": """LossTerms MidasAugError MidasLoss MisalignAugment MisalignedBatch
+    "midas_aug": """FactoredLinear LossTerms MidasAugError MidasLoss MisalignAugment MisalignedBatch
         RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional
         recipes""",
     "midas_aug.recipes": "Choice Recipe SkillRecipe no_harm paper plain_swap skill",
@@ -48,14 +49,16 @@ INVENTORY = {
 SIGNATURES = {
     MisalignAugment: "modalities num_classes * label confidence pairing swap hardness "
     "misaligned_weight seed validate",
-    MisalignAugment.__call__: "self batch labels * unimodal_logits plan generator",
+    MisalignAugment.__call__: "self batch labels * unimodal_logits plan generator materialize",
     MisalignAugment.collate: "self collate_fn * materialize",
     MidasLoss: "num_modalities * unimodal_weight step_size max_alpha warmup_epochs sync",
     SkillConfidence: "num_modalities num_classes * ema eps class_counts modalities",
     SkillConfidence.cross_fit: "self fit labels * folds groups seed",
     WeakModalityWeight: "num_modalities * step_size max_alpha sync",
-    functional.sample_partners: "labels * generator",
-    functional.plan_swaps: "labels num_modalities * swap pairing features generator",
+    functional.sample_partners: "labels * generator num_classes",
+    functional.plan_swaps: "labels num_modalities * swap pairing features generator num_classes",
+    FactoredLinear: "feature_dims out_features bias device dtype",
+    FactoredLinear.forward: "self features out",
     functional.gather_rows: "tree index",
     functional.true_class_confidence: "logits labels * temperature",
     functional.label_shares: "confidence source",

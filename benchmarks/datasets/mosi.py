@@ -29,6 +29,17 @@ PARTS: dict[str, Part] = {"train": "train", "valid": "validation", "test": "test
 FIELDS = {"text": "text", "audio": "audio", "video": "vision"}
 LARGEST = 3.0  # sentiment
 
+# What an unpickler meets in bytes that are no pickle.
+DAMAGE = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+
 # What a pickled array is put together from, by the names of NumPy 1 and 2.
 ALLOWED = {
     ("numpy", "ndarray"),
@@ -58,19 +69,16 @@ class ArrayUnpickler(pickle.Unpickler):
 
 def scan(root: Path) -> Found:
     """Read the features."""
-    folder = (
-        root
-        if (root / FILE).exists() or not (root / "Processed").is_dir()
-        else (root / "Processed")
-    )
-    (file,) = need(folder, TITLE, FILE)
+    nested = not (root / FILE).exists() and (root / "Processed").is_dir()
+    (file,) = need(root / "Processed" if nested else root, TITLE, FILE)
     parts = _load(file)
     found = Found(NUM_CLASSES)
     for key, part in PARTS.items():
         features, sentiments, names = _fields(parts, key, file)
         for row, (name, sentiment) in enumerate(zip(names, sentiments, strict=True)):
             sources = {
-                name: np.nan_to_num(f[row], posinf=0, neginf=0) for name, f in features.items()
+                modality: np.nan_to_num(values[row], posinf=0, neginf=0)
+                for modality, values in features.items()
             }
             inside = abs(sentiment) <= LARGEST
             label = str(int(sentiment >= 0)) if inside else f"sentiment {sentiment}"
@@ -82,10 +90,12 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
             content = ArrayUnpickler(opened).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise DataError(f"{file} is refused or damaged: {error}") from None
-    if not isinstance(content, dict) or not set(PARTS) <= set(content):
-        raise DataError(f"{file}: expected a dictionary with {', '.join(PARTS)}")
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(part), dict) for part in PARTS
+    ):
+        raise DataError(f"{file}: expected a dictionary of dictionaries {', '.join(PARTS)}")
     return content
 
 
@@ -96,12 +106,17 @@ def _fields(parts: dict[str, Any], key: str, file: Path) -> tuple[Any, Any, list
     missing = [name for name in wanted if name not in part]
     if missing:
         raise DataError(f"{file}: {key} has no {', no '.join(missing)}")
-    sentiments = np.asarray(part["regression_labels"], dtype=float).reshape(-1)
-    features = {name: np.asarray(part[field], np.float32) for name, field in FIELDS.items()}
+    try:
+        sentiments = np.asarray(part["regression_labels"], dtype=float).reshape(-1)
+        features = {name: np.asarray(part[field], np.float32) for name, field in FIELDS.items()}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file}: {key} holds what is no array of numbers ({error})") from None
     shapes = {name: values.shape for name, values in features.items()}
     if any(len(shape) != 3 or shape[0] != len(sentiments) for shape in shapes.values()):
         raise DataError(f"{file}: {key} has {len(sentiments)} labels and features {shapes}")
     names = [str(name) for name in part.get("id", range(len(sentiments)))]
+    if len(names) != len(sentiments):
+        raise DataError(f"{file}: {key} has {len(sentiments)} labels and {len(names)} ids")
     return features, sentiments, names
 
 

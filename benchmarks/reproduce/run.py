@@ -27,7 +27,7 @@ from benchmarks.reproduce.protocol import BATCH_SIZE, PROTOCOLS, Protocol, metho
 from benchmarks.reproduce.ranks import Ranks
 from benchmarks.reproduce.tables import write_table
 from benchmarks.reproduce.training import Plan, Precision, Training, be_deterministic
-from benchmarks.suite import versions
+from benchmarks.suite import finite, versions
 
 FEW = 20  # a rehearsal's classes, and clips of each
 TEXT_ENCODER = "google/electra-small-discriminator"
@@ -248,7 +248,7 @@ def run(
     ranks.wait()
 
 
-def score(training: Training, split: Split, seed: int) -> dict[str, dict[str, float]]:
+def score(training: Training, split: Split, seed: int) -> dict[str, Any]:
     """Scores of the validation and of the test clips, with the best epoch's weights."""
     method = training.method
     encoded = training.encode(split.train)
@@ -263,7 +263,7 @@ def score(training: Training, split: Split, seed: int) -> dict[str, dict[str, fl
         batches = metrics.batch_macro_f1(logits[order], rows.labels[order], BATCH_SIZE)
         return scores | {"batch_macro_f1": batches}
 
-    return {"validation": of(split.validation), "test": of(split.test)}
+    return {"validation": finite(of(split.validation)), "test": finite(of(split.test))}
 
 
 def _bar(what: str, console: Console) -> Progress:

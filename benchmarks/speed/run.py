@@ -27,7 +27,7 @@ def run_speed(
     """
     torch.set_num_threads(1)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler counts memory, silently
-    rounds, seconds = (2, 0.01) if small else (15, 0.6)
+    rounds, seconds = (2, 0.01) if small else (15, 0.4)
     todo = list(_cases(device, small))
     results = []
     with Progress(console=console) as bar:

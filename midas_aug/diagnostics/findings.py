@@ -242,8 +242,8 @@ def _advice(
     if silent:
         text = (
             f"MIDAS is not likely to help with {_and(silent)} and may cost accuracy: swapped rows "
-            "teach the model to listen to noise. Labels by skill (SkillConfidence) listen less to it; "
-            "measure against joint training."
+            "teach the model to listen to noise. Labels by skill (SkillConfidence) listen less to "
+            "it; measure against joint training."
         )
     elif set(neglected) - redundant:
         text = (

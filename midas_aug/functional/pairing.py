@@ -36,7 +36,7 @@ class Pairing(Protocol):
 
 
 def sample_partners(
-    labels: ArrayT, *, num_classes: int | None = None, generator: Generator | None = None
+    labels: ArrayT, *, generator: Generator | None = None, num_classes: int | None = None
 ) -> tuple[ArrayT, ArrayT]:
     r"""Draw, for every row independently, one row of another class, uniformly.
 
@@ -46,10 +46,10 @@ def sample_partners(
     Args:
         labels: ``(N,)``, any integer dtype. Negative labels are ignored rows: they get no partner
             and are nobody's partner.
-        num_classes: C, where it is known: makes all but the sort linear in N, which pays from some
-            thousand rows on. The partners are the same.
         generator: A ``torch.Generator`` for tensors, a ``numpy.random.Generator`` for arrays;
             None takes the global generator of that library.
+        num_classes: C, where it is known: makes all but the sort linear in N, which pays from some
+            thousand rows on. The partners are the same.
 
     Returns:
         ``partner`` ``(N,)`` int64 and ``valid`` ``(N,)`` bool. A row without a partner (its whole
@@ -114,9 +114,9 @@ def _blocks_by_row(labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor
 
     An ignored row has none outside (a number ≤ 0). The last value is the number of labelled rows.
     """
-    ordered, order = torch.sort(keys)
+    ordered, order = torch.sort(keys, stable=True)  # the same draws in every version of torch
     # An ignored row asks with a negative label: its block starts at 0 and holds all labelled rows.
-    start = torch.searchsorted(ordered, labels)
+    start = torch.searchsorted(ordered, labels.contiguous())  # warns of a copy that it makes itself
     end = torch.searchsorted(ordered, keys, right=True)
     labelled = (labels >= 0).sum()
     return order, end, start - end + labelled, labelled
@@ -126,7 +126,7 @@ def _blocks_by_class(keys: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Te
     """`_blocks_by_row`, worked out once a class; ignored rows are one class more."""
     keys = keys.clamp(max=num_classes)
     narrow = len(keys) >= _NARROW_ROWS and num_classes < 1 << 15
-    ordered, order = torch.sort(keys.to(torch.int16) if narrow else keys)
+    ordered, order = torch.sort(keys.to(torch.int16) if narrow else keys, stable=True)
     classes = torch.arange(num_classes + 1, dtype=ordered.dtype, device=keys.device)
     start = torch.searchsorted(ordered, classes)
     end = torch.searchsorted(ordered, classes, right=True)

@@ -39,8 +39,8 @@ def plan_swaps(
     swap: Swap = "each",
     pairing: Literal["uniform"] | Pairing = "uniform",
     features: Any = None,
-    num_classes: int | None = None,
     generator: Generator | None = None,
+    num_classes: int | None = None,
 ) -> SwapPlan:
     """Draw which modality of which row goes where.
 
@@ -55,8 +55,8 @@ def plan_swaps(
             fewer than M labelled rows deals the partner more than once.
         pairing: ``"uniform"`` (`sample_partners`) or a `Pairing`.
         features: Handed to a callable ``pairing``.
-        num_classes: As in `sample_partners`.
         generator: As in `sample_partners`.
+        num_classes: As in `sample_partners`.
 
     Returns:
         A `SwapPlan`, in the library and on the device of ``labels``.

@@ -274,11 +274,21 @@ def test_mosi_with_wrong_content(samples, tmp_path):
     (problem,) = found.problems
     assert problem.name == "train/train$_$0 (sentiment 7.0)"
     assert found.clips[0].sources["audio"][0, 0] == 0
+    for field, value, message in (
+        ("id", ["one"], "10 labels and 1 ids"),
+        ("audio", [[1], [2, 3]], "no array of numbers"),
+        ("vision", np.zeros((9, 6, 7)), r"10 labels and features .*\(9, 6, 7\)"),
+    ):
+        changed = content | {"test": content["test"] | {field: value}}
+        (tmp_path / mosi.FILE).write_bytes(pickle.dumps(changed))
+        with pytest.raises(DataError, match=message):
+            mosi.scan(tmp_path)
     del content["test"]["vision"]
     (tmp_path / mosi.FILE).write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match="test has no vision"):
         mosi.scan(tmp_path)
-    for damaged in (b"", b"no pickle", pickle.dumps([1])):
+    whole = pickle.dumps(content)
+    for damaged in (b"", b"no pickle", whole[:-50], pickle.dumps([1]), pickle.dumps({"train": 1})):
         (tmp_path / mosi.FILE).write_bytes(damaged)
         with pytest.raises(DataError, match=r"refused or damaged|expected a dictionary"):
             mosi.scan(tmp_path)

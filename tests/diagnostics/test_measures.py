@@ -10,9 +10,9 @@ import strategies as own
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_hot_path import OperatorLog
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from benchmarks.speed.operators import OperatorCount
 from midas_aug import MidasAugError, functional
 from midas_aug.diagnostics import (
     accuracy,
@@ -359,7 +359,7 @@ def test_no_measure_waits_for_the_device(monkeypatch):
     sources = torch.stack([labels, labels.roll(1)], dim=1)
     shares = logits[:, :2].softmax(dim=1)
     values = {s: torch.rand(12) for s in all_subsets(("a", "b"))}
-    with OperatorLog() as log:
+    with OperatorCount() as log:
         accuracy(logits, labels)
         misaligned_accuracy(logits, sources)
         misaligned_accuracy(logits, sources, same_label="wrong")
@@ -374,5 +374,5 @@ def test_no_measure_waits_for_the_device(monkeypatch):
         sample_shapley(values)
         accuracy_shapley(values)
         remove_modality({"a": logits, "b": shares}, "b", "permute")
-    assert log.count > 50
+    assert log.operators > 50
     assert log.waiting == []

@@ -1,0 +1,35 @@
+"""Every cell of the table of trainers names a test that is there."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
+
+
+def table() -> list[list[str]]:
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
+    rows = rows[rows.index("| trainer | feature | how | tested by |") + 2 :]
+    return [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in rows if row.count("|") == 5
+    ]
+
+
+def test_every_row_is_held_by_a_test_that_exists():
+    names = []
+    for _, feature, how, tested in table():
+        assert feature
+        assert how
+        names.append(names[-1] if tested == "the same" else tested.split("`")[1])
+    assert len(names) > 40
+    for name in set(names):
+        file, test = name.split("::")
+        path = ROOT / file if "/" in file else ROOT / "tests" / "integrations" / file
+        assert f"def {test}(" in path.read_text(encoding="utf-8"), name
+
+
+def test_every_example_has_a_row():
+    linked = set(re.findall(r"examples/(\w+)\.py", PAGE))
+    scripts = {script.stem for script in (ROOT / "examples").glob("with_*.py")}
+    assert scripts <= linked
+    assert {name for name in linked if name.startswith("with_")} == scripts
