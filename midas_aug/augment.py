@@ -333,7 +333,7 @@ class MisalignAugment:
 def _with_aligned(labels: Tensor, num_modalities: int, plan: SwapPlan | None) -> SwapPlan:
     """The aligned rows, and those of a plan that is replayed behind them."""
     own = torch.arange(len(labels), device=labels.device)
-    source = own.expand(num_modalities, -1).t()
+    source = own.repeat(num_modalities, 1).t()  # memory of its own, which can be pinned
     aligned = SwapPlan(source, own, labels >= 0)
     if plan is None:
         return aligned

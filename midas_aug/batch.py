@@ -299,7 +299,7 @@ class MisalignedBatch:
 
     def pin_memory(self) -> Self:
         """Pin every tensor; a DataLoader with ``pin_memory=True`` calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self._map(lambda tensor: tensor.contiguous().pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         def on_tensors(array: Any) -> Any:
@@ -385,7 +385,7 @@ def check_confidence(
     confidence: Any, labels: Tensor, modalities: int, *, validate: bool = False
 ) -> Tensor:
     """A provider's ``(N, M)`` answer as a float32 tensor without gradient."""
-    scores = as_scores(confidence, "confidence").detach().float()
+    scores = as_scores(confidence, "confidence").detach().float().contiguous()
     why = "a confidence provider returns one non-negative number a row and modality"
     check_shape(scores, (len(labels), modalities), "confidence", why)
     if scores.device != labels.device:

@@ -103,8 +103,10 @@ class FactoredLinear(nn.Linear):
                 )
             return super().forward(features)
         if isinstance(features, MisalignedBatch):
+            if out is None and not features._materialized:
+                out = features  # not materialized: still to be swapped
             features = features.data
-        parts = in_order(features, self.modalities, "features")
+        parts = in_order(features, self._keys(features, out), "features")
         count = len(parts[0])
         for key, part, dim in zip(self.modalities, parts, self.feature_dims, strict=True):
             why = "one row a row of the batch, as wide as this head was built for"
@@ -116,8 +118,20 @@ class FactoredLinear(nn.Linear):
             terms.append(term if source is None else select_rows(term, source[:, number]))
         return functools.reduce(torch.add, terms)
 
+    def _keys(self, features: Any, out: Any) -> tuple[Any, ...]:
+        """The names of the features, for a head that was built without names, too."""
+        by_position = self.modalities == tuple(range(len(self.modalities)))
+        if not by_position or not isinstance(features, Mapping):
+            return self.modalities
+        if not hasattr(out, "modalities"):
+            raise MidasAugError(
+                f"expected the features in order, for a head that was built without names, got "
+                f"{list(features)!r}; build it with FactoredLinear({{modality: size, ...}}, ...)"
+            )
+        return tuple(out.modalities)
+
     def _source(self, out: Any, count: int) -> Tensor:
-        names = getattr(out, "modalities", self.modalities)
+        names = tuple(getattr(out, "modalities", self.modalities))
         if names != self.modalities and self.modalities != tuple(range(len(names))):
             raise MidasAugError(
                 f"expected a batch of the modalities {self.modalities!r}, got one of {names!r}; "

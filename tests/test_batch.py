@@ -9,7 +9,12 @@ from torch import nn
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
 from midas_aug import functional as F
-from midas_aug.confidence import HeadConfidence, TableConfidence, UniformConfidence
+from midas_aug.confidence import (
+    HeadConfidence,
+    SkillConfidence,
+    TableConfidence,
+    UniformConfidence,
+)
 
 N, C = 6, 4
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -224,3 +229,14 @@ def test_gather_rows_works_alone_on_trees_of_either_library():
         F.gather_rows({"x": torch.arange(4), "y": torch.arange(5)}, torch.tensor([0]))
     with pytest.raises(MidasAugError, match="an array with rows, got str"):
         F.gather_rows("text", torch.tensor([0]))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_every_row_of_a_batch_has_memory_of_its_own(enabled):
+    """Pinning copies with the strides of the original, and a stride of 0 cannot be copied into."""
+    augment = MisalignAugment(("a", "b"), 3, confidence=SkillConfidence(2, 3))
+    augment.enabled = enabled
+    batch = {"a": torch.rand(4, 2), "b": torch.rand(4, 2)}
+    out = augment(batch, torch.arange(4) % 3)
+    for tensor in (out._source, out._anchor, out._valid, out._labels, out._confidence):
+        assert tensor is None or 0 not in tensor.stride()

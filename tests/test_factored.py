@@ -58,6 +58,34 @@ def test_it_is_a_linear_for_one_tensor_and_for_the_rows_as_they_are():
     torch.testing.assert_close(fusion(list(features.values())), want)
 
 
+def test_a_head_without_names_takes_the_names_of_the_batch_and_a_batch_that_is_not_swapped_yet():
+    features, labels, fusion = setting(4, (3, 2))
+    augment = MisalignAugment(("a", "b"), 5, confidence="uniform")
+    out = augment(features, labels, materialize=False)
+    nameless = FactoredLinear((3, 2), 5, dtype=torch.float64)
+    nameless.load_state_dict(fusion.state_dict())
+    want = fusion(features, out)
+    assert len(want) == 12
+    torch.testing.assert_close(nameless(features, out), want)
+    torch.testing.assert_close(fusion(out), want)
+    with pytest.raises(MidasAugError, match="built without names"):
+        nameless(features)
+
+
+def test_torch_func_differentiates_it():
+    features, labels, fusion = setting(4, (3, 2))
+    source = F.plan_swaps(labels, 2).source
+
+    def total(parameters):
+        return torch.func.functional_call(fusion, parameters, (features, source)).square().sum()
+
+    parameters = dict(fusion.named_parameters())
+    have = torch.func.grad(total)({name: value.detach() for name, value in parameters.items()})
+    want = torch.autograd.grad(total(parameters), list(parameters.values()))
+    for mine, theirs in zip(have.values(), want, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_state_dicts_load_both_ways_and_a_bias_can_be_left_out():
     fusion = FactoredLinear((3, 2), 4, bias=False)
     plain = nn.Linear(5, 4, bias=False)

@@ -106,7 +106,7 @@ def waits(device: torch.device) -> int:
     heads = Heads.build(64, 32, 10, device)
     modules = (heads.unimodal, heads.fusion)
     optimizer = torch.optim.SGD([p for module in modules for p in module.parameters()], lr=0.1)
-    heads.ours(heads.features)
+    heads.variants()["ours"]()
     torch.cuda.set_sync_debug_mode("error")
     try:
         loss = heads.ours(heads.features)

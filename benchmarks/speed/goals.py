@@ -85,7 +85,7 @@ CPU_GOALS = (
     ),
     Goal("swap of features: × `clone` of the same bytes", 1 / 0.85, "swap", "ours", "clone"),
     Goal(
-        "swap with backward: × `clone` with backward", 1.6, "swap, with backward", "ours", "clone"
+        "swap with backward: × `repeat` with backward", 1.6, "swap, with backward", "ours", "clone"
     ),
     Goal("loss: × cross-entropy of hard labels", 1.15, "loss", "ours", "hard labels"),
     Goal("loss, peak memory: × hard labels", 1.05, "loss", "ours", "hard labels", of="memory"),

@@ -38,7 +38,10 @@ def text(records: dict[str, Record], figures: Sequence[Path]) -> str:
         "Written by `python -m benchmarks speed`. All variants of a case run in turn in one "
         "process, round after round; a number is the median of the ratios of the rounds, with "
         "quartiles. A ratio below 1 is faster than the reference. Why some goals are missed: "
-        "[reading.md](reading.md).",
+        "[reading.md](reading.md). (A goal that compares two variants neither of which is the "
+        "reference takes the ratio of their medians.) *clone* with backward is `repeat`; "
+        "*rejection* gives up after 200 tries; *ours, input level* has equal shares and no "
+        "unimodal heads.",
     ]
     if "cpu" in records:
         cpu = records["cpu"]

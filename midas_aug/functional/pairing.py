@@ -91,8 +91,8 @@ def partners_from_draws(
     own = torch.arange(rows, device=labels.device)
     if rows == 0:
         return own, labels >= 0
-    # Without the sign bit, a negative label comes after all others.
-    keys = labels & torch.iinfo(torch.int64).max
+    # Ignored rows come after all others.
+    keys = labels.masked_fill(labels < 0, torch.iinfo(torch.int64).max)
     if num_classes is not None and rows >= max(num_classes, _TABLE_ROWS):
         order, end, others, labelled = _blocks_by_class(keys, num_classes)
     else:

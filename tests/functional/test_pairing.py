@@ -74,6 +74,16 @@ def test_a_table_of_classes_finds_the_same_partners(labels, seed):
     assert torch.equal(have[0], want[0])
 
 
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_the_most_negative_label_is_an_ignored_row(num_classes, monkeypatch):
+    monkeypatch.setattr(pairing, "_TABLE_ROWS", 0)
+    labels = torch.tensor([0, 1, torch.iinfo(torch.int64).min, 2, 1])
+    for _ in range(50):
+        partner, valid = F.sample_partners(labels, num_classes=num_classes)
+        assert valid.tolist() == [True, True, False, True, True]
+        assert 2 not in partner[valid]
+
+
 def test_large_batches_with_known_classes_pair_as_without():
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(-1, 300, (40_000,), generator=generator)
