@@ -228,7 +228,7 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     right.set_xticks(range(len(heads)), [f"N = {r.size['N']:,}" for r in heads])
     right.set(
         ylabel="× joint + unimodal heads",
-        title=f"Heads forward and backward; 2 × 512 features, {widest} classes",
+        title=f"Heads, forward and backward; {widest} classes",
     )
     right.legend(frameon=False)
     path = folder / "speed.png"
