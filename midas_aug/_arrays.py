@@ -21,7 +21,7 @@ Generator: TypeAlias = torch.Generator | np.random.Generator
 
 def is_array(value: object) -> bool:
     """Whether ``value`` is a torch tensor or a NumPy array."""
-    return isinstance(value, Tensor | np.ndarray)
+    return isinstance(value, (Tensor, np.ndarray))  # a union would break the graph of torch 2.4
 
 
 def as_tensor(value: Array, name: str) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from midas_aug._arrays import as_labels, check_rows, check_shape
+from midas_aug._arrays import as_labels, check_rows, check_shape, is_array
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
 from midas_aug.tree import in_order, select_rows
@@ -131,16 +131,18 @@ class FactoredLinear(nn.Linear):
         return tuple(out.modalities)
 
     def _source(self, out: Any, count: int) -> Tensor:
-        names = tuple(getattr(out, "modalities", self.modalities))
-        if names != self.modalities and self.modalities != tuple(range(len(names))):
-            raise MidasAugError(
-                f"expected a batch of the modalities {self.modalities!r}, got one of {names!r}; "
-                "build the head and MisalignAugment with the same names in the same order"
-            )
-        if hasattr(out, "labels"):
+        """The ``(R, M)`` rows to add up, checked."""
+        if not is_array(out):  # a batch
+            names = tuple(getattr(out, "modalities", self.modalities))
+            if names != self.modalities and self.modalities != tuple(range(len(names))):
+                raise MidasAugError(
+                    f"expected a batch of the modalities {self.modalities!r}, got one of "
+                    f"{names!r}; build the head and MisalignAugment with the same names in the same order"
+                )
             why = "the N rows that went into the augmentation; this head does the swapping"
             check_shape(out.labels, (count,), "a label for each feature row", why)
-        source = as_labels(getattr(out, "source", out), "source", ndim=2)
+            out = out.source
+        source = as_labels(out, "source", ndim=2)
         check_shape(source, (None, len(self.feature_dims)), "source", "one column a modality")
         check_rows(source, count, "source")
         return source
