@@ -137,7 +137,8 @@ class FactoredLinear(nn.Linear):
             if names != self.modalities and self.modalities != tuple(range(len(names))):
                 raise MidasAugError(
                     f"expected a batch of the modalities {self.modalities!r}, got one of "
-                    f"{names!r}; build the head and MisalignAugment with the same names in the same order"
+                    f"{names!r}; build the head and MisalignAugment with the same names in the "
+                    "same order"
                 )
             why = "the N rows that went into the augmentation; this head does the swapping"
             check_shape(out.labels, (count,), "a label for each feature row", why)
