@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import Array, Generator
+from midas_aug._ranks import in_process_group
 
 __all__ = ["DrawStream"]
 
@@ -44,7 +45,7 @@ class DrawStream:
         return torch.Generator(device=template.device).manual_seed(seed >> 1)
 
     def _rank(self) -> int:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if in_process_group():
             return torch.distributed.get_rank()
         if self._parent_rank is not None:
             return self._parent_rank

@@ -213,7 +213,7 @@ class MisalignAugment:
         if plan is None and enabled:
             drawn = self._draw(given, features, generator)
         else:
-            replayed = plan if plan is not None and enabled else None
+            replayed = plan if enabled else None
             drawn = _with_aligned(classes, len(self.modalities), replayed)
         source, anchor, valid = drawn
         # The anchors of our own plans are the batch over and over, so the host knows them without

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape, like
+from midas_aug._ranks import several_ranks
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import soft_targets
@@ -187,12 +188,7 @@ class WeakModalityWeight(nn.Module):
 
     def _reduce(self, *sums: Tensor) -> list[Tensor]:
         """Add up over ranks, in one all-reduce."""
-        if not (
-            self.sync
-            and torch.distributed.is_available()
-            and torch.distributed.is_initialized()
-            and torch.distributed.get_world_size() > 1
-        ):
+        if not (self.sync and several_ranks()):
             return list(sums)
         flat = torch.cat([part.flatten() for part in sums])
         torch.distributed.all_reduce(flat)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from midas_aug._arrays import Array, as_labels, like, share_memory
+from midas_aug._ranks import several_ranks
 from midas_aug.confidence.base import UnimodalLogits, check_unimodal_logits
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import shares_by_source
@@ -144,11 +145,7 @@ class SkillConfidence(nn.Module):
         if self._sums is not None and self._counts is not None:
             sums, seen = sums + self._sums.to(device), seen + self._counts.to(device)
         self._sums = self._counts = None
-        if (
-            torch.distributed.is_available()
-            and torch.distributed.is_initialized()
-            and torch.distributed.get_world_size() > 1
-        ):
+        if several_ranks():
             torch.distributed.all_reduce(sums)
             torch.distributed.all_reduce(seen)
         rows = seen.sum()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape
+from midas_aug._ranks import several_ranks
 from midas_aug.diagnostics.measures import row_collapsed, row_entropy, source_probability
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.metrics import top_set_matches
@@ -202,7 +203,7 @@ class TrainingLog:
         totals = self._totals
         if totals is None:
             totals = torch.zeros(self._length, dtype=torch.float64)
-        if self._is_distributed:
+        if self.sync and several_ranks():
             torch.distributed.all_reduce(totals)
         numbers = totals.tolist()  # the one sync of the epoch
         if self._totals is not None:
@@ -319,15 +320,6 @@ class TrainingLog:
     def _length(self) -> int:
         names = sum(map(len, self._names.values()))
         return 2 * names + BINS * sum(map(len, self._histogram_names.values()))
-
-    @property
-    def _is_distributed(self) -> bool:
-        return (
-            self.sync
-            and torch.distributed.is_available()
-            and torch.distributed.is_initialized()
-            and torch.distributed.get_world_size() > 1
-        )
 
     def _since(self, start: int) -> list[dict[str, float]]:
         return [record for record in self.records if record["epoch"] >= start]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from midas_aug._ranks import in_process_group, several_ranks
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
@@ -100,16 +101,15 @@ def augment_across_ranks(
     """
     if not isinstance(labels, Tensor):
         raise MidasAugError(f"expected labels as a torch tensor, got {type(labels).__name__}")
-    running = distributed.is_available() and distributed.is_initialized()
     pool, every = features, labels
-    if running and distributed.get_world_size() > 1:
+    if several_ranks():
         pool = map_arrays(_gather, features)
         every = _gather(labels)
         if unimodal_logits is not None:
             in_turn = in_order(unimodal_logits, augment.modalities, "unimodal_logits")
             unimodal_logits = [_gather(torch.as_tensor(logits).detach()) for logits in in_turn]
     whole = augment._augment(pool, every, unimodal_logits=unimodal_logits, materialize=False)
-    return AllRanksBatch(whole, len(labels), distributed.get_rank() if running else 0)
+    return AllRanksBatch(whole, len(labels), distributed.get_rank() if in_process_group() else 0)
 
 
 class _AllGather(torch.autograd.Function):
