@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import reference
-import strategies
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +24,7 @@ from midas_aug.confidence import (
     PrototypeConfidence,
     TableConfidence,
 )
+from tests.helpers import reference, strategies
 
 N, C = 6, 4
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import reference
 import torch
 from scipy.optimize import minimize_scalar
 from torch import nn
@@ -26,6 +25,7 @@ from midas_aug.confidence import (
     UniformConfidence,
 )
 from midas_aug.confidence.calibration import fit_temperature
+from tests.helpers import reference
 
 N, C = 12, 4
 LABELS = torch.arange(N) % C

@@ -8,8 +8,9 @@ from pathlib import Path
 import demo
 import digits
 import pytest
-import reference
 import torch
+
+from tests.helpers import reference
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

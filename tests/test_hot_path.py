@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.speed.operators import OperatorCount
 from midas_aug import MidasLoss, MisalignAugment, RatioWeakModalityWeight, confidence
 from midas_aug import functional as F
+from tests.helpers.operators import OperatorCount
 
 NAMES = ("a", "v")
 ROWS, CLASSES = 32, 7

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
-import strategies
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +23,7 @@ from midas_aug import (
     WeakModalityWeight,
 )
 from midas_aug import functional as F
+from tests.helpers import reference, strategies
 
 
 class Step(SimpleNamespace):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import planted
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
 from midas_aug import functional as F
 from midas_aug.confidence import SkillConfidence
+from tests.helpers import planted
 
 C = 4
 LABELS = torch.arange(200) % C

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import reference
 import torch
 
 from benchmarks import metrics
+from tests.helpers import reference
 
 
 def test_macro_f1_is_of_the_whole_set():

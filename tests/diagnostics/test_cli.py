@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import planted
 import pytest
 import torch
 
 from midas_aug import MidasAugError
 from midas_aug.__main__ import main
 from midas_aug.diagnostics import diagnose, report_from_logits
+from tests.helpers import planted
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("audio", "video")

@@ -7,9 +7,7 @@ import sys
 from typing import NamedTuple
 
 import numpy as np
-import planted
 import pytest
-import strategies as own
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +17,8 @@ from torch.nn import functional as F
 from midas_aug import MidasAugError
 from midas_aug.diagnostics import ModalityReport, accuracy, bootstrap, diagnose
 from midas_aug.diagnostics.diagnose import _progress_bar
+from tests.helpers import planted
+from tests.helpers import strategies as own
 
 OVERALL = {"accuracy", "majority", "misaligned_accuracy", "misaligned_accuracy_all"}
 EACH = (

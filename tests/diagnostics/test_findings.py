@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
-import planted
 import pytest
 import torch
 
 import midas_aug
 from midas_aug.diagnostics import ModalityReport, Score, diagnose, findings
 from midas_aug.diagnostics.findings import find
+from tests.helpers import planted
 
 
 @cache

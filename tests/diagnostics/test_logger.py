@@ -14,9 +14,9 @@ import torch.multiprocessing as mp
 from torch import distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.speed.operators import OperatorCount
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
 from midas_aug.diagnostics.logger import TrainingLog
+from tests.helpers.operators import OperatorCount
 
 NAMES = ("audio", "video", "text")
 CLASSES = 4

@@ -6,13 +6,11 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-import strategies as own
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from benchmarks.speed.operators import OperatorCount
 from midas_aug import MidasAugError, functional
 from midas_aug.diagnostics import (
     accuracy,
@@ -31,6 +29,8 @@ from midas_aug.diagnostics import (
     shapley,
     share_entropy,
 )
+from tests.helpers import strategies as own
+from tests.helpers.operators import OperatorCount
 
 # Four rows, the second modality permuted by PI; row 4 keeps its own label.
 PROBABILITY = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.4, 0.35, 0.25], [0.2, 0.2, 0.6]])

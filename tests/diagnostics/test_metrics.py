@@ -10,7 +10,6 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
-from benchmarks.speed.operators import OperatorCount
 from midas_aug import MidasAugError, functional
 from midas_aug.diagnostics import (
     DiscrepancyRatio,
@@ -24,6 +23,7 @@ from midas_aug.diagnostics import (
     misaligned_confidence,
     share_entropy,
 )
+from tests.helpers.operators import OperatorCount
 
 CLASSES = 4
 

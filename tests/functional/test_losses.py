@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
-import strategies as own
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Library, as_library, as_numpy, assert_close, assert_helpful, assert_kind
 from torch.nn.functional import cross_entropy
 
 from midas_aug import functional as F
 from midas_aug.errors import MidasAugError
+from tests.helpers import reference
+from tests.helpers import strategies as own
+from tests.helpers.strategies import (
+    Library,
+    as_library,
+    as_numpy,
+    assert_close,
+    assert_helpful,
+    assert_kind,
+)
 
 both_libraries = pytest.mark.parametrize("library", own.LIBRARIES)
 every_dtype = pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-import reference
-import strategies
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +12,7 @@ from midas_aug import functional as F
 from midas_aug._draws import DRAW_BITS
 from midas_aug.functional import pairing
 from midas_aug.functional.pairing import partners_from_draws
+from tests.helpers import reference, strategies
 
 
 @given(st.data(), st.integers(2, 50), strategies.libraries())

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-import strategies
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from scipy.stats import chisquare
 
 from midas_aug import MidasAugError, SwapPlan
 from midas_aug import functional as F
+from tests.helpers import strategies
 
 
 @given(st.data(), st.integers(2, 12), st.integers(2, 4), strategies.libraries())

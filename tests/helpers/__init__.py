@@ -1,0 +1,1 @@
+"""What several test files share: the reference, Hypothesis strategies, planted data, a counter."""
