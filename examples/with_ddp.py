@@ -4,20 +4,16 @@ torchrun --nproc_per_node 2 examples/with_ddp.py
 """
 
 import argparse
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from digits import CLASSES, LateFusion, Rows, accuracy, load_splits, samples
-from torch import Tensor, distributed  # New
-from torch.nn.parallel import DistributedDataParallel  # New
-from torch.utils.data import DataLoader, DistributedSampler  # New
+from common import VIEWS, evaluate, load, parse, report, save, start, widths
+from digits import CLASSES, LateFusion, samples
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler
 
 from midas_aug import MidasLoss, MisalignAugment
-from midas_aug.functional import gather_rows, misaligned_accuracy, plan_swaps
-
-VIEWS = ("pix", "fou")
 
 
 class Model(LateFusion):
@@ -35,26 +31,22 @@ class Model(LateFusion):
 
 def main(options: argparse.Namespace) -> dict[str, float]:
     """Train, with a score after each epoch."""
-    distributed.init_process_group("gloo")  # New
-    rank = distributed.get_rank()  # New
-    torch.manual_seed(0)
-    training, validation, _ = load_splits(VIEWS, torch.Generator().manual_seed(0))
-    order = torch.Generator().manual_seed(0)
-    model: Any = Model({view: values.shape[1] for view, values in training.views.items()})
+    rank = distributed.get_rank()
+    training, validation, order = start(options.checkpoint)
+    model: Any = Model(widths(training))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     augment = MisalignAugment(VIEWS, CLASSES, seed=0)
     criterion = MidasLoss(len(VIEWS), warmup_epochs=1)
-    data = samples(training)
-    sampler: Any = DistributedSampler(data, seed=0)  # New
-    loader = DataLoader(data, batch_size=32, sampler=sampler, generator=order)  # New
-    # New: in the warm-up the fusion head has no gradient
-    model = DistributedDataParallel(model, find_unused_parameters=True)  # New
+    sampler: Any = DistributedSampler(samples(training), seed=0)
+    loader = DataLoader(sampler.dataset, batch_size=32, sampler=sampler, generator=order)
+    # In the warm-up the fusion head has no gradient.
+    model = DistributedDataParallel(model, find_unused_parameters=True)
     parts = {"model": model, "optimizer": optimizer, "augment": augment, "criterion": criterion}
     first = load(options.checkpoint, parts, order)
 
     for epoch in range(first, options.epochs):
         criterion.set_epoch(epoch)
-        sampler.set_epoch(epoch)  # New
+        sampler.set_epoch(epoch)
         model.train()
         for batch in loader:
             logits, out, unimodal = model(batch, augment)
@@ -63,63 +55,17 @@ def main(options: argparse.Namespace) -> dict[str, float]:
             loss.backward()
             optimizer.step()
         model.eval()
-        if rank == 0:  # New
-            report(epoch, evaluate(model.module, validation), criterion.weak.alpha)  # New
-            save(options.checkpoint, parts, order, epoch)  # New
-    distributed.barrier()  # New
-    if rank:  # New
-        return {}  # New
-    return evaluate(model.module, validation)  # New
-
-
-@torch.no_grad()
-def evaluate(predict: Callable[[dict[str, Tensor]], Tensor], rows: Rows) -> dict[str, float]:
-    """Accuracy, and how often the labels of a misaligned row are the two that score highest."""
-    plan = plan_swaps(rows.labels, len(VIEWS), generator=torch.Generator().manual_seed(0))
-    mixed = {view: gather_rows(rows.views[view], plan.source[:, m]) for m, view in enumerate(VIEWS)}
-    labels = rows.labels[plan.source]
-    return {
-        "accuracy": accuracy(predict(rows.views), rows.labels),
-        "misaligned": float(misaligned_accuracy(predict(mixed), labels, valid=plan.valid)),
-    }
-
-
-def report(epoch: int, scores: Mapping[str, float], alpha: Tensor) -> None:
-    """Print a line."""
-    words = [f"{name} {100 * score:.1f} %" for name, score in scores.items()]
-    print(f"epoch {epoch}: {', '.join(words)}, alpha {[round(a, 2) for a in alpha.tolist()]}")
-
-
-def save(path: Path | None, parts: Mapping[str, Any], order: torch.Generator, epoch: int) -> None:
-    """Keep all that the next epoch depends on."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        state = {name: part.state_dict() for name, part in parts.items()}
-        torch.save({**state, "order": order.get_state(), "epoch": epoch + 1}, path)
-
-
-def load(path: Path | None, parts: Mapping[str, Any], order: torch.Generator) -> int:
-    """Take up what was kept, if there is something; the epoch to go on with."""
-    if path is None or not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    order.set_state(state["order"])
-    return int(state["epoch"])
-
-
-def parse() -> argparse.Namespace:
-    """The options of the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--checkpoint", type=Path, help="goes on from here, and is kept up to date")
-    return parser.parse_args()
+        if rank == 0:
+            report(epoch, evaluate(model.module, validation), criterion.weak.alpha)
+            save(options.checkpoint, parts, order, epoch)
+    distributed.barrier()
+    return evaluate(model.module, validation)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # quick enough, and the same numbers on any number of cores
-    try:  # New
-        main(parse())  # New
-    finally:  # New
-        distributed.destroy_process_group()  # New
+    options = parse(__doc__)
+    distributed.init_process_group("gloo")
+    try:
+        main(options)
+    finally:
+        distributed.destroy_process_group()

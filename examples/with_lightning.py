@@ -4,22 +4,19 @@ python examples/with_lightning.py
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning  # New
+import lightning
 import torch
-from digits import CLASSES, LateFusion, Rows, accuracy, load_splits, samples
-from torch import Tensor
+from common import VIEWS, evaluate, parse, read, replacing, report, start, widths
+from digits import CLASSES, LateFusion, Rows, samples
 from torch.utils.data import DataLoader
 
 from midas_aug import MidasLoss, MisalignAugment
-from midas_aug.functional import gather_rows, misaligned_accuracy, plan_swaps
-from midas_aug.integrations.lightning import MidasCallback  # New
-from midas_aug.integrations.module import AugmentModule  # New
-
-VIEWS = ("pix", "fou")
+from midas_aug.integrations.lightning import MidasCallback
+from midas_aug.integrations.module import AugmentModule
 
 
 class Model(LateFusion):
@@ -35,7 +32,6 @@ class Model(LateFusion):
         return self.fuse(out), out, unimodal
 
 
-# New from here
 class Training(lightning.LightningModule):
     """The model with the augmentation and the loss as parts of it."""
 
@@ -66,61 +62,39 @@ class Training(lightning.LightningModule):
         self.order.set_state(checkpoint["order"])
 
 
-# New to here
+class Save(lightning.pytorch.callbacks.Checkpoint):
+    """Keeps each epoch in the place of the one before; being a Checkpoint, it is called last."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        with replacing(self.path, main=trainer.is_global_zero) as partial:
+            trainer.save_checkpoint(partial)
+
+
 def main(options: argparse.Namespace) -> dict[str, float]:
     """Train, with a score after each epoch."""
-    torch.manual_seed(0)
-    training, validation, _ = load_splits(VIEWS, torch.Generator().manual_seed(0))
-    order = torch.Generator().manual_seed(0)
-    widths = {view: values.shape[1] for view, values in training.views.items()}  # New
-    module = Training(widths, validation, order)  # New
-    data = samples(training)
-    loader = DataLoader(data, batch_size=64, shuffle=True, generator=order)
-    path = options.checkpoint  # New
-    trainer = lightning.Trainer(  # New
-        max_epochs=options.epochs,  # New
-        accelerator="cpu",  # New
-        devices=1,  # New
-        callbacks=[MidasCallback()],  # New: the warm-up
-        logger=False,  # New
-        enable_checkpointing=False,  # New
-        enable_progress_bar=False,  # New
-        enable_model_summary=False,  # New
-    )  # New
-    stopped = path if path and path.exists() else None  # New
-    trainer.fit(module, loader, ckpt_path=stopped, weights_only=True)  # New
-    if path:  # New
-        trainer.save_checkpoint(path)  # New
-    return evaluate(module.model, validation)  # New
-
-
-@torch.no_grad()
-def evaluate(predict: Callable[[dict[str, Tensor]], Tensor], rows: Rows) -> dict[str, float]:
-    """Accuracy, and how often the labels of a misaligned row are the two that score highest."""
-    plan = plan_swaps(rows.labels, len(VIEWS), generator=torch.Generator().manual_seed(0))
-    mixed = {view: gather_rows(rows.views[view], plan.source[:, m]) for m, view in enumerate(VIEWS)}
-    labels = rows.labels[plan.source]
-    return {
-        "accuracy": accuracy(predict(rows.views), rows.labels),
-        "misaligned": float(misaligned_accuracy(predict(mixed), labels, valid=plan.valid)),
-    }
-
-
-def report(epoch: int, scores: Mapping[str, float], alpha: Tensor) -> None:
-    """Print a line."""
-    words = [f"{name} {100 * score:.1f} %" for name, score in scores.items()]
-    print(f"epoch {epoch}: {', '.join(words)}, alpha {[round(a, 2) for a in alpha.tolist()]}")
-
-
-# New: Lightning saves and loads
-def parse() -> argparse.Namespace:
-    """The options of the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--checkpoint", type=Path, help="goes on from here, and is kept up to date")
-    return parser.parse_args()
+    path = options.checkpoint
+    training, validation, order = start(path)
+    module = Training(widths(training), validation, order)
+    loader = DataLoader(samples(training), batch_size=64, shuffle=True, generator=order)
+    trainer = lightning.Trainer(
+        max_epochs=options.epochs,
+        accelerator="cpu",
+        devices=1,
+        callbacks=[MidasCallback(), *([Save(path)] if path else [])],  # the first: the warm-up
+        logger=False,
+        enable_checkpointing=bool(path),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    stopped = path if path and path.exists() else None
+    if stopped:
+        read(stopped, "state_dict", "order")  # Lightning itself would end with a traceback
+    trainer.fit(module, loader, ckpt_path=stopped, weights_only=True)
+    return evaluate(module.model, validation)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # quick enough, and the same numbers on any number of cores
-    main(parse())
+    main(parse(__doc__))
