@@ -162,13 +162,13 @@ def reason(error: Exception) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """End the run now, not after its first epoch, where no checkpoint can be written."""
+    """End the run now, not after the training, where its outcome cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        sys.exit(f"{path} cannot be written: {reason(error)}; choose another --checkpoint")
+        sys.exit(f"{path} cannot be written: {reason(error)}; choose another place")
 
 
 def parse(description: str | None) -> argparse.Namespace:

@@ -5,6 +5,8 @@ A finished run is kept, so a demo that was stopped goes on where it was.
 
     python examples/demo.py                                  # two views of the digits
     python examples/demo.py --three --out runs/demo-three    # three views
+
+With --freeze the scores go to docs/demo.json, which README.md's tables are made of.
 """
 
 import hashlib
@@ -30,13 +32,19 @@ try:
     import digits
     import torch
     import tyro
+    from common import check_writable, replacing
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     import midas_aug
 except ModuleNotFoundError as error:
-    sys.exit(f"the demo needs {error.name}: pip install 'midas-aug[demo]'")
+    sys.exit(f"the demo needs {error.name}: from the checkout, pip install '.[demo]'")
 
+FROZEN = Path(__file__).parents[1] / "docs" / "demo.json"
+FIGURES: dict[tuple[str, ...], str] = {  # of README.md, in docs/images
+    ("pix", "fou"): "digits.png",
+    ("fou", "zer", "mor"): "digits-three.png",
+}
 PROGRESS: ContextVar["SimpleQueue[int]"] = ContextVar("PROGRESS")  # set in each worker
 
 
@@ -58,6 +66,8 @@ class Options:
     """How many runs at a time, each in a process with one thread."""
     fresh: bool = False
     """Do not reuse finished runs."""
+    freeze: bool = False
+    """Keep the scores in docs/demo.json and the figure in docs/images, for README.md."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +107,20 @@ class Job:
         for record in digits.train(method, self.views, self.seed, self.epochs):
             records.append(record._asdict())
             PROGRESS.get().put(1)
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps({"options": self.options, "records": records}))
-        partial.replace(self.file)  # at once: a file is never half a run
+        with replacing(self.file) as partial:  # a file is never half a run
+            partial.write_text(json.dumps({"options": self.options, "records": records}))
 
-    def load(self) -> list[digits.Record]:
-        """What the finished run told, epoch by epoch."""
-        records = json.loads(self.file.read_text(encoding="utf-8"))["records"]
-        return [digits.Record(**record) for record in records]
+    def load(self) -> list[digits.Record] | None:
+        """What the run reported, epoch by epoch; None if it has to be trained (again)."""
+        try:
+            records = json.loads(self.file.read_text(encoding="utf-8"))["records"]
+            loaded = [digits.Record(**record) for record in records]
+        except FileNotFoundError:
+            return None
+        except (KeyError, TypeError, ValueError):
+            print(f"{self.file} is damaged: this run is trained again", file=sys.stderr)
+            return None
+        return loaded if len(loaded) == self.epochs else None
 
 
 def sources_digest() -> str:
@@ -121,13 +137,14 @@ def main() -> None:
     options = check(tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,)))
     console = Console(highlight=False)
     folder = options.out / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(options.out / "results.md")
+    check_writable(folder / "run.json")
     sources = sources_digest()
     jobs = [
         Job(method, options.views, seed, options.epochs, sources, folder)
         for seed, method in product(range(options.seeds), digits.METHODS)
     ]
-    missing = [job for job in jobs if options.fresh or not job.file.exists()]
+    missing = [job for job in jobs if options.fresh or job.load() is None]
     if len(missing) < len(jobs):
         console.print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are there already: {folder}")
     try:
@@ -136,15 +153,20 @@ def main() -> None:
         sys.exit("Stopped. The same command goes on from here.")
 
     runs = {
-        method: [job.load() for job in jobs if job.method == method] for method in digits.METHODS
+        method: [job.load() or [] for job in jobs if job.method == method]
+        for method in digits.METHODS
     }
-    report = demo_report.summarise(runs, options.views)
+    scores = demo_report.test_scores(runs)
+    report = demo_report.summarise(scores, options.views)
     table, figure = options.out / "results.md", options.out / "digits.png"
     console.print(demo_report.rich_table(report))
     table.write_text(demo_report.markdown(report, command(options)), encoding="utf-8")
     demo_figure.draw(runs, options.views, figure)
     console.print(f"Written: {table} and {figure}")
     console.print(demo_report.verdict(report), soft_wrap=True)
+    if options.freeze:
+        freeze(options, scores, runs)
+        console.print("Frozen for README.md; now run: python docs/render.py")
 
 
 def check(options: Options) -> Options:
@@ -160,6 +182,8 @@ def check(options: Options) -> Options:
         digits.load_splits(views, torch.Generator())
     except FileNotFoundError as error:
         sys.exit(str(error))
+    if options.freeze and views not in FIGURES:
+        sys.exit("--freeze is for what README.md shows: --views pix fou, or --three")
     return replace(options, views=views, three=False)
 
 
@@ -169,6 +193,19 @@ def command(options: Options) -> str:
     for name in ("seeds", "epochs", "jobs", "out"):
         words += [f"--{name}", str(getattr(options, name))]
     return shlex.join(words)
+
+
+def freeze(options: Options, scores: demo_report.Scores, runs: demo_report.Runs) -> None:
+    """Keep scores and figure with the documentation, beside those of other views."""
+    frozen = json.loads(FROZEN.read_text(encoding="utf-8")) if FROZEN.exists() else {}
+    frozen[" ".join(options.views)] = {
+        "epochs": options.epochs,
+        "versions": demo_report.versions(),
+        "test": scores,
+    }
+    with replacing(FROZEN) as partial:
+        partial.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
+    demo_figure.draw(runs, options.views, FROZEN.parent / "images" / FIGURES[options.views])
 
 
 def train_all(jobs: Sequence[Job], workers: int, console: Console) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 import midas_aug
 
 Runs: TypeAlias = Mapping[str, Sequence[Sequence[Record]]]  # method -> seed -> epoch
+Scores: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]  # method -> seed -> score
 
 
 class Cell(NamedTuple):
@@ -45,15 +46,19 @@ class Report:
         )
 
 
-def summarise(runs: Runs, views: Sequence[str]) -> Report:
+def test_scores(runs: Runs) -> Scores:
+    """The scores of the test rows, which there are after the last epoch."""
+    return {method: [seed[-1].test or {} for seed in seeds] for method, seeds in runs.items()}
+
+
+def summarise(scores: Scores, views: Sequence[str]) -> Report:
     """Mean and deviation over seeds of what each method reaches on the test rows."""
     columns = ["accuracy", "macro-F1", "misaligned", *(f"{view} removed" for view in views)]
     rows = {}
-    for method, seeds in runs.items():
-        tests = [records[-1].test or {} for records in seeds]
+    for method, seeds in scores.items():
         if method != "unimodal":
-            rows[method] = {column: cell(tests, column) for column in columns}
-    alone = [records[-1].test or {} for records in runs["unimodal"]]
+            rows[method] = {column: cell(seeds, column) for column in columns}
+    alone = scores["unimodal"]
     for view in views:
         rows[f"{view} alone"] = {
             "accuracy": cell(alone, f"{view} head"),
@@ -81,8 +86,8 @@ def rich_table(report: Report) -> Table:
     return table
 
 
-def markdown(report: Report, command: str) -> str:
-    """The same table for results.md, with what is needed to repeat it."""
+def markdown_table(report: Report) -> list[str]:
+    """The same table, for results.md and README.md."""
     lines = [
         "| | " + " | ".join(report.columns) + " |",
         "| --- |" + " ---: |" * len(report.columns),
@@ -90,12 +95,17 @@ def markdown(report: Report, command: str) -> str:
     for name, row in report.rows.items():
         cells = (str(row.get(column, "")) for column in report.columns)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def markdown(report: Report, command: str) -> str:
+    """The text of results.md: the table, and what is needed to repeat it."""
     used = ", ".join(f"{name} {number}" for name, number in versions().items())
     return "\n".join(
         [
             "# Digits: joint training, plain swap, MIDAS",
             "",
-            *lines,
+            *markdown_table(report),
             "",
             report.caption,
             "",

@@ -1,10 +1,15 @@
-"""The demo: its data, its training file, and that a stopped run goes on where it was."""
+"""The demo and base.py: data, training, and that a stopped run goes on where it was."""
 
+import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import base
+import common
 import demo
 import digits
 import pytest
@@ -103,12 +108,17 @@ def test_a_stopped_demo_goes_on_where_it_was(tmp_path):
     assert len(finished) == 4
     assert all(len(json.loads(file.read_text())["records"]) == 2 for file in finished)
 
-    finished[0].unlink()
-    kept = finished[1].stat().st_mtime_ns
+    gone, half, zeros, whole = finished
+    gone.unlink()
+    half.write_text(half.read_text()[:100])
+    zeros.write_bytes(bytes(1000))
+    kept = whole.stat().st_mtime_ns
     second = run(*command)
     assert second.returncode == 0, second.stderr
-    assert "3 of 4 runs are there already" in second.stdout.replace("\n", " ")
-    assert finished[1].stat().st_mtime_ns == kept
+    assert "1 of 4 runs are there already" in second.stdout.replace("\n", " ")
+    for file in (half, zeros):
+        assert second.stderr.count(f"{file} is damaged: this run is trained again") == 1
+    assert whole.stat().st_mtime_ns == kept
     assert (tmp_path / "results.md").read_text() == table
 
 
@@ -124,3 +134,163 @@ def test_a_stopped_demo_goes_on_where_it_was(tmp_path):
 def test_the_demo_says_what_makes_no_sense(options, message):
     with pytest.raises(SystemExit, match=message):
         demo.check(demo.Options(**options))
+
+
+# ---------------------------------------------------------------- checkpoints of base.py
+
+
+def train(path: Path | None, epochs: int = 1) -> dict[str, float]:
+    return base.main(argparse.Namespace(epochs=epochs, checkpoint=path))
+
+
+# Runs a script up to a moment of its second save, and kills it there.
+KILLED = """
+import os, runpy, signal, sys
+import torch
+moment, script, *sys.argv[1:] = sys.argv[1:]
+whole_save, whole_replace, saves = torch.save, os.replace, 0
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def save(state, file):
+    global saves
+    saves += 1
+    whole_save(state, file)
+    if saves == 2 and moment == "half of the file is written":
+        os.truncate(file, os.path.getsize(file) // 2)
+        die()
+    if saves == 2 and moment == "the file is not on the disk yet":
+        die()
+
+def replace(*paths):
+    if saves == 2 and moment == "it has not been moved yet":
+        die()
+    whole_replace(*paths)
+    if saves == 2 and moment == "it has just been moved":
+        die()
+
+torch.save, os.replace = save, replace
+sys.path.insert(0, os.path.dirname(script))
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "epochs_kept"),
+    [
+        ("half of the file is written", 1),
+        ("the file is not on the disk yet", 1),
+        ("it has not been moved yet", 1),
+        ("it has just been moved", 2),
+    ],
+)
+def test_a_run_that_is_killed_while_it_saves_goes_on_from_its_last_checkpoint(
+    moment, epochs_kept, tmp_path, capsys
+):
+    script, checkpoint = str(EXAMPLES / "base.py"), ["--checkpoint", str(tmp_path / "base.pt")]
+    train(None, epochs=3)
+    straight = capsys.readouterr().out.splitlines()
+    killed = run("-c", KILLED, moment, script, "--epochs", "2", *checkpoint)
+    assert killed.returncode == -9, killed.stderr
+    again = run(script, "--epochs", "3", *checkpoint)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines() == straight[epochs_kept:]
+    assert list(tmp_path.iterdir()) == [tmp_path / "base.pt"]  # nothing is left behind
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        train(Path(folder) / "base.pt")
+        return (Path(folder) / "base.pt").read_bytes()
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2  # in the numbers of a weight, where no parser would stumble
+    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+
+
+def saved(state: object) -> bytes:
+    with tempfile.TemporaryFile() as file:
+        torch.save(state, file)
+        file.seek(0)
+        return file.read()
+
+
+PARTS = ("model", "optimizer", "augment", "criterion", "order")
+DAMAGED = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "the last byte is missing": lambda content: content[:-1],
+    "zeros": lambda content: bytes(len(content)),
+    "one byte is another": flipped,
+    "text": lambda content: b"not a checkpoint",
+    "a list": lambda content: saved([1, 2]),
+    "parts are missing": lambda content: saved({"model": {}, "epoch": 1}),
+    "parts are empty": lambda content: saved({part: {} for part in PARTS} | {"epoch": 1}),
+    "an archive": lambda content: (EXAMPLES / "data" / "digits.npz").read_bytes(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_or_foreign_checkpoint_ends_in_one_line(damage, checkpoint, tmp_path, capsys):
+    path = tmp_path / "base.pt"
+    path.write_bytes(DAMAGED[damage](checkpoint))
+    before = path.read_bytes()
+    with pytest.raises(SystemExit) as error:
+        train(path)
+    message = str(error.value)
+    assert message.startswith(f"{path} is damaged, or of another script or version (")
+    assert message.endswith("): delete it and start again")
+    assert "\n" not in message
+    assert path.read_bytes() == before
+    assert capsys.readouterr().out == ""  # nothing was trained
+
+
+def test_a_whole_checkpoint_goes_on(checkpoint, tmp_path, capsys):
+    path = tmp_path / "base.pt"
+    path.write_bytes(checkpoint)
+    train(path, epochs=2)
+    assert capsys.readouterr().out.startswith("epoch 1: ")
+
+
+def test_a_place_that_cannot_be_written_is_found_out_before_the_first_epoch(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "base.pt", tmp_path):
+        with pytest.raises(SystemExit, match=r"; choose another (place|--checkpoint)$"):
+            train(path)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+    path = tmp_path / "state"
+    path.write_text("old")
+
+    def fail() -> None:
+        with common.replacing(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError("file write failed")
+
+    with pytest.raises(SystemExit, match="state cannot be written, what it held before is kept: "):
+        fail()
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
+    assert path.read_text() == "old"
+
+
+def test_a_folder_takes_the_place_of_a_folder(tmp_path):
+    for number in range(2):
+        with common.replacing(tmp_path / "state") as partial:
+            (partial / "deep").mkdir(parents=True)
+            (partial / "deep" / f"{number}").write_text("")
+    assert os.listdir(tmp_path) == ["state"]
+    assert os.listdir(tmp_path / "state" / "deep") == ["1"]
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "1.5", "four", ""])
+def test_a_number_of_epochs_that_makes_no_sense_is_refused(word, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["base.py", "--epochs", word])
+    with pytest.raises(SystemExit):
+        common.parse("What it does.")
+    error = capsys.readouterr().err
+    assert f"expected a whole number of at least 1, got {word!r}" in error

@@ -1,4 +1,4 @@
-"""Every cell of the table of trainers names a test that is there."""
+"""Every cell of the table of trainers names a test that exists, and links to what exists."""
 
 import re
 from pathlib import Path
@@ -28,8 +28,19 @@ def test_every_row_is_held_by_a_test_that_exists():
         assert f"def {test}(" in path.read_text(encoding="utf-8"), name
 
 
-def test_every_example_has_a_row():
+def test_every_trainer_has_a_row():
     linked = set(re.findall(r"examples/(\w+)\.py", PAGE))
     scripts = {script.stem for script in (ROOT / "examples").glob("with_*.py")}
     assert scripts <= linked
     assert {name for name in linked if name.startswith("with_")} == scripts
+
+
+def test_every_recipe_has_a_row():
+    cookbook = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^## (.*)$", cookbook, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    contents = set(re.findall(r"^- \[.*\]\(#(.*)\)$", cookbook, flags=re.MULTILINE))
+    assert contents == anchors
+    linked = set(re.findall(r"cookbook\.md#([\w-]+)", PAGE))
+    assert len(linked) > 8
+    assert linked <= anchors
