@@ -1,24 +1,45 @@
-# On a fresh machine, `make demo` and `make test` do all the set-up: a virtual environment in .venv
-# with the versions of .ci/constraints.txt. PYTHON chooses the interpreter, DEMO and TEST pass
-# options on: make demo DEMO="--three", make test TEST="-k loss". `make integrations` installs the
-# trainers and runs the tests that need one. `make bench` runs the quick suite of
-# the comparison.
+# On a fresh machine every target does its own set-up: a virtual environment in .venv with the
+# versions of .ci/constraints.txt. PYTHON chooses the interpreter; DEMO and TEST pass options on:
+# make demo DEMO="--three", make test TEST="-k loss".
+#
+#   demo          train on digits, print a table, draw a figure
+#   smoke         a verdict in under a minute: the tests of the core that start no ranks or
+#                 workers, train nothing and compile nothing, with fewer random examples
+#   test          all tests but those that need a trainer of somebody else's
+#   integrations  those tests, with the trainers installed
+#   coverage      the tests, and which lines of the package none of them reaches
+#   lint          style and types
+#   bench         the quick suite of the comparison
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	--constraint .ci/constraints.txt
 
-.PHONY: demo test integrations lint bench clean
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+MANY := -n auto --maxprocesses 8
+NOT_SMOKE := benchmarks diagnostics integrations test_distributed.py test_docs.py \
+	test_examples.py test_workers.py
+
+.PHONY: demo smoke test integrations coverage lint bench clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python examples/demo.py $(DEMO)
 
+smoke: $(VENV)/.test
+	$(PYTEST) -n 2 -q -m "not extra" --hypothesis-profile smoke \
+		$(addprefix --ignore tests/,$(NOT_SMOKE)) -k "not compile and not ranks and not worker" $(TEST)
+
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 8 $(TEST)
+	@echo "All tests: about MINUTES minutes on two cores (make smoke: a verdict in under one)"
+	$(PYTEST) $(MANY) $(TEST)
 
 integrations: $(VENV)/.integrations
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 8 -m extra $(TEST)
+	@echo "The tests of the trainers: about TRAINERS minutes on two cores"
+	$(PYTEST) $(MANY) -m extra $(TEST)
+
+coverage: $(VENV)/.test
+	$(PYTEST) $(MANY) --cov=midas_aug --cov-report=term --durations=10 $(TEST)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check

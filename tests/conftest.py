@@ -6,6 +6,7 @@ import torch
 from hypothesis import settings
 
 settings.register_profile("midas_aug", deadline=None, max_examples=50)
+settings.register_profile("smoke", deadline=None, max_examples=10)
 settings.load_profile("midas_aug")
 torch.set_num_threads(1)
 
