@@ -178,10 +178,7 @@ def check(options: Options) -> Options:
     views = ("fou", "zer", "mor") if options.three else options.views
     if len(set(views)) < max(2, len(views)):
         sys.exit(f"--views takes two or more different views, got: {' '.join(views)}")
-    try:
-        digits.load_splits(views, torch.Generator())
-    except FileNotFoundError as error:
-        sys.exit(str(error))
+    digits.load_splits(views, torch.Generator())  # ends here if the data are missing or damaged
     if options.freeze and views not in FIGURES:
         sys.exit("--freeze is for what README.md shows: --views pix fou, or --three")
     return replace(options, views=views, three=False)

@@ -7,6 +7,8 @@ Learning rate and sizes were chosen by validation scores, the same for all metho
     python examples/digits.py    # one seed of every method; for more, see examples/demo.py
 """
 
+import sys
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,11 +201,13 @@ def macro_f1(logits: Tensor, labels: Tensor) -> float:
 
 def load_splits(views: Sequence[str], generator: torch.Generator) -> list[Rows]:
     """Training, validation and test: 60, 20 and 20 % of each class, scaled by the training rows."""
-    if not DATA.exists():
-        raise FileNotFoundError(f"{DATA} is missing; run: python examples/data/build_digits.py")
-    with np.load(DATA) as file:
-        labels = torch.from_numpy(file["label"]).long()
-        columns = {view: torch.from_numpy(file[view]).float() for view in views}
+    try:
+        with DATA.open("rb") as opened, np.load(opened) as file:
+            labels = torch.from_numpy(file["label"]).long()
+            columns = {view: torch.from_numpy(file[view]).float() for view in views}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        state = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+        sys.exit(f"{DATA} is {state}; run: python examples/data/build_digits.py")
     order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order].argsort(stable=True)]  # by class, in random order within it
     fold = torch.arange(len(order)) % 5

@@ -30,6 +30,23 @@ def test_the_data_file_is_the_one_that_the_script_builds():
     assert (EXAMPLES / "data" / "digits.npz").stat().st_size < 1.5e6
 
 
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "another byte"])
+def test_data_that_are_missing_or_damaged_are_built_again(damage, tmp_path, monkeypatch):
+    whole, data = digits.DATA.read_bytes(), tmp_path / "digits.npz"
+    if damage != "missing":
+        content = {"empty": b"", "half": whole[: len(whole) // 2], "another byte": flipped(whole)}
+        data.write_bytes(content[damage])
+    monkeypatch.setattr(digits, "DATA", data)
+    state = "missing" if damage == "missing" else r"damaged \(.*\)"
+    with pytest.raises(SystemExit, match=f"digits.npz is {state}; run: python .*build_digits.py"):
+        digits.load_splits(("pix", "fou", "zer", "mor"), torch.Generator())
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2  # in the numbers of an array, where no parser would stumble
+    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+
+
 def test_splits_are_stratified_disjoint_and_scaled_by_the_training_rows():
     splits = digits.load_splits(("pix", "fou"), torch.Generator().manual_seed(0))
     assert [len(rows.labels) for rows in splits] == [1200, 400, 400]
@@ -204,11 +221,6 @@ def checkpoint() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         train(Path(folder) / "base.pt")
         return (Path(folder) / "base.pt").read_bytes()
-
-
-def flipped(content: bytes) -> bytes:
-    middle = len(content) // 2  # in the numbers of a weight, where no parser would stumble
-    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
 
 
 def saved(state: object) -> bytes:

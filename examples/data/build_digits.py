@@ -185,7 +185,9 @@ def build() -> None:
             f"{OUTPUT.name} not written: expected SHA-256 {OUTPUT_SHA256}, got {found}; "
             "if you changed the recipe on purpose, update OUTPUT_SHA256 in this script"
         )
-    OUTPUT.write_bytes(data)
+    partial = OUTPUT.with_name(f"{OUTPUT.name}.partial")
+    partial.write_bytes(data)
+    partial.replace(OUTPUT)  # at once: the file is never half there
 
 
 def check() -> None:
