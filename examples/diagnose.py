@@ -20,12 +20,17 @@ try:
     from digits import LateFusion, Method, Rows
     from torch.nn.functional import cross_entropy
 
-    from midas_aug.diagnostics import ModalityReport, diagnose
-    from midas_aug.diagnostics.figures import draw_curves, draw_hardness, draw_shares
-    from midas_aug.diagnostics.logger import TrainingLog
+    from midas_aug.diagnostics import (
+        ModalityReport,
+        TrainingLog,
+        diagnose,
+        draw_curves,
+        draw_hardness,
+        draw_shares,
+    )
     from midas_aug.functional import gather_rows
 except ModuleNotFoundError as error:
-    sys.exit(f"the example needs {error.name}: pip install 'midas-aug[demo,diagnostics]'")
+    sys.exit(f"the example needs {error.name}: pip install '.[demo,diagnostics]'")
 
 
 @dataclass(frozen=True)

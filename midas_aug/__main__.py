@@ -3,12 +3,8 @@
 import argparse
 import json
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from midas_aug.errors import MidasAugError
 
@@ -61,11 +57,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _diagnose(options: argparse.Namespace) -> str:
     from midas_aug.diagnostics import report_from_logits
+    from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
 
-    if options.resamples < 1:
-        raise MidasAugError(f"expected --resamples of at least 1, got {options.resamples}")
+    check_numbers(**{"--resamples": options.resamples})
+    check_seed(options.seed, "--seed")
     report = report_from_logits(
-        _load(options.logits),
+        options.logits,
         modalities=options.modalities,
         resamples=options.resamples,
         seed=options.seed,
@@ -74,26 +71,6 @@ def _diagnose(options: argparse.Namespace) -> str:
     if options.format == "json":
         return json.dumps(report.to_dict(), indent=2)
     return report.to_markdown() if options.format == "markdown" else str(report)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            with loaded:
-                return dict(loaded)
-    except FileNotFoundError:
-        raise MidasAugError(f"expected a file {path}, found none; check --logits") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise MidasAugError(
-            f"expected an .npz file without pickled objects, got {path} ({reason}); save arrays of "
-            "numbers with numpy.savez"
-        ) from None
-    raise MidasAugError(
-        f"expected an .npz file with several arrays, got one array in {path}; save them with "
-        "numpy.savez"
-    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from midas_aug import MidasAugError
 from midas_aug.diagnostics import ModalityReport, accuracy, bootstrap, diagnose
-from midas_aug.diagnostics.diagnose import _progress_bar
+from midas_aug.diagnostics.reading import progress_bar
 
 OVERALL = {"accuracy", "majority", "misaligned_accuracy", "misaligned_accuracy_all"}
 EACH = (
@@ -318,19 +318,28 @@ def test_rows_without_a_label_do_not_count(built):
     extra["audio"][-20:] += 5
     usual = run(built)
     more = run(built._replace(loader=[extra]))
-    assert more.settings["rows"] == usual.settings["rows"] == 203
+    assert more.settings["n_rows"] == usual.settings["n_rows"] == 203
     for key in ("accuracy", "without.audio", "head_accuracy.video", "smv.audio", "majority"):
         assert more.scores[key] == usual.scores[key]
 
 
 @pytest.mark.parametrize("level", ["feature", "input"])
-def test_one_row_has_scores_and_no_partner(built, level):
-    one = {key: value[:1] for key, value in built.loader[0].items()}
-    report = run(built._replace(loader=[one]), level)
-    assert report.scores["accuracy"].value in (0.0, 1.0)
-    assert np.isnan(report.scores["misaligned_accuracy"].value)
-    assert report.to_dict()["scores"]["misaligned_accuracy"]["value"] is None
-    assert "misaligned" in str(report)
+@pytest.mark.parametrize("kept", [slice(0, 1), slice(0, None, planted.CLASSES)])
+def test_rows_of_one_class_have_no_partners_and_are_an_error(built, level, kept):
+    one = {key: value[kept] for key, value in built.loader[0].items()}
+    with pytest.raises(MidasAugError, match=r"rows of at least two classes, got .* of class 0"):
+        run(built._replace(loader=[one]), level)
+
+
+def test_batches_of_one_class_each_are_an_error_where_partners_come_from_the_batch(built):
+    (data,) = [joined(built.loader)]
+    batches = [
+        {key: value[data["label"] == label] for key, value in data.items()}
+        for label in range(planted.CLASSES)
+    ]
+    with pytest.raises(MidasAugError, match=r"got 5 of one class each; .*shuffle"):
+        run(built._replace(loader=batches), "input")
+    assert run(built._replace(loader=batches)).scores["accuracy"].value > 0.5
 
 
 @pytest.mark.parametrize("level", ["feature", "input"])
@@ -421,7 +430,7 @@ def test_features_of_different_length_name_the_way_out(built):
 
 def test_large_sets_are_fused_in_slices(built, monkeypatch):
     whole = run(built)
-    monkeypatch.setattr(sys.modules["midas_aug.diagnostics.diagnose"], "FUSE_ROWS", 60)
+    monkeypatch.setattr(sys.modules["midas_aug.diagnostics.reading"], "FUSE_ROWS", 60)
     sizes = []
     fuse = lambda f: sizes.append(len(f["audio"])) or built.model.fuse(f)  # noqa: E731
     sliced = diagnose(
@@ -587,7 +596,7 @@ def test_a_progress_bar_is_shown_on_request_and_does_not_touch_stdout(built, cap
     run(built, progress=False)
     assert capsys.readouterr().out == ""
     for show in (True, False):
-        with _progress_bar(show) as watch:
+        with progress_bar(show) as watch:
             assert list(watch(iter("abc"), "letters")) == ["a", "b", "c"]
 
 

@@ -56,7 +56,8 @@ def subset(names: str) -> frozenset[str]:
 
 def test_worked_example_of_misaligned_accuracy_and_confidence():
     logits = PROBABILITY.log()
-    assert misaligned_accuracy(logits, SOURCES).item() == pytest.approx(2 / 3)
+    skipped = misaligned_accuracy(logits, SOURCES, same_label="skip")
+    assert skipped.item() == pytest.approx(2 / 3)
     assert misaligned_accuracy(logits, SOURCES, same_label="wrong").item() == pytest.approx(0.5)
     confidence = misaligned_confidence(logits, SOURCES)
     assert confidence.tolist() == pytest.approx([0.4875, 0.4])

@@ -38,7 +38,8 @@ def make_rows(seed: int, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.T
 
 def make_metrics() -> dict[str, torch.nn.Module]:
     return {
-        "skip": MisalignedAccuracy(),
+        "count": MisalignedAccuracy(),
+        "skip": MisalignedAccuracy(same_label="skip"),
         "wrong": MisalignedAccuracy(same_label="wrong"),
         "confidence": MisalignedConfidence(2),
         "normalized": MisalignedConfidence(2, normalized=True),
@@ -49,7 +50,7 @@ def make_metrics() -> dict[str, torch.nn.Module]:
 
 
 def update(metrics, logits, sources, valid):
-    for name in ("skip", "wrong", "confidence", "normalized"):
+    for name in ("count", "skip", "wrong", "confidence", "normalized"):
         metrics[name].update(logits, sources, valid)
     shares = logits[:, :2].softmax(dim=1)
     for name in ("entropy", "collapse"):
@@ -62,7 +63,8 @@ def at_once(logits, sources, valid):
     shares, labels = logits[:, :2].softmax(dim=1), torch.where(valid, sources[:, 0], -1)
     sums = [functional.true_class_confidence(sign * logits, labels).sum() for sign in (1, -1)]
     return {
-        "skip": misaligned_accuracy(logits, sources, valid=valid),
+        "count": misaligned_accuracy(logits, sources, valid=valid),
+        "skip": misaligned_accuracy(logits, sources, valid=valid, same_label="skip"),
         "wrong": misaligned_accuracy(logits, sources, valid=valid, same_label="wrong"),
         "confidence": misaligned_confidence(logits, sources, valid=valid),
         "normalized": misaligned_confidence(logits, sources, valid=valid, normalized=True),
@@ -172,4 +174,5 @@ except ValueError as error:
     )
     first, second = done.stdout.splitlines()
     assert first == "1.0"
-    assert "pip install 'midas-aug[diagnostics]'" in second
+    assert "pip install torchmetrics" in second
+    assert "pip install '.[diagnostics]'" in second

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.speed.operators import OperatorCount
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
-from midas_aug.diagnostics.logger import TrainingLog
+from midas_aug.diagnostics import TrainingLog
 
 NAMES = ("audio", "video", "text")
 CLASSES = 4
