@@ -1,5 +1,6 @@
 """The accumulating metrics: equal to the function on all rows at once, also over two processes."""
 
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
+from torchmetrics import MetricCollection
 
 from benchmarks.speed.operators import OperatorCount
 from midas_aug import MidasAugError, functional
@@ -90,6 +92,34 @@ def test_batches_add_up_to_all_rows_at_once():
     expected = at_once(*halves()[1])
     for name, metric in metrics.items():
         assert torch.allclose(metric.compute(), expected[name], atol=1e-6), name
+
+
+def named(logits, sources, valid):
+    """Arguments by name: a collection hands each metric those that it takes."""
+    return {
+        "logits": logits,
+        "source_labels": sources,
+        "shares": logits[:, :2].softmax(dim=1),
+        "valid": valid,
+        "unimodal_logits": [logits, -logits],
+        "labels": sources[:, 0],
+    }
+
+
+@pytest.mark.parametrize("pair", list(itertools.combinations(make_metrics(), 2)))
+def test_no_two_metrics_are_taken_for_one_in_a_collection(pair):
+    """After batches that look alike a MetricCollection goes on with one of two equal states."""
+    everything = torch.ones(6, dtype=torch.bool)
+    # Even shares; right; each source's label has probability 1/2, and 1/2 of the two.
+    alike = torch.tensor([[0.0, 0.0, -50.0, -50.0]] * 6), torch.tensor([[0, 1]] * 6), everything
+    together = MetricCollection({key: make_metrics()[key] for key in pair})
+    alone = {key: MetricCollection({key: make_metrics()[key]}) for key in pair}
+    for collection in (together, *alone.values()):
+        for rows in (alike, halves()[0]):
+            collection.update(**named(*rows))
+    found = together.compute()
+    for key in pair:
+        assert torch.equal(found[key], alone[key].compute()[key]), key
 
 
 def test_an_update_does_not_wait_for_the_device(monkeypatch):
