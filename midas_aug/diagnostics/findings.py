@@ -260,7 +260,8 @@ def _advice(
     elif {"leans", "unused"} & found_kinds and not has_heads:
         text = (
             "If the modalities that are not listened to have a signal, MIDAS is likely to help; "
-            "classifiers of each alone (unimodal=) tell whether they have."
+            "classifiers of each alone (unimodal=, or head_<modality> in a file) tell whether they "
+            "have."
         )
     elif "balanced" in found_kinds:
         text = "MIDAS has little imbalance to mend here."

@@ -1,10 +1,11 @@
 """What `diagnose` found: scores with intervals, as a table, as a dict, and side by side."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from midas_aug._arrays import NDArray
 from midas_aug.diagnostics import findings as finding_rules
 from midas_aug.diagnostics.bootstrap import Score, interval
 from midas_aug.diagnostics.findings import Finding
+from midas_aug.diagnostics.outputs import check_output, write_output
 from midas_aug.diagnostics.scores import OF_A_MODALITY, OF_A_PAIR, OF_THE_MODEL, Kind
 from midas_aug.errors import MidasAugError
 
@@ -93,6 +95,14 @@ class ModalityReport:
         from midas_aug.diagnostics.figures import draw_report
 
         return draw_report([self.to_dict()], path)
+
+    def save(self, path: str | Path) -> None:
+        """Write the report to a file that ends in .txt, .md or .json.
+
+        Raises:
+            MidasAugError: The ending is another one, or the file cannot be written.
+        """
+        _save(self, path)
 
     def compare(self, *others: "ModalityReport") -> "Comparison":
         """This report (the baseline) beside others, with intervals of the paired differences.
@@ -185,6 +195,14 @@ class Comparison:
 
         return draw_report([report.to_dict() for report in self.reports], path)
 
+    def save(self, path: str | Path) -> None:
+        """Write the comparison to a file that ends in .txt, .md or .json.
+
+        Raises:
+            MidasAugError: The ending is another one, or the file cannot be written.
+        """
+        _save(self, path)
+
     def _table(self) -> tuple[list[str], list[list[str]]]:
         base, *others = self.reports
         differences = self.differences
@@ -210,6 +228,23 @@ class Comparison:
         for key, label, kind in lines:
             if any(key in report.scores for report in self.reports):
                 yield key, label, kind
+
+
+FORMATS: dict[str, Callable[[ModalityReport | Comparison], str]] = {
+    ".txt": lambda report: f"{report}\n",
+    ".md": lambda report: report.to_markdown(),
+    ".json": lambda report: json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n",
+}
+
+
+def _save(report: ModalityReport | Comparison, path: str | Path) -> None:
+    place = check_output(path, list(FORMATS))
+    content = FORMATS[place.suffix.lower()](report).encode()
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    write_output(place, write)
 
 
 def _lines_of_the_model(modalities: Sequence[str]) -> Iterator[tuple[str, str, Kind]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -113,24 +113,28 @@ def read_arrays(path: str | Path) -> dict[str, NDArray]:
     """
     try:
         with open(path, "rb") as file:
-            start = file.read(6)
+            return _read_file(file, str(path))
     except OSError as error:
         raise MidasAugError(f"expected a file {path}, got {_reason(error)}") from None
-    if not start.startswith(b"PK"):
-        kind = "one array" if start == b"\x93NUMPY" else "an empty file" if not start else "no .npz"
-        raise MidasAugError(
-            f"expected an .npz file with several arrays, got {kind} in {path}; save them with "
-            "numpy.savez(FILE, logits=..., labels=...)"
-        )
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except Exception as error:  # of zipfile, zlib, struct, ...: whatever damage makes them raise
-        _refuse_damaged(str(path), error)
-    with loaded:
-        return {key: _read_array(loaded, key, str(path)) for key in loaded.files}
 
 
 # ---------------------------------------------------------------- reading
+
+
+def _read_file(file: BinaryIO, source: str) -> dict[str, NDArray]:
+    start = file.read(6)
+    if not start.startswith(b"PK"):
+        kind = "one array" if start == b"\x93NUMPY" else "an empty file" if not start else "no .npz"
+        raise MidasAugError(
+            f"expected an .npz file with several arrays, got {kind} in {source}; save them with "
+            "numpy.savez(FILE, logits=..., labels=...)"
+        )
+    file.seek(0)
+    try:
+        loaded = np.load(file, allow_pickle=False)
+    except Exception as error:  # of zipfile, zlib, struct, ...: whatever damage makes them raise
+        _refuse_damaged(source, error)
+    return {key: _read_array(loaded, key, source) for key in loaded.files}
 
 
 def _as_arrays(arrays: Mapping[str, Any] | str | Path) -> dict[str, NDArray]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from midas_aug.diagnostics.extras import require
+from midas_aug.diagnostics.outputs import check_output, write_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,19 +41,27 @@ def plain_data(given: Any) -> Any:
     return given.to_dict() if hasattr(given, "to_dict") else given
 
 
-def new_figure(inches: tuple[float, float]) -> "Figure":
-    """An empty figure that lays its panels out; an error where matplotlib is missing."""
+def new_figure(inches: tuple[float, float], path: str | Path | None) -> "Figure":
+    """An empty figure that lays its panels out.
+
+    Raises:
+        MidasAugError: matplotlib is missing, or nothing can be saved at ``path``.
+    """
     require("matplotlib", "the figures")
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=inches, layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06))
+    figure = Figure(figsize=inches, layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06))
+    if path is not None:
+        check_output(path, [f".{ending}" for ending in figure.canvas.get_supported_filetypes()])
+    return figure
 
 
 def finished(figure: "Figure", path: str | Path | None) -> "Figure":
     """Save the figure where a path is given."""
     if path is not None:
-        figure.savefig(path, dpi=150)
+        ending = Path(path).suffix[1:].lower()
+        write_output(Path(path), lambda file: figure.savefig(file, format=ending, dpi=150))
     return figure
 
 

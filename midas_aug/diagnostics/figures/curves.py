@@ -69,7 +69,7 @@ def draw_curves(log: Any, path: str | Path | None = None) -> "Figure":
         path: Where to save it; the ending decides the format.
 
     Raises:
-        MidasAugError: The log is empty, or matplotlib is missing.
+        MidasAugError: The log is empty, matplotlib is missing, or the path cannot be written.
     """
     content = plain_data(log)
     if not content["scores"]:
@@ -78,14 +78,14 @@ def draw_curves(log: Any, path: str | Path | None = None) -> "Figure":
             "after every epoch"
         )
     names = [str(name) for name in content["modalities"]]
-    rows = [
+    grid = [
         [panel for panel in (_alive(panel, content) for panel in row) if panel.lines]
         for row in (_course_panels(names), _weight_panels(names))
     ]
-    rows = [row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)]
-    figure = new_figure((3.25 * max(map(len, rows)), 2.8 * len(rows) + 0.4))
-    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for part, row in zip(parts, rows, strict=True):
+    grid = [row[start : start + COLUMNS] for row in grid for start in range(0, len(row), COLUMNS)]
+    figure = new_figure((3.25 * max(map(len, grid)), 2.8 * len(grid) + 0.4), path)
+    parts = figure.subfigures(len(grid), 1, squeeze=False)[:, 0]
+    for part, row in zip(parts, grid, strict=True):
         for axes, panel in zip(part.subplots(1, len(row), squeeze=False)[0], row, strict=True):
             _curves(axes, panel, content)
     notes = "Training rows, means over an epoch."

@@ -61,10 +61,11 @@ def draw_hardness(values: Any, path: str | Path | None = None) -> "Figure":
         path: Where to save it; the ending decides the format.
 
     Raises:
-        MidasAugError: There are no similarities, or matplotlib is missing.
+        MidasAugError: There are no similarities, matplotlib is missing, or the path cannot be
+            written.
     """
     series = _distributions(values, [scores.SIMILARITY.key()], (-1, 1))
-    figure = new_figure((7.5, 3.6))
+    figure = new_figure((7.5, 3.6), path)
     axes = figure.subplots()
     _steps(axes, [distribution.columns[0] for distribution in series.values()])
     axes.set_xlim(-1, 1)
@@ -105,7 +106,8 @@ def draw_shares(
         modalities: Their names, where ``shares`` does not bring them.
 
     Raises:
-        MidasAugError: There are no shares, names do not fit, or matplotlib is missing.
+        MidasAugError: There are no shares, names do not fit, matplotlib is missing, or the
+            path cannot be written.
     """
     names = _modality_names(shares, modalities)
     keys = [scores.SHARE.key(name) for name in names]
@@ -113,7 +115,7 @@ def draw_shares(
     middle = 1 / len(names)
     columns = min(COLUMNS, len(names))
     grid_rows = -(-len(names) // columns)
-    figure = new_figure((3.2 * columns + 1.5, 2.6 * grid_rows + 0.9))
+    figure = new_figure((3.2 * columns + 1.5, 2.6 * grid_rows + 0.9), path)
     grid = figure.subplots(grid_rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes in grid[len(names) :]:
         axes.set_axis_off()

@@ -61,7 +61,8 @@ def draw_report(reports: Any, path: str | Path | None = None) -> "Figure":
         path: Where to save it; the ending decides the format.
 
     Raises:
-        MidasAugError: There is no report, their modalities differ, or matplotlib is missing.
+        MidasAugError: There is no report, their modalities differ, matplotlib is missing, or the
+            path cannot be written.
     """
     contents = _reports(reports)
     modalities = [str(name) for name in contents[0]["modalities"]]
@@ -77,7 +78,7 @@ def draw_report(reports: Any, path: str | Path | None = None) -> "Figure":
     bar = 0.2 if len(contents) > 1 else 0.3
     heights = [_group_height(len(OVERALL), len(contents), bar)]
     heights += [_group_height(len(modalities), len(contents), bar)] * grid_rows
-    figure = new_figure((11, sum(heights) + 0.8))
+    figure = new_figure((11, sum(heights) + 0.8), path)
     grid = figure.add_gridspec(1 + grid_rows, columns, height_ratios=heights)
     axes = figure.add_subplot(grid[0, :])
     limit = _common_limit(contents, modalities)
