@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from midas_aug import MidasAugError
 from midas_aug.diagnostics import ModalityReport, accuracy, bootstrap, diagnose
@@ -445,6 +447,145 @@ def test_large_sets_are_fused_in_slices(built, monkeypatch):
     assert max(sizes) == 60
     for key, score in whole.scores.items():
         assert sliced.scores[key].value == pytest.approx(score.value, abs=1e-5), key
+
+
+# ---------------------------------------------------------------- what a model returns
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+class Pair(NamedTuple):
+    loss: torch.Tensor
+    logits: torch.Tensor
+
+
+OUTPUTS = {
+    "an array": lambda x: x.numpy(),
+    "a ModelOutput": lambda x: SequenceClassifierOutput(loss=x.sum(), logits=x),
+    "a ModelOutput with features": lambda x: SequenceClassifierOutput(logits=x, hidden_states=(x,)),
+    "a dict": lambda x: {"features": x + 1, "logits": x},
+    "a dataclass": lambda x: Output(x, x + 1),
+    "a named tuple": lambda x: Pair(x.sum(), x),
+    "(loss, logits)": lambda x: (x.sum(), x),
+    "(logits, maps)": lambda x: [x, x[:, :, None]],
+    "(logits, states)": lambda x: (x, [x + 1, x + 2]),
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("level", ["feature", "input"])
+def test_logits_are_found_in_what_a_model_returns(built, kind, level):
+    wrap = OUTPUTS[kind]
+    options = {"resamples": 5, "draws": 1}
+    heads = lambda f: {m: wrap(x) for m, x in built.unimodal(f).items()}  # noqa: E731
+    if level == "feature":
+        model, unimodal = (built.model.encode, lambda f: wrap(built.model.fuse(f))), heads
+    else:
+        model = lambda batch: wrap(built.model(batch))  # noqa: E731
+        unimodal = lambda batch: heads(built.model.encode(batch))  # noqa: E731
+    found = diagnose(model, built.loader, ("audio", "video"), unimodal=unimodal, **options)
+    plain = run(built, level, training=None, **options)
+    assert found.scores == plain.scores
+
+
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (lambda x: None, "got NoneType"),
+        (lambda x: {"scores": x}, "got the keys ['scores']"),
+        (lambda x: (x, x + 1), "got a tuple of (50, 5), (50, 5)"),
+        (lambda x: (x.sum(),), "got a tuple of ()"),
+        (lambda x: x.tolist(), "got a list of list"),
+        (lambda x: x[0], "shape (50, any), got (5,)"),
+        (lambda x: x[:7], "shape (50, any), got (7, 5)"),
+        (lambda x: x[:, :, None], "shape (50, any), got (50, 5, 1)"),
+        (lambda x: x[:, :1], "a single logit x of two classes is the pair (0, x)"),
+        (lambda x: x.argmax(dim=1), "shape (50, any), got (50,)"),
+        (lambda x: x.long(), "float"),
+    ],
+)
+def test_what_are_no_logits_is_refused_by_name(built, wrap, words):
+    for model in (
+        lambda batch: wrap(built.model(batch)),
+        (built.model.encode, lambda features: wrap(built.model.fuse(features))),
+    ):
+        with pytest.raises(MidasAugError) as caught:
+            diagnose(model, built.loader[:1], ("audio", "video"))
+        assert words in str(caught.value)
+
+
+# ---------------------------------------------------------------- numbers that are none
+
+
+@pytest.mark.parametrize("level", ["feature", "input"])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_rows_of_nan_are_counted_and_nothing_is_found(built, level, number):
+    """A head that breaks in three rows, and a fusion that breaks where video is away."""
+
+    def heads(features):
+        found = dict(built.unimodal(features))
+        found["video"] = found["video"].clone()
+        found["video"][:3, 1] = number
+        return found
+
+    def fuse(features):
+        logits = built.model.fuse(features)
+        return torch.where(features["video"].any(dim=1, keepdim=True), logits, number)
+
+    options = {"removal": "zero", "resamples": 5, "draws": 1}
+    if level == "feature":
+        model, unimodal = (built.model.encode, fuse), heads
+    else:
+        model = lambda batch: fuse(built.model.encode(batch))  # noqa: E731
+        unimodal = lambda batch: heads(built.model.encode(batch))  # noqa: E731
+    loader = [joined(built.loader)]
+    with pytest.raises(MidasAugError) as caught:
+        diagnose(model, loader, ("audio", "video"), unimodal=unimodal, **options)
+    message = str(caught.value)
+    assert "3 of 203 of the head of video" in message
+    assert "203 of 203 with video removed" in message
+    assert "of the whole model" not in message
+    assert "with audio removed" not in message
+
+
+@pytest.mark.parametrize("level", ["feature", "input"])
+@pytest.mark.parametrize("removal", ["mean", "zero", "permute"])
+def test_features_of_nan_in_rows_without_a_label_do_not_matter(built, level, removal):
+    data = joined(built.loader)
+    ignored = {key: value[:20].clone() for key, value in data.items()}
+    ignored["label"][:] = -1
+    extra = {key: torch.cat([ignored[key], data[key]]) for key in data}
+    broken = {key: value.clone() for key, value in extra.items()}
+    for m in ("audio", "video"):
+        broken[m][:20] = torch.nan
+    reports = [
+        run(built._replace(loader=[batch]), level, removal=removal, training=None)
+        for batch in (extra, broken)
+    ]
+    assert reports[0].scores == reports[1].scores
+    assert all(np.isfinite(score.value) for score in reports[1].scores.values())
+
+
+def test_a_mean_of_rows_that_are_not_finite_is_refused(built):
+    training = {key: value.clone() for key, value in built.training[0].items()}
+    training["video"][3, 2] = torch.nan
+    for rows in ([training], training):
+        for level in ("feature", "input"):
+            with pytest.raises(MidasAugError, match="finite rows of 'video' to take the mean of"):
+                run(built, level, training=rows)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("seed", -1), ("seed", "0"), ("seed", True), ("draws", 2.0), ("resamples", "many")],
+)
+def test_numbers_are_checked_before_the_work(built, option, value):
+    with pytest.raises(MidasAugError, match=f"expected {option}"):
+        diagnose(built.model, [], ("audio", "video"), **{option: value})
 
 
 # ---------------------------------------------------------------- the bootstrap

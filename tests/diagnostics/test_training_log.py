@@ -199,6 +199,17 @@ def test_an_overflow_on_a_row_that_does_not_count_stays_out():
     assert not out.valid.all()
 
 
+def test_a_run_that_diverges_has_gaps_in_its_curves_and_is_still_json():
+    out, given = Steps().take(1)
+    log = TrainingLog(NAMES)
+    log.update(out, logits=torch.full_like(given["logits"], math.nan))
+    assert math.isnan(log.end_epoch(0)["credit.audio"])
+    content = log.to_dict()
+    json.dumps(content, allow_nan=False)
+    assert content["scores"]["credit.audio"] == [None]
+    assert content["scores"]["accuracy"] == content["scores"]["misaligned_accuracy"] == [0]
+
+
 @pytest.mark.parametrize("warmup", [0, 5])
 def test_update_never_waits_for_the_device(warmup):
     """Tensors on the meta device have no values: any look at one raises."""
