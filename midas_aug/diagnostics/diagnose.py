@@ -40,11 +40,11 @@ def diagnose(
 ) -> ModalityReport:
     """Show how a trained classifier uses its modalities, on held-out rows.
 
-    At *feature level* (``model`` is a pair) the encoders run once a batch, all features are kept,
+    At *feature level* (``model`` is a pair) the encoders run once per batch, all features are kept,
     and partners come from the whole set. At *input level* (``model`` is one callable) modalities
     are swapped and removed in the batches themselves: partners come from the same batch, so its
-    classes have to be mixed, and a batch passes 1 + 2·M·draws + 2^M − 1 times or so. Runs without
-    gradient; modules (and the owners of bound methods) are put into eval mode and back.
+    classes have to be mixed, and the model runs about 1 + 2·M·draws + 2^M − 1 times on each batch.
+    Nothing is differentiated; modules (and the owners of bound methods) are in eval mode meanwhile.
 
     Args:
         model: ``callable(batch) -> logits (N, C)``, or ``(encode, fuse)`` with ``encode(batch) ->
@@ -55,18 +55,19 @@ def diagnose(
             reports. Rows with a negative label do not count.
         modalities: At least two keys: of the batch at input level, of the features at feature
             level.
-        num_classes: C, to check the logits; None takes theirs.
-        label: Key of the batch, or ``callable(batch) -> labels``.
+        num_classes: Number of classes C, to check the logits against; None takes theirs.
+        label: Key of the labels in the batch, or ``callable(batch) -> labels``.
         unimodal: Each modality's own classifier, ``callable -> {modality: logits (N, C)}`` of the
-            features (feature level) or the batch (input level). Tells ignored modalities from
-            those without a signal; needed for head accuracy, calibration and shares.
+            features (feature level) or the batch (input level). It tells ignored modalities from
+            those without a signal, and is needed for head accuracy, calibration and shares.
         training: Where the means for ``removal="mean"`` come from: a loader of training batches,
             or a mapping with the training rows of every modality. None takes the diagnosed rows.
+            Rows that are not finite are refused.
         removal: What stands in for a removed modality: ``"zero"``, ``"mean"`` or ``"permute"``
             (another row's). SMV's and the paper's numbers are with zeros at feature level.
-        draws: Draws of partners and permutations to average over.
-        resamples: Bootstrap samples of the rows, for 95 % intervals.
-        seed: Of partners, permutations and the bootstrap.
+        draws: Number of draws of partners and permutations to average over.
+        resamples: Number of bootstrap samples of the rows, for 95 % intervals.
+        seed: Seed for partners, permutations and the bootstrap.
         name: What tables and figures call the model.
         device: Where to move the batches; None leaves them where they are.
         progress: Show a progress bar (with ``rich``); None shows it on a terminal.

@@ -42,7 +42,7 @@ def report_from_logits(
             ``source_labels`` (S, M), one column a modality. ``modalities``: their names in order.
         modalities: Names, in the order of the columns of ``source_labels``; None takes
             ``arrays["modalities"]``, or else the names found in the keys, in alphabetical order.
-        resamples: Bootstrap samples of the rows.
+        resamples: Number of bootstrap samples of the rows.
         seed: Seed for the bootstrap.
         name: What tables and figures call the model.
 
