@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from midas_aug.diagnostics import outcomes
+from midas_aug.diagnostics.blocks import as_modalities
 from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
 from midas_aug.diagnostics.interventions import observe
 from midas_aug.diagnostics.reading import Predict, Reader, progress_bar
@@ -24,8 +25,9 @@ Model: TypeAlias = Predict | tuple[Predict, Predict]
 def diagnose(
     model: Model,
     loader: Iterable[Any],
-    modalities: Sequence[Hashable],
+    modalities: Sequence[Hashable] | Mapping[Any, Hashable | Sequence[Hashable]],
     *,
+    encode: Predict | None = None,
     num_classes: int | None = None,
     label: Hashable | Callable[[Any], Any] = "label",
     unimodal: Predict | None = None,
@@ -53,8 +55,11 @@ def diagnose(
             shape.
         loader: Batches of tensors, in any structure; pass one that does not shuffle to compare
             reports. Rows with a negative label do not count.
-        modalities: At least two keys: of the batch at input level, of the features at feature
-            level.
+        modalities: Two or more keys, of the batch at input level, of the features at feature
+            level; or a mapping from names to a key or a list of keys that move together, as in
+            ``{"image": "pixel_values", "text": ["input_ids", "attention_mask"]}``.
+        encode: ``callable(batch) -> features by modality``; ``model`` is then the fusion alone, as
+            in the pair.
         num_classes: Number of classes C, to check the logits against; None takes theirs.
         label: Key of the labels in the batch, or ``callable(batch) -> labels``.
         unimodal: Each modality's own classifier, ``callable -> {modality: logits (N, C)}`` of the
@@ -93,20 +98,21 @@ def diagnose(
         >>> round(report.scores["confidence.audio"].value, 2)
         1.0
     """
-    keys = tuple(modalities)
-    _check_arguments(keys, removal, draws, resamples, seed)
-    encode, fuse = _parts(model)
+    named = as_modalities(modalities)
+    check_removal(removal)
+    check_numbers(draws=draws, resamples=resamples)
+    check_seed(seed)
+    encode, fuse = _parts(model, encode)
     functions = [function for function in (encode, fuse, unimodal) if function is not None]
     observed = partial(
         observe,
-        names=tuple(str(key) for key in keys),
         removal=removal,
         draws=draws,
         generator=torch.Generator().manual_seed(seed),
         num_classes=num_classes,
     )
     with torch.no_grad(), _evaluating(functions), progress_bar(progress) as watch:
-        reader, means = Reader(keys, label, device, watch), None
+        reader, means = Reader(named, label, device, watch), None
         if removal == "mean" and (training is not None or encode is None):
             means = reader.means(training, loader, encode)
         if encode is not None:
@@ -137,28 +143,16 @@ def diagnose(
     return report
 
 
-def _check_arguments(
-    keys: tuple[Any, ...], removal: str, draws: int, resamples: int, seed: int
-) -> None:
-    if len(keys) < 2 or len(set(keys)) < len(keys):
-        raise MidasAugError(
-            f"expected at least two different modalities, got {list(keys)!r}; name the keys of the "
-            "batch (or of the features) that hold them"
-        )
-    check_removal(removal)
-    check_numbers(draws=draws, resamples=resamples)
-    check_seed(seed)
-
-
-def _parts(model: Any) -> tuple[Predict | None, Predict]:
-    if callable(model):
-        return None, model
-    if isinstance(model, tuple | list) and len(model) == 2 and all(map(callable, model)):
-        return model[0], model[1]
+def _parts(model: Any, encode: Predict | None) -> tuple[Predict | None, Predict]:
+    if encode is None and isinstance(model, tuple | list) and len(model) == 2:
+        encode, model = model
+    if callable(model) and (encode is None or callable(encode)):
+        return encode, model
+    got = type(model).__name__ if encode is None else f"encode={encode!r} and {model!r}"
     raise MidasAugError(
         f"expected model as a callable(batch) -> logits or a pair (encode, fuse) of callables, got "
-        f"{type(model).__name__}; encode takes a batch and gives features by modality, fuse takes "
-        "these and gives logits"
+        f"{got}; encode takes a batch and gives features by modality, fuse takes these and gives "
+        "logits"
     )
 
 

@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midas_aug.diagnostics.measures import check_logits, row_correct
-from midas_aug.diagnostics.outcomes import Outcomes
-from midas_aug.diagnostics.reading import (
+from midas_aug.diagnostics.blocks import (
     Block,
     as_logits,
     check_finite,
@@ -17,6 +15,8 @@ from midas_aug.diagnostics.reading import (
     rebuilt,
     select,
 )
+from midas_aug.diagnostics.measures import check_logits, row_correct
+from midas_aug.diagnostics.outcomes import Outcomes
 from midas_aug.diagnostics.removal import mean_of
 from midas_aug.diagnostics.shapley import Subset, all_subsets
 from midas_aug.errors import MidasAugError
@@ -36,10 +36,9 @@ SHAPLEY_MODALITIES = 6  # 2^M passes; with more modalities the Shapley values ar
 
 def observe(
     block: Block,
-    names: tuple[str, ...],
     *,
     removal: str,
-    means: Mapping[Any, Any] | None,
+    means: Mapping[str, Any] | None,
     draws: int,
     generator: torch.Generator,
     num_classes: int | None,
@@ -48,7 +47,6 @@ def observe(
 
     Args:
         block: The rows.
-        names: What a report calls the modalities.
         removal: What stands in for a removed modality.
         means: The mean row of each modality, for ``"mean"``; None takes them of the block.
         draws: Draws of partners and permutations.
@@ -60,6 +58,7 @@ def observe(
     """
     whole = _checked(block.logits({}, {}), block, num_classes, "the model's logits")
     labels = block.labels.to(whole.device)
+    names = tuple(modality.name for modality in block.modalities)
     seen = Outcomes(names, labels, whole.shape[1])
     whole = seen.usable(whole, "of the whole model")
     seen.right[Subset(names)] = row_correct(whole, labels).float()
@@ -75,7 +74,8 @@ def _ask_heads(block: Block, seen: Outcomes) -> Tensor | None:
     unimodal = block.unimodal()
     if unimodal is None:
         return None
-    each = in_order(unimodal, block.keys, "the unimodal logits")
+    keys = [modality.key for modality in block.modalities]
+    each = in_order(unimodal, keys, "the unimodal logits")
     for name, given in zip(seen.modalities, each, strict=True):
         logits = as_logits(given, len(block.labels), f"the logits of the head of {name!r}")
         logits = _checked(logits, block, seen.n_classes, f"logits of the head of {name!r}")
@@ -94,36 +94,36 @@ def _swap(
     own, device = torch.arange(len(block.labels)), seen.labels.device
     plans = []
     for _ in range(draws):
-        for number, (name, key) in enumerate(zip(seen.modalities, block.keys, strict=True)):
+        for number, name in enumerate(seen.modalities):
             partner, valid = sample_partners(block.labels, generator=generator)
-            source = own[:, None].repeat(1, len(block.keys))
+            source = own[:, None].repeat(1, len(seen.modalities))
             source[:, number] = partner
             index, counted, met = source.to(device), valid.to(device), partner.to(device)
-            logits = block.logits({key: partner}, {})
+            logits = block.logits({name: partner}, {})
             logits = seen.usable(logits, f"with {name} from a row of another class", counted)
             seen.add_misaligned(logits, seen.labels[index], counted, met)
             if confidence is not None:
                 seen.add_shares(label_shares(confidence, index), counted, met)
             plans.append(SwapPlan(source, own, valid))
-    seen.hardness = _hardness([block.data[key] for key in block.keys], plans)
+    seen.hardness = _hardness([block.data[name] for name in seen.modalities], plans)
 
 
 def _permute(block: Block, seen: Outcomes, draws: int, generator: torch.Generator) -> None:
     """Each modality in turn from any other row."""
     for _ in range(draws):
-        for number, (name, key) in enumerate(zip(seen.modalities, block.keys, strict=True)):
+        for number, name in enumerate(seen.modalities):
             order = _permutation(block, generator)
             met = order.to(seen.labels.device)
-            source_labels = seen.labels[:, None].repeat(1, len(block.keys))
+            source_labels = seen.labels[:, None].repeat(1, len(seen.modalities))
             source_labels[:, number] = seen.labels[met]
-            logits = seen.usable(block.logits({key: order}, {}), f"with {name} permuted")
+            logits = seen.usable(block.logits({name: order}, {}), f"with {name} permuted")
             seen.add_permuted(name, logits, source_labels, met, draws)
 
 
 def _remove(
     block: Block,
     seen: Outcomes,
-    stand_ins: dict[Any, Any] | None,
+    stand_ins: dict[str, Any] | None,
     draws: int,
     generator: torch.Generator,
 ) -> None:
@@ -131,18 +131,14 @@ def _remove(
     n_rows, labels = len(block.labels), seen.labels
     times = draws if stand_ins is None else 1
     for subset in _wanted_subsets(seen.modalities):
-        gone = {
-            name: key
-            for name, key in zip(seen.modalities, block.keys, strict=True)
-            if name not in subset
-        }
+        gone = [name for name in seen.modalities if name not in subset]
         right, confidence = torch.zeros(2, n_rows, device=labels.device)
         for _ in range(times):
             if stand_ins is None:
-                orders = {key: _permutation(block, generator) for key in gone.values()}
+                orders = {name: _permutation(block, generator) for name in gone}
                 logits = block.logits(orders, {})
             else:
-                logits = block.logits({}, {key: stand_ins[key] for key in gone.values()})
+                logits = block.logits({}, {name: stand_ins[name] for name in gone})
             logits = seen.usable(logits, f"with {' and '.join(gone)} removed")
             right = right + row_correct(logits, labels).float() / times
             confidence = confidence + true_class_confidence(logits, labels) / times
@@ -165,24 +161,23 @@ def _permutation(block: Block, generator: torch.Generator) -> Tensor:
 
 
 def _stand_ins(
-    block: Block, removal: str, means: Mapping[Any, Any] | None
-) -> dict[Any, Any] | None:
+    block: Block, removal: str, means: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
     """One row for each modality that is to be removed by zeros or a mean."""
     if removal == "permute":
         return None
     found = {}
-    for key in block.keys:
-        value = block.data[key]
+    for name, value in block.data.items():
         if removal == "zero":
-            zeros = [torch.zeros_like(leaf[0]) for leaf in leaves_of(value, key)]
-            found[key] = rebuilt(value, zeros)
+            zeros = [torch.zeros_like(leaf[0]) for leaf in leaves_of(value, name)]
+            found[name] = rebuilt(value, zeros)
         elif means is None:
+            leaves_of(value, name)
             labelled = (block.labels >= 0).nonzero()[:, 0]
-            leaves_of(value, key)
-            mean = mean_of(select(value, labelled, len(block.labels), key), str(key))
-            found[key] = check_finite(mean, key)
+            mean = mean_of(select(value, labelled, len(block.labels), name), name)
+            found[name] = check_finite(mean, name)
         else:
-            found[key] = like_rows(means[key], value, key)
+            found[name] = like_rows(means[name], value, name)
     return found
 
 

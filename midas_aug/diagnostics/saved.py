@@ -264,6 +264,8 @@ def _names(given: Mapping[str, NDArray], modalities: Sequence[str] | None) -> tu
     found = {key.removeprefix(p) for key in given for p in PREFIXES if key.startswith(p)}
     if modalities is None and "modalities" in given:
         modalities = [str(name) for name in given["modalities"].ravel()]
+    if isinstance(modalities, str):
+        raise MidasAugError(f"expected the modalities as a list of names, got {modalities!r}")
     names = tuple(sorted(found) if modalities is None else map(str, modalities))
     if modalities is None and len(names) < 2 and "source_labels" in given:
         columns = given["source_labels"].shape[-1:]

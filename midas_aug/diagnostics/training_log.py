@@ -111,7 +111,7 @@ class TrainingLog:
 
     def __init__(self, modalities: Sequence[Any], *, sync: bool = True) -> None:
         names = tuple(str(name) for name in modalities)
-        if len(set(names)) < max(2, len(names)):
+        if isinstance(modalities, str) or len(set(names)) < max(2, len(names)):
             raise MidasAugError(
                 f"expected two or more modalities with different names, got {modalities!r}"
             )

@@ -435,6 +435,8 @@ def test_a_bad_option_is_an_error(tmp_path, capsys):
     assert "--seed" in capsys.readouterr().err
     with pytest.raises(MidasAugError, match="two different modalities"):
         report_from_logits(saved(), modalities=("audio",))
+    with pytest.raises(MidasAugError, match="a list of names, got 'av'"):
+        report_from_logits(saved(), modalities="av")
     with pytest.raises(SystemExit) as caught:
         main(["diagnose"])
     assert caught.value.code == 2

@@ -272,6 +272,65 @@ def test_batches_of_any_structure_give_the_same_report(built, kind):
     assert found.modalities == tuple(str(key) for key in keys)
 
 
+@pytest.mark.parametrize("removal", ["mean", "zero", "permute"])
+@pytest.mark.parametrize("level", ["feature", "input"])
+def test_keys_of_one_modality_move_together(built, level, removal):
+    """Audio in two items, and a third, its length, that tells where they are torn apart."""
+
+    def convert(batch):
+        low, high = batch["audio"].split(4, dim=1)
+        rest = {"video": batch["video"], "label": batch["label"], "id": batch["label"].clone()}
+        return {"low": low, "high": high, "sum": low.sum(1) + high.sum(1), **rest}
+
+    def whole(batch):
+        audio = torch.cat([batch["low"], batch["high"]], dim=1)
+        assert torch.allclose(batch["sum"], audio.sum(dim=1), atol=1e-4)
+        return {"audio": audio, "video": batch["video"]}
+
+    groups = {"audio": ["low", "high", "sum"], "video": "video"}
+    loader = [convert(batch) for batch in built.loader]
+    options = {"removal": removal, "resamples": 20, "draws": 2}
+    if level == "feature":
+        model, usual = (lambda b: dict(b), lambda f: built.model(whole(f))), (dict, built.model)
+    else:
+        model, usual = lambda b: built.model(whole(b)), built.model
+    heads = lambda b: built.unimodal(whole(b))  # noqa: E731
+    found = diagnose(model, loader, groups, unimodal=heads, **options)
+    plain = diagnose(usual, built.loader, ("audio", "video"), unimodal=built.unimodal, **options)
+    assert found.modalities == ("audio", "video")
+    assert found.scores.keys() == plain.scores.keys()
+    for key, score in found.scores.items():
+        assert score == pytest.approx(plain.scores[key], abs=1e-5), key
+    training = [convert(batch) for batch in built.training]
+    found = diagnose(model, loader, groups, training=training, **options).scores["cost.audio"]
+    plain = run(built, level, **options).scores["cost.audio"]
+    assert found.value == pytest.approx(plain.value, abs=1e-5)
+
+
+def test_the_fusion_gets_what_the_encoder_gave_and_all_that_belongs_to_a_row(built):
+    class Features(NamedTuple):
+        audio: torch.Tensor
+        video: torch.Tensor
+        number: torch.Tensor
+
+    def encode(batch):
+        return Features(batch["audio"], batch["video"], batch["label"])
+
+    def fuse(features):
+        assert isinstance(features, Features)
+        return built.model(features._asdict()) + 0.01 * features.number[:, None]
+
+    options = {"resamples": 5, "draws": 1}
+    found = diagnose((encode, fuse), built.loader, ("audio", "video"), **options)
+    again = diagnose(fuse, built.loader, ("audio", "video"), encode=encode, **options)
+    usual = diagnose((dict, built.model), built.loader, ("audio", "video"), **options)
+    assert found.scores == again.scores
+    assert found.scores["cost.audio"] == usual.scores["cost.audio"]
+    assert again.settings["level"] == "feature"
+    with pytest.raises(MidasAugError, match="pair \\(encode, fuse\\) of callables, got encode=3"):
+        diagnose(fuse, built.loader, ("audio", "video"), encode=3)
+
+
 def test_batches_are_moved_to_the_device_on_request(built):
     arrays = [{key: value.numpy() for key, value in batch.items()} for batch in built.loader]
     for level in ("feature", "input"):
@@ -370,6 +429,10 @@ def test_hardness_has_quantiles_where_features_are_vectors(built):
     [
         ({"modalities": ("audio",)}, ["two different modalities", "['audio']"]),
         ({"modalities": ("audio", "audio")}, ["two different modalities"]),
+        ({"modalities": ("1", 1)}, ["two different modalities"]),
+        ({"modalities": "av"}, ["sequence of keys", "'av'"]),
+        ({"modalities": None}, ["sequence of keys", "None"]),
+        ({"modalities": {"audio": ["audio", "smell"], "video": "video"}}, ["'smell'"]),
         ({"modalities": ("audio", "smell")}, ["'smell'", "'video'"]),
         ({"label": "target"}, ["'target'", "'label'"]),
         ({"removal": "noise"}, ["'permute'", "'noise'"]),

@@ -360,7 +360,7 @@ def test_wandb_gets_one_dict_an_epoch(finished):
     assert rows[1]["mine/share.audio"] == finished.records[1]["share.audio"]
 
 
-@pytest.mark.parametrize("names", [("a",), ("a", "a"), ()])
+@pytest.mark.parametrize("names", [("a",), ("a", "a"), (), "ab", ("1", 1)])
 def test_a_log_needs_two_different_modalities(names):
     with pytest.raises(MidasAugError, match="two or more modalities"):
         TrainingLog(names)
