@@ -7,7 +7,6 @@ the findings, and writes report.md, report.json and figures.
     python examples/diagnose.py --views fou zer mor          # three views
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,17 @@ try:
     from digits import LateFusion, Method, Rows
     from torch.nn.functional import cross_entropy
 
-    from midas_aug.diagnostics import ModalityReport, diagnose
-    from midas_aug.diagnostics.figures import draw_curves, draw_hardness, draw_shares
-    from midas_aug.diagnostics.logger import TrainingLog
+    from midas_aug.diagnostics import (
+        ModalityReport,
+        TrainingLog,
+        diagnose,
+        draw_curves,
+        draw_hardness,
+        draw_shares,
+    )
     from midas_aug.functional import gather_rows
 except ModuleNotFoundError as error:
-    sys.exit(f"the example needs {error.name}: pip install 'midas-aug[demo,diagnostics]'")
+    sys.exit(f"the example needs {error.name}: pip install '.[demo,diagnostics]'")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,10 @@ def main() -> None:
     if len(set(options.views)) < max(2, len(options.views)) or options.epochs < 1:
         sys.exit("--views takes two or more different views, --epochs starts at 1")
     torch.set_num_threads(1)  # quick enough, and the same numbers on any number of cores
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"--out takes a folder that can be made, got {options.out}: {error.strerror}")
     reports = []
     for name in ("joint", "plain swap", "MIDAS"):
         model, log, training, test = train(digits.METHODS[name], options)
@@ -62,7 +69,7 @@ def main() -> None:
     found = "\n\n".join(findings(report) for report in reports)
     print(comparison, found, sep="\n\n")
     (options.out / "report.md").write_text(f"{comparison.to_markdown()}\n{found}\n", "utf-8")
-    (options.out / "report.json").write_text(json.dumps(comparison.to_dict(), indent=1), "utf-8")
+    comparison.save(options.out / "report.json")
     print(f"\nWritten: {', '.join(str(file) for file in sorted(options.out.iterdir()))}")
 
 

@@ -1,15 +1,13 @@
 """The command line: ``python -m midas_aug diagnose --logits file.npz``."""
 
 import argparse
-import json
+import io
+import os
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from midas_aug import __version__
 from midas_aug.errors import MidasAugError
 
 ARRAYS = """\
@@ -27,11 +25,14 @@ Whatever is missing is left out of the report. Softmax outputs can be saved as t
 """
 
 
+FIGURES = (".png", ".svg", ".pdf")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        print(_diagnose(options))  # noqa: T201
+        _diagnose(options)
     except MidasAugError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m midas_aug")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument("--version", action="version", version=f"midas_aug {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="diagnose")
     diagnose = commands.add_parser(
         "diagnose",
         help="how a model uses its modalities, from saved logits",
@@ -53,47 +55,71 @@ def _parser() -> argparse.ArgumentParser:
         "--modalities", nargs="+", metavar="NAME", help="in the order of source_labels"
     )
     diagnose.add_argument("--name", default="model", help="what the table calls the model")
-    diagnose.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    diagnose.add_argument(
+        "--format", choices=("text", "markdown", "json"), default="text", help="of what is printed"
+    )
+    diagnose.add_argument(
+        "--out",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="write files in place of printing: .txt, .md, .json, or a figure as .png, .svg, .pdf "
+        "(needs matplotlib)",
+    )
+    diagnose.add_argument("--overwrite", action="store_true", help="replace files of --out")
     diagnose.add_argument("--resamples", type=int, default=1000, help="bootstrap samples")
     diagnose.add_argument("--seed", type=int, default=0)
     return parser
 
 
-def _diagnose(options: argparse.Namespace) -> str:
+def _diagnose(options: argparse.Namespace) -> None:
     from midas_aug.diagnostics import report_from_logits
+    from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
+    from midas_aug.diagnostics.report import FORMATS
 
-    if options.resamples < 1:
-        raise MidasAugError(f"expected --resamples of at least 1, got {options.resamples}")
+    check_numbers(**{"--resamples": options.resamples})
+    check_seed(options.seed, "--seed")
+    for path in options.out:
+        _check_output(path, [*FORMATS, *FIGURES], overwrite=options.overwrite)
     report = report_from_logits(
-        _load(options.logits),
+        options.logits,
         modalities=options.modalities,
         resamples=options.resamples,
         seed=options.seed,
         name=options.name,
     )
-    if options.format == "json":
-        return json.dumps(report.to_dict(), indent=2)
-    return report.to_markdown() if options.format == "markdown" else str(report)
+    for path in options.out:
+        if path.suffix.lower() in FIGURES:
+            report.plot(path)
+        else:
+            report.save(path)
+    if not options.out:
+        ending = {"text": ".txt", "markdown": ".md", "json": ".json"}[options.format]
+        _print(FORMATS[ending](report))
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _print(text: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may not know the sign of ± or α
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            with loaded:
-                return dict(loaded)
-    except FileNotFoundError:
-        raise MidasAugError(f"expected a file {path}, found none; check --logits") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        print(text, end="", flush=True)  # noqa: T201
+    except BrokenPipeError:  # as in `... | head`: nobody reads on, also not when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_output(path: Path, endings: Sequence[str], *, overwrite: bool) -> None:
+    from midas_aug.diagnostics.extras import require
+    from midas_aug.diagnostics.outputs import check_output
+
+    check_output(path, endings)
+    if path.exists() and not overwrite:
         raise MidasAugError(
-            f"expected an .npz file without pickled objects, got {path} ({reason}); save arrays of "
-            "numbers with numpy.savez"
-        ) from None
-    raise MidasAugError(
-        f"expected an .npz file with several arrays, got one array in {path}; save them with "
-        "numpy.savez"
-    )
+            f"expected a new file for --out, got {path}, which is there; name another one, or pass "
+            "--overwrite"
+        )
+    if path.suffix.lower() in FIGURES:
+        require("matplotlib", f"the figure {path}")
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ SIGNATURES = {
     functional.hard_sample_weights: "features plan * similarity",
     functional.misaligned_cross_entropy: "logits source_labels shares alpha",
     functional.weak_modality_step: "alpha shares logits source_labels * valid step_size max_alpha",
-    functional.misaligned_accuracy: "logits source_labels * valid",
-    diagnostics.diagnose: "model loader modalities * num_classes label unimodal training removal "
-    "draws resamples seed name device progress",
+    functional.misaligned_accuracy: "logits source_labels * valid same_label",
+    diagnostics.diagnose: "model loader modalities * encode num_classes label unimodal training "
+    "removal draws resamples seed name device progress",
     diagnostics.report_from_logits: "arrays * modalities resamples seed name",
 }
 EXTRAS = {  # what has to be there for a module of the integrations

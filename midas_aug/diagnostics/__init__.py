@@ -3,7 +3,7 @@
 `diagnose` is the one call: it swaps, permutes and removes modalities and returns a
 `ModalityReport` with scores, 95 % intervals and findings in plain language. The measures behind it
 are pure functions of tensors; `TrainingLog` collects curves during training. The accumulating
-metrics need ``torchmetrics``, the figures ``matplotlib``: ``pip install 'midas-aug[diagnostics]'``.
+metrics need ``torchmetrics``, the figures ``matplotlib``; both are in the extra ``diagnostics``.
 Not imported by ``import midas_aug``.
 """
 
@@ -13,25 +13,22 @@ from midas_aug.diagnostics.bootstrap import Score
 from midas_aug.diagnostics.diagnose import diagnose
 from midas_aug.diagnostics.figures import draw_curves, draw_hardness, draw_report, draw_shares
 from midas_aug.diagnostics.findings import Finding
-from midas_aug.diagnostics.logger import TrainingLog
 from midas_aug.diagnostics.measures import (
     accuracy,
-    accuracy_shapley,
-    all_subsets,
     collapsed_share_fraction,
     discrepancy_ratio,
     expected_calibration_error,
     hardness_quantiles,
-    misaligned_accuracy,
     misaligned_confidence,
     permutation_importance,
-    remove_modality,
-    sample_shapley,
-    shapley,
     share_entropy,
 )
+from midas_aug.diagnostics.removal import remove_modality
 from midas_aug.diagnostics.report import Comparison, ModalityReport
 from midas_aug.diagnostics.saved import report_from_logits
+from midas_aug.diagnostics.shapley import accuracy_shapley, all_subsets, sample_shapley, shapley
+from midas_aug.diagnostics.training_log import TrainingLog
+from midas_aug.functional.metrics import misaligned_accuracy
 
 if TYPE_CHECKING:
     from midas_aug.diagnostics.metrics import (

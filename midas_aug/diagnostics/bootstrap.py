@@ -14,6 +14,7 @@ from torch import Tensor
 
 from midas_aug._arrays import NDArray
 from midas_aug.diagnostics.measures import discrepancy_ratio
+from midas_aug.errors import MidasAugError
 
 __all__ = ["Score", "Statistic", "bootstrap", "interval", "mean", "ratio", "summed"]
 
@@ -63,12 +64,12 @@ def summed(values: Tensor, of_sums: Callable[[NDArray], NDArray]) -> Statistic:
 
 def calibration_error(gaps: Tensor) -> Statistic:
     """ECE from `measures.calibration_gaps` of rows that all count."""
-    rows = gaps.new_ones(len(gaps), 1)
+    ones = gaps.new_ones(len(gaps), 1)
 
     def of_sums(sums: NDArray) -> NDArray:
         return np.asarray(np.abs(sums[..., 1:]).sum(axis=-1) / sums[..., 0])
 
-    return summed(torch.cat([rows, gaps], dim=1), of_sums)
+    return summed(torch.cat([ones, gaps], dim=1), of_sums)
 
 
 def discrepancy(confidences: Tensor, position: int) -> Statistic:
@@ -95,10 +96,10 @@ def bootstrap(
 ) -> dict[str, tuple[float, NDArray]]:
     """Each statistic of the rows as they are, and of ``resamples`` samples of them, ``(R,)``."""
     results: dict[str, tuple[float, NDArray]] = {}
-    for rows in sorted({len(statistic.columns) for statistic in statistics.values()}):
-        group = {k: s for k, s in statistics.items() if len(s.columns) == rows}
+    for n_rows in sorted({len(statistic.columns) for statistic in statistics.values()}):
+        group = {k: s for k, s in statistics.items() if len(s.columns) == n_rows}
         columns = np.concatenate([s.columns for s in group.values()], axis=1)
-        drawn = [counts @ columns for counts in resampled_counts(rows, resamples, seed)]
+        drawn = [counts @ columns for counts in resampled_counts(n_rows, resamples, seed)]
         sums = np.concatenate([columns.sum(axis=0, keepdims=True), *drawn])
         start = 0
         for key, statistic in group.items():
@@ -109,14 +110,29 @@ def bootstrap(
     return {key: results[key] for key in statistics}
 
 
-def resampled_counts(rows: int, resamples: int, seed: int) -> Iterator[NDArray]:
+def resampled_counts(n_rows: int, resamples: int, seed: int) -> Iterator[NDArray]:
     """How often each row was drawn, ``(≤ R, N)`` at a time."""
-    generator = np.random.default_rng([seed, rows])
-    step = max(1, MAX_COUNTS // max(rows, 1))
+    generator = np.random.default_rng([seed, n_rows])
+    step = max(1, MAX_COUNTS // max(n_rows, 1))
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
-        drawn = generator.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(float)
+        drawn = generator.integers(n_rows, size=(size, n_rows))
+        place = drawn + n_rows * np.arange(size)[:, None]
+        counts = np.bincount(place.ravel(), minlength=size * n_rows)
+        yield counts.reshape(size, n_rows).astype(float)
+
+
+def check_numbers(**numbers: object) -> None:
+    """Raise unless each is an integer of at least 1."""
+    for name, number in numbers.items():
+        if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
+            raise MidasAugError(f"expected {name} as an integer of at least 1, got {number!r}")
+
+
+def check_seed(seed: object, name: str = "seed") -> None:
+    """Raise unless NumPy and PyTorch take it as a seed."""
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise MidasAugError(f"expected {name} as an integer from 0 to 2^63 - 1, got {seed!r}")
 
 
 def interval(value: float, replicates: NDArray) -> Score:

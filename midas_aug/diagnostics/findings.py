@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, TypeAlias
 
+from midas_aug.diagnostics import scores as kinds
 from midas_aug.diagnostics.bootstrap import Score
 
 __all__ = ["Finding", "find"]
@@ -83,34 +84,34 @@ def find(modalities: Sequence[str], scores: Scores) -> list[Finding]:
 
 
 def _has_no_signal(scores: Scores, modality: str) -> bool:
-    signal = scores.get(f"signal.{modality}")
+    signal = scores.get(kinds.SIGNAL.key(modality))
     return signal is not None and signal.low <= 0 and signal.value < SIGNAL
 
 
 def _is_unheard(scores: Scores, modality: str) -> bool:
     """Whether the model does without it, and makes little of it when there is nothing else."""
-    if not _at_most(scores.get(f"cost.{modality}"), IGNORED_COST):
+    if not _at_most(scores.get(kinds.COST.key(modality)), IGNORED_COST):
         return False
-    if f"headroom.{modality}" in scores:
+    if kinds.HEADROOM.key(modality) in scores:
         return _holds_more(scores, modality)
-    alone = scores.get(f"alone_signal.{modality}")
+    alone = scores.get(kinds.ALONE_SIGNAL.key(modality))
     return alone is None or _at_most(alone, UNHEARD)
 
 
 def _is_enough(scores: Scores, modality: str) -> bool:
     """Whether the model is as good with this modality alone, and as good without it."""
-    alone = scores.get(f"alone.{modality}")
-    if alone is None or scores["accuracy"].value - alone.value > REDUNDANT_GAP:
+    alone = scores.get(kinds.ALONE.key(modality))
+    if alone is None or scores[kinds.ACCURACY.key()].value - alone.value > REDUNDANT_GAP:
         return False
-    return _at_most(scores.get(f"cost.{modality}"), IGNORED_COST)
+    return _at_most(scores.get(kinds.COST.key(modality)), IGNORED_COST)
 
 
 def _are_copies(scores: Scores, first: str, second: str) -> bool:
-    return _at_least(scores.get(f"shared_errors.{first}+{second}"), SHARED_ERRORS)
+    return _at_least(scores.get(kinds.SHARED_ERRORS.key(first, second)), SHARED_ERRORS)
 
 
 def _holds_more(scores: Scores, modality: str) -> bool:
-    return _at_least(scores.get(f"headroom.{modality}"), HEADROOM)
+    return _at_least(scores.get(kinds.HEADROOM.key(modality)), HEADROOM)
 
 
 def _at_most(score: Score | None, threshold: float) -> bool:
@@ -125,7 +126,7 @@ def _at_least(score: Score | None, threshold: float) -> bool:
 
 
 def _no_signal(scores: Scores, modality: str) -> Finding:
-    head, majority = scores[f"head_accuracy.{modality}"], scores["majority"]
+    head, majority = scores[kinds.HEAD_ACCURACY.key(modality)], scores[kinds.MAJORITY.key()]
     return Finding(
         "no_signal",
         modality,
@@ -135,8 +136,8 @@ def _no_signal(scores: Scores, modality: str) -> Finding:
 
 
 def _neglect(scores: Scores, modality: str) -> Finding:
-    cost = f"removing {modality} costs {_percent(scores[f'cost.{modality}'])} points"
-    head = scores.get(f"head_accuracy.{modality}")
+    cost = f"removing {modality} costs {_percent(scores[kinds.COST.key(modality)])} points"
+    head = scores.get(kinds.HEAD_ACCURACY.key(modality))
     if head is not None:
         text = f"{modality} is ignored: {cost}, though {modality} alone reaches {_percent(head)} %."
         return Finding("ignored", modality, text)
@@ -150,7 +151,7 @@ def _neglect(scores: Scores, modality: str) -> Finding:
 
 def _leaning(modalities: Sequence[str], scores: Scores, silent: Sequence[str]) -> Iterator[Finding]:
     for m in modalities:
-        followed = scores.get(f"followed.{m}")
+        followed = scores.get(kinds.FOLLOWED.key(m))
         right_to = set(modalities) - {m} <= set(silent)  # there is nothing else to listen to
         if followed is not None and followed.low >= FOLLOWED and not right_to:
             yield Finding(
@@ -166,8 +167,8 @@ def _underused(scores: Scores, modality: str) -> Finding:
         "underused",
         modality,
         f"{modality} is underused: with all others removed the model reaches "
-        f"{_percent(scores[f'alone.{modality}'])} %, a head of its own "
-        f"{_percent(scores[f'head_accuracy.{modality}'])} %.",
+        f"{_percent(scores[kinds.ALONE.key(modality)])} %, a head of its own "
+        f"{_percent(scores[kinds.HEAD_ACCURACY.key(modality)])} %.",
     )
 
 
@@ -177,13 +178,13 @@ def _any_is_enough(scores: Scores, group: Sequence[str]) -> Finding:
         None,
         f"Any one of {_and(group)} is enough: with it alone the model is within "
         f"{100 * REDUNDANT_GAP:.0f} points of its accuracy with all "
-        f"({_percent(scores['accuracy'])} %), and removing it costs at most "
+        f"({_percent(scores[kinds.ACCURACY.key()])} %), and removing it costs at most "
         f"{100 * IGNORED_COST:.0f}.",
     )
 
 
 def _copies(scores: Scores, first: str, second: str) -> Finding:
-    shared = scores[f"shared_errors.{first}+{second}"]
+    shared = scores[kinds.SHARED_ERRORS.key(first, second)]
     return Finding(
         "redundant",
         None,
@@ -194,10 +195,10 @@ def _copies(scores: Scores, first: str, second: str) -> Finding:
 
 
 def _balanced(modalities: Sequence[str], scores: Scores) -> Iterator[Finding]:
-    if not all(f"{key}.{m}" in scores for key in ("cost", "followed") for m in modalities):
+    if not all(kind.key(m) in scores for kind in (kinds.COST, kinds.FOLLOWED) for m in modalities):
         return
-    costs = ", ".join(f"{m} {_percent(scores[f'cost.{m}'])}" for m in modalities)
-    sides = ", ".join(f"{m} {_percent(scores[f'followed.{m}'])} %" for m in modalities)
+    costs = ", ".join(f"{m} {_percent(scores[kinds.COST.key(m)])}" for m in modalities)
+    sides = ", ".join(f"{m} {_percent(scores[kinds.FOLLOWED.key(m)])} %" for m in modalities)
     yield Finding(
         "balanced",
         None,
@@ -208,7 +209,7 @@ def _balanced(modalities: Sequence[str], scores: Scores) -> Iterator[Finding]:
 
 
 def _about_confidence(modalities: Sequence[str], scores: Scores) -> Iterator[Finding]:
-    collapsed = scores.get("share_collapsed")
+    collapsed = scores.get(kinds.SHARE_COLLAPSED.key())
     if collapsed is not None and collapsed.low >= COLLAPSED:
         yield Finding(
             "collapsed_shares",
@@ -221,7 +222,7 @@ def _about_confidence(modalities: Sequence[str], scores: Scores) -> Iterator[Fin
             "number a modality, measured on held-out rows).",
         )
     for m in modalities:
-        error = scores.get(f"head_ece.{m}")
+        error = scores.get(kinds.HEAD_ECE.key(m))
         if error is not None and error.low >= MISCALIBRATED:
             yield Finding(
                 "miscalibrated",
@@ -234,11 +235,11 @@ def _about_confidence(modalities: Sequence[str], scores: Scores) -> Iterator[Fin
 def _advice(
     found: Sequence[Finding], modalities: Sequence[str], scores: Scores, redundant: set[str]
 ) -> Iterator[Finding]:
-    kinds = {finding.kind for finding in found}
+    found_kinds = {finding.kind for finding in found}
     about = {(finding.kind, finding.modality) for finding in found}
     silent = [m for m in modalities if ("no_signal", m) in about]
     neglected = [m for m in modalities if {("ignored", m), ("underused", m)} & about]
-    has_heads = all(f"head_accuracy.{m}" in scores for m in modalities)
+    has_heads = all(kinds.HEAD_ACCURACY.key(m) in scores for m in modalities)
     if silent:
         text = (
             f"MIDAS is not likely to help with {_and(silent)} and may cost accuracy: swapped rows "
@@ -256,12 +257,13 @@ def _advice(
             "rebalance: MIDAS is not likely to change the accuracy on intact rows; it may help "
             "where one of them goes missing."
         )
-    elif {"leans", "unused"} & kinds and not has_heads:
+    elif {"leans", "unused"} & found_kinds and not has_heads:
         text = (
             "If the modalities that are not listened to have a signal, MIDAS is likely to help; "
-            "classifiers of each alone (unimodal=) tell whether they have."
+            "classifiers of each alone (unimodal=, or head_<modality> in a file) tell whether they "
+            "have."
         )
-    elif "balanced" in kinds:
+    elif "balanced" in found_kinds:
         text = "MIDAS has little imbalance to mend here."
     else:
         return

@@ -1,52 +1,30 @@
 """Measures of modality imbalance: pure functions of tensors that never wait for the device.
 
 Everything is returned as a tensor without gradient, so that a training loop may call it. A
-*misaligned* row takes its modalities from rows of different classes; *removing* a modality means
-zeros, the mean of other rows, or the values of other rows in its place: results differ, so every
-report names the way.
+*misaligned* row takes its modalities from rows of different classes.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import combinations
-from math import factorial, log
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from math import log
 
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import (
-    Array,
-    as_labels,
-    as_scores,
-    as_tensor,
-    check_shape,
-)
+from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.labels import check_label_range
-from midas_aug.functional.metrics import top_set_matches
-from midas_aug.tree import first_rows, map_arrays, take_rows
+from midas_aug.functional.metrics import check_misaligned, has_two_labels
 
 __all__ = [
-    "Removal",
     "accuracy",
-    "accuracy_shapley",
-    "all_subsets",
     "collapsed_share_fraction",
     "discrepancy_ratio",
     "expected_calibration_error",
     "hardness_quantiles",
-    "misaligned_accuracy",
     "misaligned_confidence",
     "permutation_importance",
-    "remove_modality",
-    "sample_shapley",
-    "shapley",
     "share_entropy",
 ]
-
-Subset: TypeAlias = frozenset[str]
-Removal: TypeAlias = Literal["zero", "mean", "permute"]
-REMOVALS = ("zero", "mean", "permute")
 
 CALIBRATION_BINS = 15  # as in most papers on calibration
 NEAR_EVEN = 0.05  # a share this close to 1/M counts as collapsed
@@ -56,7 +34,7 @@ def accuracy(logits: Array, labels: Array) -> Tensor:
     """Fraction of rows whose highest logit is the label's.
 
     Args:
-        logits: ``(N, C)`` float.
+        logits: ``(N, C)`` float; a row with a NaN is wrong.
         labels: ``(N,)`` integers; rows with a negative one do not count.
 
     Returns:
@@ -73,54 +51,8 @@ def accuracy(logits: Array, labels: Array) -> Tensor:
     """
     scores, classes = check_logits(logits, labels)
     counted = classes >= 0
-    right = (scores.argmax(dim=1) == classes) & counted
+    right = row_correct(scores, classes) & counted
     return right.sum() / counted.sum().clamp(min=1)
-
-
-def misaligned_accuracy(
-    logits: Array,
-    source_labels: Array,
-    *,
-    valid: Array | None = None,
-    same_label: Literal["skip", "wrong"] = "skip",
-) -> Tensor:
-    """Fraction of misaligned rows whose top classes are exactly the labels of their sources.
-
-    Differs from `midas_aug.functional.misaligned_accuracy` in rows whose sources all have one
-    label: these are not misaligned, and only the two modes here keep them from being counted as
-    hits.
-
-    Args:
-        logits: ``(S, C)`` float.
-        source_labels: ``(S, M)`` integers; rows with a negative one do not count.
-        valid: ``(S,)`` bool, rows to count; None counts all.
-        same_label: What becomes of rows whose sources have one label. ``"skip"``: they do not
-            count. ``"wrong"``: they count and never hit, as where the public code permutes a batch
-            (its ceiling is then below 1).
-
-    Returns:
-        A scalar in [0, 1]; 0 when no row counts.
-
-    Raises:
-        MidasAugError: Shapes or dtypes do not fit, or ``same_label`` is another word.
-
-    Example:
-        >>> import torch
-        >>> from midas_aug.diagnostics import misaligned_accuracy
-        >>> logits = torch.tensor([[3.0, 2.0, 0.0], [3.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
-        >>> labels = torch.tensor([[0, 1], [0, 1], [0, 0]])
-        >>> misaligned_accuracy(logits, labels)
-        tensor(0.5000)
-        >>> misaligned_accuracy(logits, labels, same_label="wrong")
-        tensor(0.3333)
-    """
-    if same_label not in ("skip", "wrong"):
-        raise MidasAugError(f"expected same_label 'skip' or 'wrong', got {same_label!r}")
-    scores, classes, counted = check_misaligned(logits, source_labels, valid)
-    mixed = has_two_labels(classes)
-    right = top_set_matches(scores, classes) & mixed & counted
-    rows = counted & mixed if same_label == "skip" else counted
-    return right.sum() / rows.sum().clamp(min=1)
 
 
 def misaligned_confidence(
@@ -158,45 +90,6 @@ def misaligned_confidence(
     return total / counted.sum().clamp(min=1)
 
 
-def remove_modality(
-    modalities: Mapping[str, Any],
-    name: str,
-    removal: Removal,
-    *,
-    mean: Any = None,
-    generator: torch.Generator | None = None,
-) -> dict[str, Any]:
-    """Copy ``modalities`` with ``name`` removed: its rows say nothing about their labels any more.
-
-    Args:
-        modalities: Features or inputs, each an array or a nested structure of arrays with N rows.
-        name: The key to remove.
-        removal: ``"zero"``: zeros. ``"mean"``: the mean of other rows, one for all. ``"permute"``:
-            each row gets another row's (or, rarely, its own).
-        mean: What replaces a row, in the structure of ``modalities[name]`` without the axis of
-            rows; for ``"mean"``. None takes the mean of the rows given.
-        generator: For ``"permute"``; None takes the global one.
-
-    Returns:
-        A new dict. The caller's is not changed.
-
-    Raises:
-        MidasAugError: There is no such modality or way, or a mean of integers (token ids) is asked
-            for.
-
-    Example:
-        >>> import torch
-        >>> from midas_aug.diagnostics import remove_modality
-        >>> batch = {"a": torch.tensor([[1.0], [3.0]]), "b": torch.tensor([[5.0], [7.0]])}
-        >>> remove_modality(batch, "b", "mean")["b"].tolist()
-        [[6.0], [6.0]]
-    """
-    if name not in modalities:
-        raise MidasAugError(f"expected one of {list(modalities)!r}, got {name!r}")
-    value = modalities[name]
-    return {**modalities, name: absent(value, removal, name, mean=mean, generator=generator)}
-
-
 def permutation_importance(clean: Array, permuted: Array, labels: Array) -> Tensor:
     """Accuracy with a modality permuted, over the clean accuracy (MCR).
 
@@ -224,116 +117,6 @@ def permutation_importance(clean: Array, permuted: Array, labels: Array) -> Tens
     return torch.where(before > 0, accuracy(permuted, labels) / before, float("nan"))
 
 
-def all_subsets(modalities: Sequence[str]) -> list[Subset]:
-    """Every subset, from none to all: 2^M of them.
-
-    Example:
-        >>> from midas_aug.diagnostics import all_subsets
-        >>> [sorted(subset) for subset in all_subsets(("a", "b"))]
-        [[], ['a'], ['b'], ['a', 'b']]
-    """
-    return [
-        Subset(subset)
-        for size in range(len(modalities) + 1)
-        for subset in combinations(modalities, size)
-    ]
-
-
-def shapley(values: Mapping[Subset, Tensor]) -> dict[str, Tensor]:
-    r"""Shapley value of each modality, from the value of every subset of modalities.
-
-    .. math:: \phi_m = \sum_{S \subseteq N \setminus m} \frac{|S|!\,(M - |S| - 1)!}{M!}
-        (v(S \cup m) - v(S))
-
-    Args:
-        values: A tensor (any shape, the same for all) for each of the 2^M subsets, the empty one
-            too.
-
-    Returns:
-        A tensor for each modality, in alphabetical order; they sum to v(all) − v(none).
-
-    Raises:
-        MidasAugError: A subset is missing.
-
-    Example:
-        >>> import torch
-        >>> from midas_aug.diagnostics import shapley
-        >>> values = {(): 0.17, ("a",): 0.42, ("v",): 0.19, ("a", "v"): 0.60}
-        >>> phi = shapley({frozenset(s): torch.tensor(v) for s, v in values.items()})
-        >>> {m: round(value.item(), 2) for m, value in phi.items()}
-        {'a': 0.33, 'v': 0.1}
-    """
-    modalities = sorted(set().union(*values))
-    count = len(modalities)
-    missing = [sorted(subset) for subset in all_subsets(modalities) if subset not in values]
-    if missing or count == 0:
-        raise MidasAugError(
-            f"expected a value for every subset of {modalities!r}, the empty one too; missing are "
-            f"{missing!r}"
-        )
-    contributions = {}
-    for modality in modalities:
-        others = [other for other in modalities if other != modality]
-        total = torch.zeros_like(values[Subset()], dtype=torch.get_default_dtype())
-        for subset in all_subsets(others):
-            chance = factorial(len(subset)) * factorial(count - len(subset) - 1) / factorial(count)
-            total = total + chance * (values[subset | {modality}] - values[subset])
-        contributions[modality] = total
-    return contributions
-
-
-def sample_shapley(correct: Mapping[Subset, Tensor]) -> dict[str, Tensor]:
-    """SMV's value of each modality in each row: Shapley of v(S) = |S| where S gets the row right.
-
-    v(none) is 0 whatever the model says there, so a row's values sum to M if the whole model gets
-    it right, and to 0 otherwise.
-
-    Args:
-        correct: ``(N,)`` for each of the 2^M subsets (the empty one too, its values are not read):
-            whether the row is right with the modalities outside the subset removed (SMV: set to 0
-            at feature level).
-
-    Returns:
-        ``(N,)`` for each modality; the mean over the rows is SMV's modality-level value.
-
-    Raises:
-        MidasAugError: A subset is missing.
-
-    Example:
-        >>> import torch
-        >>> from midas_aug.diagnostics import all_subsets, sample_shapley
-        >>> right = torch.tensor([True])
-        >>> correct = {s: right for s in all_subsets(("a", "v"))} | {frozenset({"v"}): ~right}
-        >>> {m: value.tolist() for m, value in sample_shapley(correct).items()}
-        {'a': [1.5], 'v': [0.5]}
-    """
-    counts = {subset: len(subset) * value.float() for subset, value in correct.items()}
-    return shapley(counts)
-
-
-def accuracy_shapley(correct: Mapping[Subset, Tensor]) -> dict[str, Tensor]:
-    """Shapley value of the accuracy: how many points each modality contributes.
-
-    Args:
-        correct: ``(N,)`` for each of the 2^M subsets: whether the row is right with the modalities
-            outside the subset removed. The empty subset is a constant prediction, not 0.
-
-    Returns:
-        A scalar for each modality; they sum to A(all) − A(none).
-
-    Raises:
-        MidasAugError: A subset is missing.
-
-    Example:
-        >>> import torch
-        >>> from midas_aug.diagnostics import accuracy_shapley, all_subsets
-        >>> correct = {s: torch.tensor([len(s) == 2, True]) for s in all_subsets(("a", "v"))}
-        >>> {m: value.item() for m, value in accuracy_shapley(correct).items()}
-        {'a': 0.25, 'v': 0.25}
-    """
-    return shapley({s: value.float().sum() / max(len(value), 1) for s, value in correct.items()})
-
-
 def discrepancy_ratio(sums: Tensor) -> Tensor:
     r"""OGM's ratio of each modality to the others: mean over j ≠ m of s_m / s_j. Balanced is 1.
 
@@ -357,11 +140,13 @@ def discrepancy_ratio(sums: Tensor) -> Tensor:
         tensor([2.2500, 1.3333, 0.4167])
     """
     values = as_tensor(sums, "sums").detach()
+    values = values if values.is_floating_point() else values.float()
     if values.ndim == 0 or values.shape[-1] < 2:
         raise MidasAugError(
             f"expected sums of at least two modalities, got shape {tuple(values.shape)}; the ratio "
             "holds one against the others"
         )
+    values = values.clamp(min=torch.finfo(values.dtype).tiny)  # makes zeros even
     inverse = 1 / values
     others = inverse.sum(dim=-1, keepdim=True) - inverse
     return values * others / (values.shape[-1] - 1)
@@ -419,9 +204,8 @@ def share_entropy(shares: Array, *, valid: Array | None = None) -> Tensor:
         >>> share_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
         tensor(0.5000)
     """
-    values, counted = _check_shares(shares, valid)
-    rows = row_entropy(values)
-    return torch.where(counted, rows, 0.0).sum() / counted.sum().clamp(min=1)
+    values, counted = check_shares(shares, valid)
+    return torch.where(counted, row_entropy(values), 0.0).sum() / counted.sum().clamp(min=1)
 
 
 def collapsed_share_fraction(
@@ -446,7 +230,7 @@ def collapsed_share_fraction(
         >>> collapsed_share_fraction(torch.tensor([[0.52, 0.48], [0.9, 0.1]]))
         tensor(0.5000)
     """
-    values, counted = _check_shares(shares, valid)
+    values, counted = check_shares(shares, valid)
     near = row_collapsed(values, tolerance)
     return torch.where(counted, near, 0.0).sum() / counted.sum().clamp(min=1)
 
@@ -481,7 +265,7 @@ def hardness_quantiles(
         tensor([1.0000, 1.5000, 2.0000])
     """
     values = as_scores(hardness, "hardness", ndim=1).detach()
-    counted = _counted(len(values), valid, values)
+    counted = _counted(values, valid)
     wanted = torch.tensor(list(quantiles), dtype=values.dtype, device=values.device)
     if len(values) == 0:
         return torch.full_like(wanted, float("nan"))
@@ -489,57 +273,6 @@ def hardness_quantiles(
 
 
 # ---------------------------------------------------------------- shared with the other modules
-
-
-def absent(
-    value: Any,
-    removal: str,
-    name: str,
-    *,
-    mean: Any = None,
-    generator: torch.Generator | None = None,
-) -> Any:
-    """What stands in for the modality ``value`` when it is removed."""
-    if removal == "zero":
-        return map_arrays(lambda array: torch.zeros_like(as_tensor(array, name)), value)
-    if removal == "permute":
-        rows = first_rows(value)
-        order = torch.randperm(rows, generator=generator)
-        return take_rows(value, order_like(order, value), rows, path=name, strict=True)
-    if removal == "mean":
-        means = mean_of(value, name) if mean is None else mean
-        return spread(means, first_rows(value))
-    raise MidasAugError(
-        f"expected removal to be one of {list(REMOVALS)!r}, got {removal!r}; it says what "
-        "stands in for a modality that is removed"
-    )
-
-
-def order_like(order: Tensor, tree: Any) -> Tensor:
-    """``order`` on the device of the first tensor in ``tree``."""
-    devices: list[torch.device] = []
-    map_arrays(lambda array: devices.append(as_tensor(array, "a modality").device), tree)
-    return order.to(devices[0]) if devices else order
-
-
-def mean_of(tree: Any, name: str) -> Any:
-    """The mean row of every array in ``tree``."""
-
-    def mean(array: Any) -> Tensor:
-        values = as_tensor(array, name)
-        if not values.is_floating_point():
-            raise MidasAugError(
-                f"expected {name!r} to hold floats to take the mean of, got {values.dtype}; use "
-                "removal='permute' for token ids, or work at feature level"
-            )
-        return values.detach().mean(dim=0)
-
-    return map_arrays(mean, tree)
-
-
-def spread(means: Any, rows: int) -> Any:
-    """``means`` (one row without its axis) repeated ``rows`` times."""
-    return map_arrays(lambda mean: mean.expand(rows, *mean.shape), means)
 
 
 def check_logits(logits: Array, labels: Array) -> tuple[Tensor, Tensor]:
@@ -551,21 +284,10 @@ def check_logits(logits: Array, labels: Array) -> tuple[Tensor, Tensor]:
     return scores, classes
 
 
-def check_misaligned(
-    logits: Array, source_labels: Array, valid: Array | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (S, C) without gradient, source labels (S, M), and which rows count."""
-    scores = as_scores(logits, "logits").detach()
-    classes = as_labels(source_labels, "source_labels", ndim=2)
-    check_shape(classes, (len(scores), None), "source_labels", "one row a row of logits")
-    check_label_range(classes, scores.shape[1])
-    counted = _counted(len(scores), valid, scores) & (classes >= 0).all(dim=1)
-    return scores, classes, counted
-
-
-def has_two_labels(source_labels: Tensor) -> Tensor:
-    """Whether the sources of each row have at least two different labels, (S,) bool."""
-    return (source_labels != source_labels[:, :1]).any(dim=1)
+def row_correct(scores: Tensor, classes: Tensor) -> Tensor:
+    """Whether the label's logit is the highest of each row, (N,) bool; where there is a NaN, no."""
+    highest, guess = scores.max(dim=1)
+    return (guess == classes) & (highest == highest)  # NaN is the highest, and unequal to itself
 
 
 def source_probability(scores: Tensor, source_labels: Tensor, *, normalized: bool) -> Tensor:
@@ -622,14 +344,15 @@ def row_collapsed(shares: Tensor, tolerance: float = NEAR_EVEN) -> Tensor:
     return near.to(shares.dtype).mean(dim=1)
 
 
-def _check_shares(shares: Array, valid: Array | None) -> tuple[Tensor, Tensor]:
+def check_shares(shares: Array, valid: Array | None) -> tuple[Tensor, Tensor]:
+    """Shares (S, M) without gradient, and which rows count (S,)."""
     values = as_scores(shares, "shares").detach()
-    return values, _counted(len(values), valid, values)
+    return values, _counted(values, valid)
 
 
-def _counted(rows: int, valid: Array | None, like: Tensor) -> Tensor:
+def _counted(values: Tensor, valid: Array | None) -> Tensor:
     if valid is None:
-        return torch.ones(rows, dtype=torch.bool, device=like.device)
+        return torch.ones(len(values), dtype=torch.bool, device=values.device)
     mask = as_tensor(valid, "valid")
-    check_shape(mask, (rows,), "valid", "one flag a row")
+    check_shape(mask, (len(values),), "valid", "one flag a row")
     return mask.bool()

@@ -1,37 +1,41 @@
 """The measures as metrics that accumulate: ``torchmetrics.Metric`` classes.
 
 States are sums, added up over batches and, in a distributed run, over ranks; nothing waits for the
-device before ``compute()``. Import them from `midas_aug.diagnostics`; they need the extra
-``pip install 'midas-aug[diagnostics]'``.
+device before ``compute()``. Import them from `midas_aug.diagnostics`; they need ``torchmetrics``,
+of the extra ``diagnostics``.
 """
 
-from typing import Any, Literal
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import as_scores
+from midas_aug._arrays import Array
+from midas_aug.diagnostics.extras import require
 from midas_aug.diagnostics.measures import (
     NEAR_EVEN,
     check_logits,
-    check_misaligned,
+    check_shares,
     discrepancy_ratio,
-    has_two_labels,
     row_collapsed,
     row_entropy,
     source_probability,
 )
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.labels import true_class_confidence
-from midas_aug.functional.metrics import top_set_matches
+from midas_aug.functional.metrics import (
+    SameLabel,
+    check_misaligned,
+    check_same_label,
+    misaligned_hits,
+)
 
-try:
-    from torchmetrics import Metric
-except ModuleNotFoundError as error:
-    raise MidasAugError(
-        "expected torchmetrics for the accumulating metrics; run: "
-        "pip install 'midas-aug[diagnostics]' (the functions of midas_aug.diagnostics need none)"
-    ) from error
+require(
+    "torchmetrics", "the accumulating metrics (the functions of midas_aug.diagnostics need none)"
+)
+from torchmetrics import Metric  # noqa: E402
 
 __all__ = [
     "DiscrepancyRatio",
@@ -42,34 +46,52 @@ __all__ = [
 ]
 
 
-class _Sums(Metric):
-    """A metric of two sums."""
+class _Mean(Metric):
+    """A sum over rows, and how many rows it is of.
+
+    The names of the states tell apart what is measured, and how: a ``MetricCollection`` takes
+    metrics whose states have the same names and, after the first batch, the same values for one.
+    """
 
     is_differentiable = False
     full_state_update = False
-    total: Tensor
-    rows: Tensor
 
-    def __init__(self, shape: tuple[int, ...] = (), **kwargs: Any) -> None:
+    def __init__(self, measured: str, shape: tuple[int, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", torch.zeros(shape), dist_reduce_fx="sum")
-        self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.total_name, self.n_rows_name = f"total_{measured}", f"n_rows_{measured}"
+        count = torch.zeros((), dtype=torch.int64)
+        self.add_state(self.total_name, torch.zeros(shape), dist_reduce_fx="sum")
+        self.add_state(self.n_rows_name, count, dist_reduce_fx="sum")
 
-    def _add(self, values: Tensor, counted: Tensor) -> None:
+    @property
+    def total(self) -> Tensor:
+        """The sum so far."""
+        total: Tensor = getattr(self, self.total_name)
+        return total
+
+    @property
+    def n_rows(self) -> Tensor:
+        """How many rows it is of."""
+        n_rows: Tensor = getattr(self, self.n_rows_name)
+        return n_rows
+
+    def add(self, values: Tensor, counted: Tensor) -> None:
+        """Add the rows that count."""
         mask = counted if values.ndim == 1 else counted[:, None]
-        self.total = self.total + torch.where(mask, values, 0.0).sum(dim=0).float()
-        self.rows = self.rows + counted.sum()
+        added = torch.where(mask, values, 0.0).sum(dim=0).float()
+        setattr(self, self.total_name, self.total + added)
+        setattr(self, self.n_rows_name, self.n_rows + counted.sum())
 
     def compute(self) -> Tensor:
         """Mean over all rows that counted; 0 when none did."""
-        return self.total / self.rows.clamp(min=1)
+        return self.total / self.n_rows.clamp(min=1)
 
 
-class MisalignedAccuracy(_Sums):
+class MisalignedAccuracy(_Mean):
     """`misaligned_accuracy` over many batches.
 
     Args:
-        same_label: As in `misaligned_accuracy`.
+        same_label: As in `misaligned_accuracy`: what becomes of rows of one label.
         kwargs: For ``torchmetrics.Metric``.
 
     Example:
@@ -84,21 +106,19 @@ class MisalignedAccuracy(_Sums):
 
     higher_is_better = True
 
-    def __init__(self, *, same_label: Literal["skip", "wrong"] = "skip", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if same_label not in ("skip", "wrong"):
-            raise MidasAugError(f"expected same_label 'skip' or 'wrong', got {same_label!r}")
+    def __init__(self, *, same_label: SameLabel = "count", **kwargs: Any) -> None:
+        check_same_label(same_label)
+        super().__init__(f"hits_{same_label}", **kwargs)
         self.same_label = same_label
 
-    def update(self, logits: Tensor, source_labels: Tensor, valid: Tensor | None = None) -> None:
+    def update(self, logits: Array, source_labels: Array, valid: Array | None = None) -> None:
         """Add misaligned rows: ``(S, C)`` logits, ``(S, M)`` labels, ``(S,)`` which count."""
         scores, classes, counted = check_misaligned(logits, source_labels, valid)
-        mixed = has_two_labels(classes)
-        hits = (top_set_matches(scores, classes) & mixed).to(scores.dtype)
-        self._add(hits, counted & mixed if self.same_label == "skip" else counted)
+        hits, counted = misaligned_hits(scores, classes, counted, self.same_label)
+        self.add(hits.to(scores.dtype), counted)
 
 
-class MisalignedConfidence(_Sums):
+class MisalignedConfidence(_Mean):
     """`misaligned_confidence` over many batches: ``(M,)``.
 
     Args:
@@ -116,17 +136,18 @@ class MisalignedConfidence(_Sums):
     """
 
     def __init__(self, num_modalities: int, *, normalized: bool = False, **kwargs: Any) -> None:
-        super().__init__((check_modalities(num_modalities),), **kwargs)
+        measured = "normalized_confidence" if normalized else "confidence"
+        super().__init__(measured, (check_modalities(num_modalities),), **kwargs)
         self.normalized = normalized
 
-    def update(self, logits: Tensor, source_labels: Tensor, valid: Tensor | None = None) -> None:
+    def update(self, logits: Array, source_labels: Array, valid: Array | None = None) -> None:
         """Add misaligned rows: ``(S, C)`` logits, ``(S, M)`` labels, ``(S,)`` which count."""
         scores, classes, counted = check_misaligned(logits, source_labels, valid)
         check_columns(classes, len(self.total), "source_labels")
-        self._add(source_probability(scores, classes, normalized=self.normalized), counted)
+        self.add(source_probability(scores, classes, normalized=self.normalized), counted)
 
 
-class ShareEntropy(_Sums):
+class ShareEntropy(_Mean):
     """`share_entropy` over many batches: 1 where all shares are 1/M.
 
     Example:
@@ -138,13 +159,16 @@ class ShareEntropy(_Sums):
         tensor(0.5000)
     """
 
-    def update(self, shares: Tensor, valid: Tensor | None = None) -> None:
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("entropy", **kwargs)
+
+    def update(self, shares: Array, valid: Array | None = None) -> None:
         """Add ``(S, M)`` shares of misaligned rows; ``(S,)`` which count."""
-        values = as_scores(shares, "shares").detach()
-        self._add(row_entropy(values), _mask(values, valid))
+        values, counted = check_shares(shares, valid)
+        self.add(row_entropy(values), counted)
 
 
-class ShareCollapse(_Sums):
+class ShareCollapse(_Mean):
     """`collapsed_share_fraction` over many batches: how many shares are next to 1/M.
 
     Args:
@@ -161,16 +185,18 @@ class ShareCollapse(_Sums):
     """
 
     def __init__(self, *, tolerance: float = NEAR_EVEN, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        if not 0 <= tolerance <= 1:
+            raise MidasAugError(f"expected a tolerance in [0, 1], got {tolerance!r}")
+        super().__init__(f"collapsed_{re.sub('[^0-9a-z]', '_', repr(float(tolerance)))}", **kwargs)
         self.tolerance = tolerance
 
-    def update(self, shares: Tensor, valid: Tensor | None = None) -> None:
+    def update(self, shares: Array, valid: Array | None = None) -> None:
         """Add ``(S, M)`` shares of misaligned rows; ``(S,)`` which count."""
-        values = as_scores(shares, "shares").detach()
-        self._add(row_collapsed(values, self.tolerance), _mask(values, valid))
+        values, counted = check_shares(shares, valid)
+        self.add(row_collapsed(values, self.tolerance), counted)
 
 
-class DiscrepancyRatio(_Sums):
+class DiscrepancyRatio(_Mean):
     """`discrepancy_ratio` of the sums over an epoch: ``(M,)``, balanced is 1.
 
     Args:
@@ -189,46 +215,39 @@ class DiscrepancyRatio(_Sums):
     """
 
     def __init__(self, num_modalities: int, **kwargs: Any) -> None:
-        super().__init__((check_modalities(num_modalities),), **kwargs)
+        super().__init__("discrepancy", (check_modalities(num_modalities),), **kwargs)
 
-    def update(self, unimodal_logits: Any, labels: Tensor) -> None:
+    def update(self, unimodal_logits: Mapping[Any, Array] | Sequence[Array], labels: Array) -> None:
         """Add rows: ``(N, C)`` logits for each modality in order (or a dict of them), labels.
 
         OGM's are the parts of the joint head's logits that come from each modality alone.
         """
         given = unimodal_logits
-        logits = list(given.values()) if hasattr(given, "values") else list(given)
+        logits = list(given.values()) if isinstance(given, Mapping) else list(given)
         if len(logits) != len(self.total):
             raise MidasAugError(
                 f"expected unimodal_logits of {len(self.total)} modalities, got {len(logits)}"
             )
-        for each in logits:
-            check_logits(each, labels)
-        confidences = torch.stack([true_class_confidence(each, labels) for each in logits], dim=1)
-        self._add(confidences, labels >= 0)
+        checked = [check_logits(each, labels) for each in logits]
+        columns = [true_class_confidence(scores, classes) for scores, classes in checked]
+        self.add(torch.stack(columns, dim=1), checked[0][1] >= 0)
 
     def compute(self) -> Tensor:
         """The ratios of the sums."""
         return discrepancy_ratio(self.total)
 
 
-def check_modalities(count: int) -> int:
+def check_modalities(num_modalities: int) -> int:
     """At least two."""
-    if count < 2:
-        raise MidasAugError(f"expected num_modalities of at least 2, got {count}")
-    return count
+    if num_modalities < 2:
+        raise MidasAugError(f"expected num_modalities of at least 2, got {num_modalities}")
+    return num_modalities
 
 
-def check_columns(labels: Tensor, count: int, name: str) -> None:
+def check_columns(labels: Tensor, num_modalities: int, name: str) -> None:
     """One column a modality."""
-    if labels.shape[1] != count:
+    if labels.shape[1] != num_modalities:
         raise MidasAugError(
-            f"expected {name} of {count} modalities, got shape {tuple(labels.shape)}; one column "
-            "a modality"
+            f"expected {name} of {num_modalities} modalities, got shape {tuple(labels.shape)}; one "
+            "column a modality"
         )
-
-
-def _mask(values: Tensor, valid: Tensor | None) -> Tensor:
-    if valid is None:
-        return torch.ones(len(values), dtype=torch.bool, device=values.device)
-    return valid.bool()

@@ -1,6 +1,7 @@
 """From what happened to each row to the scores of a report."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -9,27 +10,81 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midas_aug.diagnostics import bootstrap
+from midas_aug.diagnostics import bootstrap, scores
 from midas_aug.diagnostics.bootstrap import Statistic, interval
 from midas_aug.diagnostics.measures import (
-    Subset,
-    all_subsets,
     calibration_gaps,
-    has_two_labels,
     odd_one_out,
     row_collapsed,
+    row_correct,
     row_entropy,
-    sample_shapley,
-    shapley,
     source_probability,
 )
 from midas_aug.diagnostics.report import ModalityReport
+from midas_aug.diagnostics.shapley import Subset, all_subsets, sample_shapley, shapley
+from midas_aug.errors import MidasAugError
 from midas_aug.functional.labels import true_class_confidence
-from midas_aug.functional.metrics import top_set_matches
+from midas_aug.functional.metrics import misaligned_hits
 
-__all__ = ["Outcomes"]
+__all__ = ["Outcomes", "join"]
 
-AS_PARTNER = " as partner"  # marks the sums over the rows in which a row was the partner
+LOWEST = -1e37  # stands in for a logit of −inf: a probability of 0, and no NaN in a difference
+NAMED_FAULTS = 6  # kinds of predictions that an error about NaN lists
+
+
+class PairSums:
+    """Sums over mixed rows: of each row as the anchor, and as the partner that an anchor met.
+
+    A pair (i, j) weighs w_i w_j in a bootstrap sample with counts w, which is w_i + w_j − 1 to
+    first order: both rows of a pair are random, and an interval from the anchors alone would be too
+    narrow.
+    """
+
+    def __init__(self) -> None:
+        self.anchored: dict[Hashable, Tensor] = {}
+        self.met: dict[Hashable, Tensor] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.anchored)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self.anchored
+
+    def add(self, key: Hashable, values: Tensor, partner: Tensor | None = None) -> None:
+        """Add one draw: ``(N,)`` values of the anchors, which met the rows ``partner``."""
+        values = values.float()
+        _accumulate(self.anchored, key, values)
+        if partner is not None:
+            met = torch.zeros_like(values).index_add_(0, partner, values)
+            _accumulate(self.met, key, met)
+
+    def column(self, key: Hashable) -> Tensor:
+        """A column whose sum, weighted by the rows' counts, is that over the pairs."""
+        anchored, met = self.anchored[key], self.met.get(key)
+        return anchored if met is None else anchored + met - anchored.double().mean()
+
+    def ratio(self, numerator: Hashable, denominator: Hashable) -> Statistic:
+        """Sum of one column over the sum of another."""
+        return bootstrap.ratio(self.column(numerator), self.column(denominator))
+
+    def followed_by(
+        self, others: Sequence["PairSums"], take: Callable[[list[Tensor]], Tensor]
+    ) -> "PairSums":
+        """The sums of these rows and, behind them, of the rows of others."""
+        joined = PairSums()
+        for name in ("anchored", "met"):
+            parts = [getattr(part, name) for part in (self, *others)]
+            getattr(joined, name).update({k: take([p[k] for p in parts]) for k in parts[0]})
+        return joined
+
+
+@dataclass
+class Head:
+    """What a modality's own classifier says of each row."""
+
+    right: Tensor  # (N,)
+    confidence: Tensor  # (N,) in the true label
+    gaps: Tensor  # (N, bins), see calibration_gaps
 
 
 @dataclass
@@ -40,41 +95,69 @@ class Outcomes:
 
     Attributes:
         modalities: Names, in order.
-        labels: ``(N,)`` integers, none negative.
+        labels: ``(N,)`` integers; after `join` none is negative.
+        n_classes: C of the model's logits.
         right: ``(N,)`` for each subset of modalities that was kept (the others removed): whether
             the row was right, or the mean of that over draws.
-        alone: ``(N,)`` confidence of the model in the true label, with this modality alone kept.
-        permuted: ``(N,)`` whether the row was right with this modality permuted.
-        head_right, head_confidence, head_gaps: Of each modality's own head: whether right,
-            probability of the true label ``(N,)``, `calibration_gaps` ``(N, bins)``.
-        mixed: Sums over misaligned rows, ``(N,)`` or ``(S,)`` each: ``rows``, ``hits``,
-            ``confidence.m``; ``odd.m`` rows in which m disagrees with all others, the ``credit.m``
-            it gets there, and ``followed.m``, how often the model sides with it.
-        paper: The same with same-label pairs kept: ``rows`` and ``hits``.
-        shares: ``rows``, ``entropy`` and ``collapsed``, sums over misaligned rows.
+        alone_confidence: ``(N,)`` confidence of the model in the true label, with this modality
+            alone kept.
+        heads: Of each modality's own classifier.
+        permuted: Whether the row was right with this modality permuted.
+        mixed: Over misaligned rows: ``"n_rows"``, ``"hits"``, and for each modality m
+            ``("confidence", m)``, ``("odd", m)``, rows in which m disagrees with all others, the
+            ``("credit", m)`` it gets there, and ``("followed", m)``, how often the model sides
+            with it.
+        shuffled: ``"n_rows"`` and ``"hits"`` over permuted rows, same-label pairs among them.
+        shares: ``"n_rows"``, ``"entropy"`` and ``"collapsed"`` over misaligned rows.
         hardness: ``(S,)`` hard-sample weights of valid misaligned rows.
-        classes: C of the model's logits.
+        seen, faulty: How many predictions of each kind there were, and how many were NaN.
     """
 
     modalities: tuple[str, ...]
     labels: Tensor
+    n_classes: int
     right: dict[Subset, Tensor] = field(default_factory=dict)
-    alone: dict[str, Tensor] = field(default_factory=dict)
-    permuted: dict[str, Tensor] = field(default_factory=dict)
-    head_right: dict[str, Tensor] = field(default_factory=dict)
-    head_confidence: dict[str, Tensor] = field(default_factory=dict)
-    head_gaps: dict[str, Tensor] = field(default_factory=dict)
-    mixed: dict[str, Tensor] = field(default_factory=dict)
-    paper: dict[str, Tensor] = field(default_factory=dict)
-    shares: dict[str, Tensor] = field(default_factory=dict)
+    alone_confidence: dict[str, Tensor] = field(default_factory=dict)
+    heads: dict[str, Head] = field(default_factory=dict)
+    permuted: PairSums = field(default_factory=PairSums)
+    mixed: PairSums = field(default_factory=PairSums)
+    shuffled: PairSums = field(default_factory=PairSums)
+    shares: PairSums = field(default_factory=PairSums)
     hardness: Tensor | None = None
-    classes: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
+    faulty: Counter[str] = field(default_factory=Counter)
+
+    # ------------------------------------------------------------ taking down
+
+    def usable(self, logits: Tensor, what: str, counted: Tensor | None = None) -> Tensor:
+        """Logits to score. Rows with a NaN are counted, and −inf becomes a low number.
+
+        Args:
+            logits: ``(R, C)``.
+            what: What an error calls these predictions, as in "12 of 200 of the whole model".
+            counted: ``(R,)`` bool; None takes the rows with a label.
+        """
+        values = logits if logits.dtype == torch.float64 else logits.float()
+        counted = self.labels >= 0 if counted is None else counted
+        has_nan = (values.isnan() | (values == torch.inf)).any(dim=1)
+        faulty = has_nan | (values == -torch.inf).all(dim=1)
+        self.seen[what] += int(counted.sum())
+        self.faulty[what] += int((faulty & counted).sum())
+        return values.clamp(min=LOWEST)
+
+    def add_subset(self, subset: Subset, right: Tensor, confidence: Tensor) -> None:
+        """Take down ``(N,)`` how the model does with the modalities outside ``subset`` removed."""
+        self.right[subset] = right
+        if len(subset) == 1:
+            self.alone_confidence[next(iter(subset))] = confidence
 
     def add_head(self, modality: str, logits: Tensor) -> None:
         """Take down what the modality's own head says."""
-        self.head_right[modality] = (logits.argmax(dim=1) == self.labels).float()
-        self.head_confidence[modality] = true_class_confidence(logits, self.labels)
-        self.head_gaps[modality] = calibration_gaps(logits, self.labels)[0]
+        self.heads[modality] = Head(
+            row_correct(logits, self.labels).float(),
+            true_class_confidence(logits, self.labels),
+            calibration_gaps(logits, self.labels)[0],
+        )
 
     def add_misaligned(
         self,
@@ -87,49 +170,59 @@ class Outcomes:
 
         ``partner`` ``(N,)`` names the other row that each depends on, for the intervals.
         """
-        counted = valid & (source_labels >= 0).all(dim=1) & has_two_labels(source_labels)
-        hits = top_set_matches(logits.float(), source_labels) & counted
-        _add(self.mixed, "rows", counted, partner)
-        _add(self.mixed, "hits", hits, partner)
-        probability = source_probability(logits.float(), source_labels, normalized=False)
-        credit, followed, odd = odd_one_out(logits.float(), source_labels)
+        counted = valid & (source_labels >= 0).all(dim=1)
+        hits, counted = misaligned_hits(logits, source_labels, counted, "skip")
+        self.mixed.add("n_rows", counted, partner)
+        self.mixed.add("hits", hits, partner)
+        probability = source_probability(logits, source_labels, normalized=False)
+        credit, followed, odd = odd_one_out(logits, source_labels)
         for number, modality in enumerate(self.modalities):
-            column = torch.where(counted, probability[:, number], 0.0)
-            trust = torch.where(counted, credit[:, number], 0.0)
-            side = torch.where(counted, followed[:, number], 0.0)
-            _add(self.mixed, f"confidence.{modality}", column, partner)
-            _add(self.mixed, f"odd.{modality}", odd[:, number] & counted, partner)
-            _add(self.mixed, f"credit.{modality}", trust, partner)
-            _add(self.mixed, f"followed.{modality}", side, partner)
+            columns = {"confidence": probability, "credit": credit, "followed": followed}
+            for name, values in columns.items():
+                column = torch.where(counted, values[:, number], 0.0)
+                self.mixed.add((name, modality), column, partner)
+            self.mixed.add(("odd", modality), odd[:, number] & counted, partner)
 
-    def add_permuted(self, logits: Tensor, source_labels: Tensor, partner: Tensor) -> None:
-        """Add one draw of rows with a permuted modality, same-label pairs among them."""
-        hits = top_set_matches(logits.float(), source_labels) & has_two_labels(source_labels)
+    def add_permuted(
+        self, modality: str, logits: Tensor, source_labels: Tensor, partner: Tensor, draws: int
+    ) -> None:
+        """Add one of several draws of rows with ``modality`` permuted, same-label pairs too."""
         counted = (source_labels >= 0).all(dim=1)
-        _add(self.paper, "rows", counted, partner)
-        _add(self.paper, "hits", hits & counted, partner)
-
-    def add_permuted_right(self, modality: str, right: Tensor, partner: Tensor) -> None:
-        """Add one draw of whether rows are right with ``modality`` permuted."""
-        _add(self.permuted, modality, right, partner)
+        hits, counted = misaligned_hits(logits, source_labels, counted, "wrong")
+        self.shuffled.add("n_rows", counted, partner)
+        self.shuffled.add("hits", hits, partner)
+        self.permuted.add(modality, row_correct(logits, self.labels) / draws, partner)
 
     def add_shares(self, shares: Tensor, valid: Tensor, partner: Tensor) -> None:
         """Add the shares ``(N, M)`` of one draw of misaligned rows."""
-        _add(self.shares, "rows", valid, partner)
+        self.shares.add("n_rows", valid, partner)
         for key, column in (("entropy", row_entropy(shares)), ("collapsed", row_collapsed(shares))):
-            _add(self.shares, key, torch.where(valid, column, 0.0), partner)
+            self.shares.add(key, torch.where(valid, column, 0.0), partner)
+
+    # ------------------------------------------------------------ scoring
 
     def report(
         self, name: str, settings: Mapping[str, Any], *, resamples: int, seed: int
     ) -> ModalityReport:
-        """Score the rows, and bootstrap the scores over them."""
+        """Score the rows, and bootstrap the scores over them.
+
+        Raises:
+            MidasAugError: The rows are too few or of one class, or predictions are not finite.
+        """
+        self._check()
         results = bootstrap.bootstrap(self.statistics(), resamples=resamples, seed=seed)
         hardness = {} if self.hardness is None else _quantiles(self.hardness)
         return ModalityReport(
             name=name,
             modalities=self.modalities,
             scores={key: interval(*result) for key, result in results.items()},
-            settings={**settings, "resamples": resamples, "seed": seed},
+            settings={
+                "n_rows": len(self.labels),
+                "n_classes": self.n_classes,
+                **settings,
+                "resamples": resamples,
+                "seed": seed,
+            },
             hardness=hardness,
             labels=self.labels.cpu().numpy(),
             replicates={key: replicates for key, (_, replicates) in results.items()},
@@ -137,58 +230,105 @@ class Outcomes:
 
     def statistics(self) -> dict[str, Statistic]:
         """Every score that the outcomes allow."""
-        everything = Subset(self.modalities)
-        whole = self.right[everything]
+        whole = self.right[Subset(self.modalities)]
         most_frequent = (self.labels == self.labels.mode().values).float()
-        found = {"accuracy": bootstrap.mean(whole), "majority": bootstrap.mean(most_frequent)}
+        return {
+            scores.ACCURACY.key(): bootstrap.mean(whole),
+            scores.MAJORITY.key(): bootstrap.mean(most_frequent),
+            **self._of_mixed_rows(),
+            **self._of_removal(whole, most_frequent),
+            **self._of_heads(most_frequent),
+            **self._of_subsets(),
+            **self._of_shares(),
+        }
+
+    def _of_mixed_rows(self) -> dict[str, Statistic]:
+        found = {}
         if self.mixed:
-            found["misaligned_accuracy"] = _pair_ratio(self.mixed, "hits", "rows")
+            found[scores.MISALIGNED_ACCURACY.key()] = self.mixed.ratio("hits", "n_rows")
             for m in self.modalities:
-                found[f"confidence.{m}"] = _pair_ratio(self.mixed, f"confidence.{m}", "rows")
-                for key in ("credit", "followed"):
-                    found[f"{key}.{m}"] = _pair_ratio(self.mixed, f"{key}.{m}", f"odd.{m}")
-        if self.paper:
-            found["misaligned_accuracy_all"] = _pair_ratio(self.paper, "hits", "rows")
+                odd = ("odd", m)
+                found[scores.CONFIDENCE.key(m)] = self.mixed.ratio(("confidence", m), "n_rows")
+                found[scores.CREDIT.key(m)] = self.mixed.ratio(("credit", m), odd)
+                found[scores.FOLLOWED.key(m)] = self.mixed.ratio(("followed", m), odd)
+        if self.shuffled:
+            found[scores.MISALIGNED_ACCURACY_ALL.key()] = self.shuffled.ratio("hits", "n_rows")
+        return found
+
+    def _of_removal(self, whole: Tensor, most_frequent: Tensor) -> dict[str, Statistic]:
+        found = {}
+        everything = Subset(self.modalities)
         for m in self.modalities:
             without, alone = self.right.get(everything - {m}), self.right.get(Subset({m}))
             if without is not None:
-                found[f"without.{m}"] = bootstrap.mean(without)
-                found[f"cost.{m}"] = bootstrap.mean(whole - without)
+                found[scores.WITHOUT.key(m)] = bootstrap.mean(without)
+                found[scores.COST.key(m)] = bootstrap.mean(whole - without)
             if alone is not None:
-                found[f"alone.{m}"] = bootstrap.mean(alone)
-                found[f"alone_signal.{m}"] = bootstrap.mean(alone - most_frequent)
+                found[scores.ALONE.key(m)] = bootstrap.mean(alone)
+                found[scores.ALONE_SIGNAL.key(m)] = bootstrap.mean(alone - most_frequent)
             if m in self.permuted:
-                found[f"permutation_importance.{m}"] = bootstrap.ratio(
-                    _pair_column(self.permuted, m), whole
-                )
-            if m in self.head_right:
-                head = self.head_right[m]
-                found[f"head_accuracy.{m}"] = bootstrap.mean(head)
-                found[f"head_ece.{m}"] = bootstrap.calibration_error(self.head_gaps[m])
-                found[f"signal.{m}"] = bootstrap.mean(head - most_frequent)
-                if alone is not None:
-                    found[f"headroom.{m}"] = bootstrap.mean(head - alone)
-        if all(m in self.head_right for m in self.modalities):
-            for a, b in combinations(self.modalities, 2):
-                wrong = torch.stack([1 - self.head_right[a], 1 - self.head_right[b]], dim=1)
-                found[f"shared_errors.{a}+{b}"] = bootstrap.shared(wrong)
-        if all(m in self.alone for m in self.modalities):
-            confidences = torch.stack([self.alone[m] for m in self.modalities], dim=1)
+                permuted = self.permuted.column(m)
+                found[scores.PERMUTATION_IMPORTANCE.key(m)] = bootstrap.ratio(permuted, whole)
+        return found
+
+    def _of_heads(self, most_frequent: Tensor) -> dict[str, Statistic]:
+        found = {}
+        for m, head in self.heads.items():
+            found[scores.HEAD_ACCURACY.key(m)] = bootstrap.mean(head.right)
+            found[scores.HEAD_ECE.key(m)] = bootstrap.calibration_error(head.gaps)
+            found[scores.SIGNAL.key(m)] = bootstrap.mean(head.right - most_frequent)
+            alone = self.right.get(Subset({m}))
+            if alone is not None:
+                found[scores.HEADROOM.key(m)] = bootstrap.mean(head.right - alone)
+        for a, b in combinations(self.modalities, 2):
+            if a in self.heads and b in self.heads:
+                wrong = torch.stack([1 - self.heads[a].right, 1 - self.heads[b].right], dim=1)
+                found[scores.SHARED_ERRORS.key(a, b)] = bootstrap.shared(wrong)
+        return found
+
+    def _of_subsets(self) -> dict[str, Statistic]:
+        found = {}
+        if all(m in self.alone_confidence for m in self.modalities):
+            columns = [self.alone_confidence[m] for m in self.modalities]
             for number, m in enumerate(self.modalities):
-                found[f"discrepancy.{m}"] = bootstrap.discrepancy(confidences, number)
+                statistic = bootstrap.discrepancy(torch.stack(columns, dim=1), number)
+                found[scores.DISCREPANCY.key(m)] = statistic
         if all(subset in self.right for subset in all_subsets(self.modalities)):
-            for key, values in (
-                ("shapley", shapley(self.right)),
-                ("smv", sample_shapley(self.right)),
+            for kind, share, values in (
+                (scores.SHAPLEY, scores.SHAPLEY_SHARE, shapley(self.right)),
+                (scores.SMV, scores.SMV_SHARE, sample_shapley(self.right)),
             ):
                 total = torch.stack(list(values.values())).sum(dim=0)
                 for m in self.modalities:
-                    found[f"{key}.{m}"] = bootstrap.mean(values[m])
-                    found[f"{key}_share.{m}"] = bootstrap.ratio(values[m], total)
-        if self.shares:
-            found["share_entropy"] = _pair_ratio(self.shares, "entropy", "rows")
-            found["share_collapsed"] = _pair_ratio(self.shares, "collapsed", "rows")
+                    found[kind.key(m)] = bootstrap.mean(values[m])
+                    found[share.key(m)] = bootstrap.ratio(values[m], total)
         return found
+
+    def _of_shares(self) -> dict[str, Statistic]:
+        if not self.shares:
+            return {}
+        return {
+            scores.SHARE_ENTROPY.key(): self.shares.ratio("entropy", "n_rows"),
+            scores.SHARE_COLLAPSED.key(): self.shares.ratio("collapsed", "n_rows"),
+        }
+
+    def _check(self) -> None:
+        faults = [
+            f"{count} of {self.seen[what]} {what}" for what, count in self.faulty.items() if count
+        ]
+        if faults:
+            more = len(faults) - NAMED_FAULTS
+            listed = ", ".join(faults[:NAMED_FAULTS]) + (f" and {more} other kinds" * (more > 0))
+            raise MidasAugError(
+                f"expected finite logits, got rows with NaN or infinity: {listed}; nothing can be "
+                "said of a model that has diverged, so look at its weights and inputs (logits of "
+                "−inf for classes that are ruled out are fine)"
+            )
+        if bool((self.labels == self.labels[0]).all()):
+            raise MidasAugError(
+                f"expected rows of at least two classes, got {len(self.labels)} of class "
+                f"{int(self.labels[0])}; with one class no row can be misaligned"
+            )
 
 
 def join(parts: Sequence[Outcomes]) -> Outcomes:
@@ -196,47 +336,48 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
     first = parts[0]
     keep = torch.cat([part.labels.cpu() for part in parts]) >= 0
 
-    def columns(name: str) -> dict[Any, Tensor]:
-        return {
-            key: torch.cat([getattr(part, name)[key].float().cpu() for part in parts])[keep]
-            for key in getattr(first, name)
-        }
+    def take(columns: list[Tensor]) -> Tensor:
+        return torch.cat([column.float().cpu() for column in columns])[keep]
 
+    def columns(name: str) -> dict[Any, Tensor]:
+        each = [getattr(part, name) for part in parts]
+        return {key: take([part[key] for part in each]) for key in each[0]}
+
+    def sums(name: str) -> PairSums:
+        head, *rest = (getattr(part, name) for part in parts)
+        joined: PairSums = head.followed_by(rest, take)
+        return joined
+
+    heads = {}
+    for m in first.heads:
+        each = [part.heads[m] for part in parts]
+        heads[m] = Head(
+            take([head.right for head in each]),
+            take([head.confidence for head in each]),
+            take([head.gaps for head in each]),
+        )
     hardness = None
     if all(part.hardness is not None for part in parts):
         hardness = torch.cat([p.hardness.float().cpu() for p in parts if p.hardness is not None])
-    names = ("right", "alone", "permuted", "head_right", "head_confidence", "head_gaps")
     return Outcomes(
         first.modalities,
         torch.cat([part.labels.cpu() for part in parts])[keep],
-        **{name: columns(name) for name in (*names, "mixed", "paper", "shares")},
+        first.n_classes,
+        right=columns("right"),
+        alone_confidence=columns("alone_confidence"),
+        heads=heads,
+        permuted=sums("permuted"),
+        mixed=sums("mixed"),
+        shuffled=sums("shuffled"),
+        shares=sums("shares"),
         hardness=hardness,
-        classes=first.classes,
+        seen=sum((part.seen for part in parts), Counter()),
+        faulty=sum((part.faulty for part in parts), Counter()),
     )
 
 
-def _add(sums: dict[str, Tensor], key: str, values: Tensor, partner: Tensor | None = None) -> None:
-    """Add a draw to each row's sum; with partners, also to the sum of the row that it met."""
-    values = values.float()
+def _accumulate(sums: dict[Hashable, Tensor], key: Hashable, values: Tensor) -> None:
     sums[key] = sums[key] + values if key in sums else values
-    if partner is not None:
-        met = torch.zeros_like(values).index_add_(0, partner, values)
-        name = f"{key}{AS_PARTNER}"
-        sums[name] = sums[name] + met if name in sums else met
-
-
-def _pair_column(sums: Mapping[str, Tensor], key: str) -> Tensor:
-    """A column whose sum, weighted by a row's counts w, is Σ h over pairs, to first order.
-
-    A pair (i, j) weighs w_i w_j in a bootstrap sample, which is w_i + w_j − 1 to first order: both
-    rows of a pair are random, and an interval from the anchors alone would be too narrow.
-    """
-    anchored, met = sums[key], sums.get(f"{key}{AS_PARTNER}")
-    return anchored if met is None else anchored + met - anchored.double().mean()
-
-
-def _pair_ratio(sums: Mapping[str, Tensor], numerator: str, denominator: str) -> Statistic:
-    return bootstrap.ratio(_pair_column(sums, numerator), _pair_column(sums, denominator))
 
 
 def _quantiles(hardness: Tensor) -> dict[str, float]:

@@ -1,9 +1,11 @@
 """What `diagnose` found: scores with intervals, as a table, as a dict, and side by side."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -11,46 +13,14 @@ from midas_aug._arrays import NDArray
 from midas_aug.diagnostics import findings as finding_rules
 from midas_aug.diagnostics.bootstrap import Score, interval
 from midas_aug.diagnostics.findings import Finding
+from midas_aug.diagnostics.outputs import check_output, write_output
+from midas_aug.diagnostics.scores import OF_A_MODALITY, OF_A_PAIR, OF_THE_MODEL, Kind
 from midas_aug.errors import MidasAugError
 
 __all__ = ["Comparison", "ModalityReport"]
 
 
-class Line(NamedTuple):
-    """How a score is shown."""
-
-    score: str  # its name; with modalities, the part before the dot
-    label: str
-    percent: bool = True
-
-
-OVERALL = (
-    Line("accuracy", "accuracy"),
-    Line("misaligned_accuracy", "misaligned accuracy"),
-    Line("misaligned_accuracy_all", "misaligned accuracy, same-label pairs counted as wrong"),
-    Line("majority", "always the most frequent class"),
-    Line("share_entropy", "share entropy (100: all shares 1/M)"),
-    Line("share_collapsed", "shares within 0.05 of 1/M"),
-)
 SHOWN = ("level", "removal", "partners")  # settings in the line above the table
-SHARED = "shared_errors."  # then two modalities with a + between them
-PER_MODALITY = (
-    Line("without", "accuracy without it"),
-    Line("cost", "cost of removing it (points)"),
-    Line("alone", "accuracy with all others removed"),
-    Line("head_accuracy", "accuracy of its own head"),
-    Line("headroom", "own head minus all others removed (points)"),
-    Line("head_ece", "calibration error of its own head"),
-    Line("confidence", "probability of its label, misaligned rows"),
-    Line("followed", "sided with where it disagrees with all others"),
-    Line("credit", "credit it gets where it disagrees with all others"),
-    Line("shapley", "Shapley value of the accuracy (points)"),
-    Line("shapley_share", "share of the Shapley values"),
-    Line("smv", "SMV value", percent=False),
-    Line("smv_share", "share of the SMV values"),
-    Line("discrepancy", "OGM discrepancy ratio", percent=False),
-    Line("permutation_importance", "accuracy when permuted / accuracy", percent=False),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +33,7 @@ class ModalityReport:
         scores: `Score` (value, low, high) by name. Fractions, not percent. Scores of a modality
             are called ``without.video``, ``cost.video`` and so on; docs/diagnostics.md explains
             each.
-        settings: How the scores were made: ``rows``, ``classes``, ``level``, ``removal``,
+        settings: How the scores were made: ``n_rows``, ``n_classes``, ``level``, ``removal``,
             ``partners``, ``draws``, ``resamples``, ``seed``.
         hardness: Quantiles of the hard-sample weights by their level (``"0.5"``), empty where
             features are no vectors.
@@ -113,11 +83,11 @@ class ModalityReport:
 
     def to_markdown(self) -> str:
         """The table and the findings in GitHub's Markdown."""
-        tables = [_markdown(header, rows) for header, rows in self._tables()]
+        tables = [_markdown(header, lines) for header, lines in self._tables()]
         return "\n\n".join([f"**{self.name}**: {self._how()}", *tables, *self._listed()]) + "\n"
 
     def __str__(self) -> str:
-        tables = [_text(header, rows) for header, rows in self._tables()]
+        tables = [_text(header, lines) for header, lines in self._tables()]
         return "\n\n".join([f"{self.name}: {self._how()}", *tables, *self._listed()])
 
     def plot(self, path: str | Path | None = None) -> Any:
@@ -125,6 +95,14 @@ class ModalityReport:
         from midas_aug.diagnostics.figures import draw_report
 
         return draw_report([self.to_dict()], path)
+
+    def save(self, path: str | Path) -> None:
+        """Write the report to a file that ends in .txt, .md or .json.
+
+        Raises:
+            MidasAugError: The ending is another one, or the file cannot be written.
+        """
+        _save(self, path)
 
     def compare(self, *others: "ModalityReport") -> "Comparison":
         """This report (the baseline) beside others, with intervals of the paired differences.
@@ -149,26 +127,24 @@ class ModalityReport:
         return ["\n".join(lines)] if lines else []
 
     def _how(self) -> str:
-        parts = [f"{self.settings['rows']} rows", f"{self.settings['classes']} classes"]
+        parts = [f"{self.settings['n_rows']} rows", f"{self.settings['n_classes']} classes"]
         parts += [f"{key}: {self.settings[key]}" for key in SHOWN if key in self.settings]
         return ", ".join(parts) + "\n(%, in brackets 95 % bootstrap intervals)"
 
     def _tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:
         overall = [
-            [line.label, _cell(self.scores[line.score], line)]
-            for line in _overall_lines(self.scores)
+            [label, _cell(self.scores[key], kind)]
+            for key, label, kind in _lines_of_the_model(self.modalities)
+            if key in self.scores
         ]
         yield ["all modalities", self.name], overall
-        rows = [
-            [
-                line.label,
-                *(_cell(self.scores.get(f"{line.score}.{m}"), line) for m in self.modalities),
-            ]
-            for line in PER_MODALITY
-            if any(f"{line.score}.{m}" in self.scores for m in self.modalities)
+        each = [
+            [kind.label, *(_cell(self.scores.get(kind.key(m)), kind) for m in self.modalities)]
+            for kind in _shown(OF_A_MODALITY)
+            if any(kind.key(m) in self.scores for m in self.modalities)
         ]
-        if rows:
-            yield ["each modality", *self.modalities], rows
+        if each:
+            yield ["each modality", *self.modalities], each
 
 
 @dataclass(frozen=True)
@@ -219,33 +195,69 @@ class Comparison:
 
         return draw_report([report.to_dict() for report in self.reports], path)
 
+    def save(self, path: str | Path) -> None:
+        """Write the comparison to a file that ends in .txt, .md or .json.
+
+        Raises:
+            MidasAugError: The ending is another one, or the file cannot be written.
+        """
+        _save(self, path)
+
     def _table(self) -> tuple[list[str], list[list[str]]]:
         base, *others = self.reports
         differences = self.differences
         header = ["", *(r.name for r in self.reports), *(f"{r.name} - {base.name}" for r in others)]
-        rows = []
-        for key, label, line in _shown(self.reports):
-            cells = [_cell(report.scores.get(key), line, bare=True) for report in self.reports]
-            changes = [_cell(differences[r.name].get(key), line, signed=True) for r in others]
-            rows.append([label, *cells, *changes])
-        return header, rows
+        lines = []
+        for key, label, kind in self._lines():
+            cells = [_cell(report.scores.get(key), kind, bare=True) for report in self.reports]
+            changes = [_cell(differences[r.name].get(key), kind, signed=True) for r in others]
+            lines.append([label, *cells, *changes])
+        return header, lines
+
+    def _lines(self) -> Iterator[tuple[str, str, Kind]]:
+        """Key, label and kind of each score that one of the reports has."""
+        modalities = self.reports[0].modalities
+        lines = [
+            *_lines_of_the_model(modalities),
+            *(
+                (kind.key(m), f"{m}: {kind.label}", kind)
+                for kind in _shown(OF_A_MODALITY)
+                for m in modalities
+            ),
+        ]
+        for key, label, kind in lines:
+            if any(key in report.scores for report in self.reports):
+                yield key, label, kind
 
 
-def _overall_lines(known: Collection[str]) -> list[Line]:
-    pairs = [key.removeprefix(SHARED) for key in known if key.startswith(SHARED)]
-    lines = [line for line in OVERALL if line.score in known]
-    return lines + [Line(f"{SHARED}{p}", f"errors shared by the heads of {p}") for p in pairs]
+FORMATS: dict[str, Callable[[ModalityReport | Comparison], str]] = {
+    ".txt": lambda report: f"{report}\n",
+    ".md": lambda report: report.to_markdown(),
+    ".json": lambda report: json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n",
+}
 
 
-def _shown(reports: Sequence[ModalityReport]) -> Iterator[tuple[str, str, Line]]:
-    known = {key: None for report in reports for key in report.scores}
-    for line in _overall_lines(known):
-        yield line.score, line.label, line
-    for line in PER_MODALITY:
-        for modality in reports[0].modalities:
-            key = f"{line.score}.{modality}"
-            if key in known:
-                yield key, f"{modality}: {line.label}", line
+def _save(report: ModalityReport | Comparison, path: str | Path) -> None:
+    place = check_output(path, list(FORMATS))
+    content = FORMATS[place.suffix.lower()](report).encode()
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    write_output(place, write)
+
+
+def _lines_of_the_model(modalities: Sequence[str]) -> Iterator[tuple[str, str, Kind]]:
+    """Key, label and kind of each score that is not of one modality."""
+    for kind in _shown(OF_THE_MODEL):
+        yield kind.key(), kind.label, kind
+    for kind in _shown(OF_A_PAIR):
+        for pair in combinations(modalities, 2):
+            yield kind.key(*pair), kind.label.format(*pair), kind
+
+
+def _shown(kinds: Sequence[Kind]) -> Iterator[Kind]:
+    return (kind for kind in kinds if kind.is_shown)
 
 
 def _check_pair(first: ModalityReport, second: ModalityReport) -> None:
@@ -264,12 +276,12 @@ def _check_pair(first: ModalityReport, second: ModalityReport) -> None:
             )
 
 
-def _cell(score: Score | None, line: Line, *, signed: bool = False, bare: bool = False) -> str:
-    if score is None or np.isnan(score.value):
+def _cell(score: Score | None, kind: Kind, *, signed: bool = False, bare: bool = False) -> str:
+    if score is None or not np.isfinite(score.value):
         return ""
-    sign = "+" if signed else ""
-    form = f"{sign}.1f" if line.percent else f"{sign}.2f"
-    value, low, high = (100 * number if line.percent else number for number in score)
+    is_fraction = kind.unit != "number"
+    form = f"{'+' if signed else ''}.{1 if is_fraction else 2}f"
+    value, low, high = (100 * number if is_fraction else number for number in score)
     text = f"{value:{form}}"
     return text if bare or np.isnan(low) else f"{text} [{low:{form}}, {high:{form}}]"
 
@@ -282,18 +294,19 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _text(header: list[str], rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
+def _text(header: list[str], lines: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    texts = [
         "  ".join(
             cell.ljust(width) if number == 0 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for row in [header, *rows]
+        for line in [header, *lines]
     ]
-    return "\n".join([lines[0], "-" * len(max(lines, key=len)), *lines[1:]])
+    return "\n".join([texts[0], "-" * len(max(texts, key=len)), *texts[1:]])
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def _markdown(header: list[str], lines: list[list[str]]) -> str:
     marks = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, marks, *rows])
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in [header, marks, *lines]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from midas_aug import MidasAugError
 from midas_aug.diagnostics import ModalityReport, accuracy, bootstrap, diagnose
-from midas_aug.diagnostics.diagnose import _progress_bar
+from midas_aug.diagnostics.reading import progress_bar
 from tests.helpers import planted
 from tests.helpers import strategies as own
 
@@ -270,6 +272,65 @@ def test_batches_of_any_structure_give_the_same_report(built, kind):
     assert found.modalities == tuple(str(key) for key in keys)
 
 
+@pytest.mark.parametrize("removal", ["mean", "zero", "permute"])
+@pytest.mark.parametrize("level", ["feature", "input"])
+def test_keys_of_one_modality_move_together(built, level, removal):
+    """Audio in two items, and a third, its length, that tells where they are torn apart."""
+
+    def convert(batch):
+        low, high = batch["audio"].split(4, dim=1)
+        rest = {"video": batch["video"], "label": batch["label"], "id": batch["label"].clone()}
+        return {"low": low, "high": high, "sum": low.sum(1) + high.sum(1), **rest}
+
+    def whole(batch):
+        audio = torch.cat([batch["low"], batch["high"]], dim=1)
+        assert torch.allclose(batch["sum"], audio.sum(dim=1), atol=1e-4)
+        return {"audio": audio, "video": batch["video"]}
+
+    groups = {"audio": ["low", "high", "sum"], "video": "video"}
+    loader = [convert(batch) for batch in built.loader]
+    options = {"removal": removal, "resamples": 20, "draws": 2}
+    if level == "feature":
+        model, usual = (lambda b: dict(b), lambda f: built.model(whole(f))), (dict, built.model)
+    else:
+        model, usual = lambda b: built.model(whole(b)), built.model
+    heads = lambda b: built.unimodal(whole(b))  # noqa: E731
+    found = diagnose(model, loader, groups, unimodal=heads, **options)
+    plain = diagnose(usual, built.loader, ("audio", "video"), unimodal=built.unimodal, **options)
+    assert found.modalities == ("audio", "video")
+    assert found.scores.keys() == plain.scores.keys()
+    for key, score in found.scores.items():
+        assert score == pytest.approx(plain.scores[key], abs=1e-5), key
+    training = [convert(batch) for batch in built.training]
+    found = diagnose(model, loader, groups, training=training, **options).scores["cost.audio"]
+    plain = run(built, level, **options).scores["cost.audio"]
+    assert found.value == pytest.approx(plain.value, abs=1e-5)
+
+
+def test_the_fusion_gets_what_the_encoder_gave_and_all_that_belongs_to_a_row(built):
+    class Features(NamedTuple):
+        audio: torch.Tensor
+        video: torch.Tensor
+        number: torch.Tensor
+
+    def encode(batch):
+        return Features(batch["audio"], batch["video"], batch["label"])
+
+    def fuse(features):
+        assert isinstance(features, Features)
+        return built.model(features._asdict()) + 0.01 * features.number[:, None]
+
+    options = {"resamples": 5, "draws": 1}
+    found = diagnose((encode, fuse), built.loader, ("audio", "video"), **options)
+    again = diagnose(fuse, built.loader, ("audio", "video"), encode=encode, **options)
+    usual = diagnose((dict, built.model), built.loader, ("audio", "video"), **options)
+    assert found.scores == again.scores
+    assert found.scores["cost.audio"] == usual.scores["cost.audio"]
+    assert again.settings["level"] == "feature"
+    with pytest.raises(MidasAugError, match="pair \\(encode, fuse\\) of callables, got encode=3"):
+        diagnose(fuse, built.loader, ("audio", "video"), encode=3)
+
+
 def test_batches_are_moved_to_the_device_on_request(built):
     arrays = [{key: value.numpy() for key, value in batch.items()} for batch in built.loader]
     for level in ("feature", "input"):
@@ -318,19 +379,28 @@ def test_rows_without_a_label_do_not_count(built):
     extra["audio"][-20:] += 5
     usual = run(built)
     more = run(built._replace(loader=[extra]))
-    assert more.settings["rows"] == usual.settings["rows"] == 203
+    assert more.settings["n_rows"] == usual.settings["n_rows"] == 203
     for key in ("accuracy", "without.audio", "head_accuracy.video", "smv.audio", "majority"):
         assert more.scores[key] == usual.scores[key]
 
 
 @pytest.mark.parametrize("level", ["feature", "input"])
-def test_one_row_has_scores_and_no_partner(built, level):
-    one = {key: value[:1] for key, value in built.loader[0].items()}
-    report = run(built._replace(loader=[one]), level)
-    assert report.scores["accuracy"].value in (0.0, 1.0)
-    assert np.isnan(report.scores["misaligned_accuracy"].value)
-    assert report.to_dict()["scores"]["misaligned_accuracy"]["value"] is None
-    assert "misaligned" in str(report)
+@pytest.mark.parametrize("kept", [slice(0, 1), slice(0, None, planted.CLASSES)])
+def test_rows_of_one_class_have_no_partners_and_are_an_error(built, level, kept):
+    one = {key: value[kept] for key, value in built.loader[0].items()}
+    with pytest.raises(MidasAugError, match=r"rows of at least two classes, got .* of class 0"):
+        run(built._replace(loader=[one]), level)
+
+
+def test_batches_of_one_class_each_are_an_error_where_partners_come_from_the_batch(built):
+    (data,) = [joined(built.loader)]
+    batches = [
+        {key: value[data["label"] == label] for key, value in data.items()}
+        for label in range(planted.CLASSES)
+    ]
+    with pytest.raises(MidasAugError, match=r"got 5 of one class each; .*shuffle"):
+        run(built._replace(loader=batches), "input")
+    assert run(built._replace(loader=batches)).scores["accuracy"].value > 0.5
 
 
 @pytest.mark.parametrize("level", ["feature", "input"])
@@ -359,6 +429,10 @@ def test_hardness_has_quantiles_where_features_are_vectors(built):
     [
         ({"modalities": ("audio",)}, ["two different modalities", "['audio']"]),
         ({"modalities": ("audio", "audio")}, ["two different modalities"]),
+        ({"modalities": ("1", 1)}, ["two different modalities"]),
+        ({"modalities": "av"}, ["sequence of keys", "'av'"]),
+        ({"modalities": None}, ["sequence of keys", "None"]),
+        ({"modalities": {"audio": ["audio", "smell"], "video": "video"}}, ["'smell'"]),
         ({"modalities": ("audio", "smell")}, ["'smell'", "'video'"]),
         ({"label": "target"}, ["'target'", "'label'"]),
         ({"removal": "noise"}, ["'permute'", "'noise'"]),
@@ -421,7 +495,7 @@ def test_features_of_different_length_name_the_way_out(built):
 
 def test_large_sets_are_fused_in_slices(built, monkeypatch):
     whole = run(built)
-    monkeypatch.setattr(sys.modules["midas_aug.diagnostics.diagnose"], "FUSE_ROWS", 60)
+    monkeypatch.setattr(sys.modules["midas_aug.diagnostics.reading"], "FUSE_ROWS", 60)
     sizes = []
     fuse = lambda f: sizes.append(len(f["audio"])) or built.model.fuse(f)  # noqa: E731
     sliced = diagnose(
@@ -436,6 +510,145 @@ def test_large_sets_are_fused_in_slices(built, monkeypatch):
     assert max(sizes) == 60
     for key, score in whole.scores.items():
         assert sliced.scores[key].value == pytest.approx(score.value, abs=1e-5), key
+
+
+# ---------------------------------------------------------------- what a model returns
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+class Pair(NamedTuple):
+    loss: torch.Tensor
+    logits: torch.Tensor
+
+
+OUTPUTS = {
+    "an array": lambda x: x.numpy(),
+    "a ModelOutput": lambda x: SequenceClassifierOutput(loss=x.sum(), logits=x),
+    "a ModelOutput with features": lambda x: SequenceClassifierOutput(logits=x, hidden_states=(x,)),
+    "a dict": lambda x: {"features": x + 1, "logits": x},
+    "a dataclass": lambda x: Output(x, x + 1),
+    "a named tuple": lambda x: Pair(x.sum(), x),
+    "(loss, logits)": lambda x: (x.sum(), x),
+    "(logits, maps)": lambda x: [x, x[:, :, None]],
+    "(logits, states)": lambda x: (x, [x + 1, x + 2]),
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("level", ["feature", "input"])
+def test_logits_are_found_in_what_a_model_returns(built, kind, level):
+    wrap = OUTPUTS[kind]
+    options = {"resamples": 5, "draws": 1}
+    heads = lambda f: {m: wrap(x) for m, x in built.unimodal(f).items()}  # noqa: E731
+    if level == "feature":
+        model, unimodal = (built.model.encode, lambda f: wrap(built.model.fuse(f))), heads
+    else:
+        model = lambda batch: wrap(built.model(batch))  # noqa: E731
+        unimodal = lambda batch: heads(built.model.encode(batch))  # noqa: E731
+    found = diagnose(model, built.loader, ("audio", "video"), unimodal=unimodal, **options)
+    plain = run(built, level, training=None, **options)
+    assert found.scores == plain.scores
+
+
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (lambda x: None, "got NoneType"),
+        (lambda x: {"scores": x}, "got the keys ['scores']"),
+        (lambda x: (x, x + 1), "got a tuple of (50, 5), (50, 5)"),
+        (lambda x: (x.sum(),), "got a tuple of ()"),
+        (lambda x: x.tolist(), "got a list of list"),
+        (lambda x: x[0], "shape (50, any), got (5,)"),
+        (lambda x: x[:7], "shape (50, any), got (7, 5)"),
+        (lambda x: x[:, :, None], "shape (50, any), got (50, 5, 1)"),
+        (lambda x: x[:, :1], "a single logit x of two classes is the pair (0, x)"),
+        (lambda x: x.argmax(dim=1), "shape (50, any), got (50,)"),
+        (lambda x: x.long(), "float"),
+    ],
+)
+def test_what_are_no_logits_is_refused_by_name(built, wrap, words):
+    for model in (
+        lambda batch: wrap(built.model(batch)),
+        (built.model.encode, lambda features: wrap(built.model.fuse(features))),
+    ):
+        with pytest.raises(MidasAugError) as caught:
+            diagnose(model, built.loader[:1], ("audio", "video"))
+        assert words in str(caught.value)
+
+
+# ---------------------------------------------------------------- numbers that are none
+
+
+@pytest.mark.parametrize("level", ["feature", "input"])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_rows_of_nan_are_counted_and_nothing_is_found(built, level, number):
+    """A head that breaks in three rows, and a fusion that breaks where video is away."""
+
+    def heads(features):
+        found = dict(built.unimodal(features))
+        found["video"] = found["video"].clone()
+        found["video"][:3, 1] = number
+        return found
+
+    def fuse(features):
+        logits = built.model.fuse(features)
+        return torch.where(features["video"].any(dim=1, keepdim=True), logits, number)
+
+    options = {"removal": "zero", "resamples": 5, "draws": 1}
+    if level == "feature":
+        model, unimodal = (built.model.encode, fuse), heads
+    else:
+        model = lambda batch: fuse(built.model.encode(batch))  # noqa: E731
+        unimodal = lambda batch: heads(built.model.encode(batch))  # noqa: E731
+    loader = [joined(built.loader)]
+    with pytest.raises(MidasAugError) as caught:
+        diagnose(model, loader, ("audio", "video"), unimodal=unimodal, **options)
+    message = str(caught.value)
+    assert "3 of 203 of the head of video" in message
+    assert "203 of 203 with video removed" in message
+    assert "of the whole model" not in message
+    assert "with audio removed" not in message
+
+
+@pytest.mark.parametrize("level", ["feature", "input"])
+@pytest.mark.parametrize("removal", ["mean", "zero", "permute"])
+def test_features_of_nan_in_rows_without_a_label_do_not_matter(built, level, removal):
+    data = joined(built.loader)
+    ignored = {key: value[:20].clone() for key, value in data.items()}
+    ignored["label"][:] = -1
+    extra = {key: torch.cat([ignored[key], data[key]]) for key in data}
+    broken = {key: value.clone() for key, value in extra.items()}
+    for m in ("audio", "video"):
+        broken[m][:20] = torch.nan
+    reports = [
+        run(built._replace(loader=[batch]), level, removal=removal, training=None)
+        for batch in (extra, broken)
+    ]
+    assert reports[0].scores == reports[1].scores
+    assert all(np.isfinite(score.value) for score in reports[1].scores.values())
+
+
+def test_a_mean_of_rows_that_are_not_finite_is_refused(built):
+    training = {key: value.clone() for key, value in built.training[0].items()}
+    training["video"][3, 2] = torch.nan
+    for rows in ([training], training):
+        for level in ("feature", "input"):
+            with pytest.raises(MidasAugError, match="finite rows of 'video' to take the mean of"):
+                run(built, level, training=rows)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("seed", -1), ("seed", "0"), ("seed", True), ("draws", 2.0), ("resamples", "many")],
+)
+def test_numbers_are_checked_before_the_work(built, option, value):
+    with pytest.raises(MidasAugError, match=f"expected {option}"):
+        diagnose(built.model, [], ("audio", "video"), **{option: value})
 
 
 # ---------------------------------------------------------------- the bootstrap
@@ -587,7 +800,7 @@ def test_a_progress_bar_is_shown_on_request_and_does_not_touch_stdout(built, cap
     run(built, progress=False)
     assert capsys.readouterr().out == ""
     for show in (True, False):
-        with _progress_bar(show) as watch:
+        with progress_bar(show) as watch:
             assert list(watch(iter("abc"), "letters")) == ["a", "b", "c"]
 
 

@@ -13,15 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from midas_aug import MidasAugError
-from midas_aug.diagnostics.figures import (
-    SERIES,
-    _wrapped,
+from midas_aug.diagnostics import (
+    TrainingLog,
     draw_curves,
     draw_hardness,
     draw_report,
     draw_shares,
 )
-from midas_aug.diagnostics.logger import TrainingLog
+from midas_aug.diagnostics.figures._style import SERIES, wrapped
 
 TWO = ("audio", "video")
 LONG = ("audio spectrogram (log-mel, 128 bands)", "video", "automatically_transcribed_text")
@@ -326,8 +325,8 @@ def test_a_log_shows_its_first_and_its_last_epoch():
     ],
 )
 def test_long_names_are_broken_where_it_hurts_least(name, lines, two):
-    assert _wrapped(name, 8) == lines.replace("|", "\n")
-    assert _wrapped(name, 8, 2) == two.replace("|", "\n")
+    assert wrapped(name, 8) == lines.replace("|", "\n")
+    assert wrapped(name, 8, 2) == two.replace("|", "\n")
 
 
 def test_series_differ_without_colour():
@@ -388,10 +387,10 @@ import midas_aug.diagnostics.figures as figures
 assert "matplotlib" not in sys.modules, "imported before it is needed"
 figures.draw_hardness([0.1, 0.2])
 assert "matplotlib.pyplot" not in sys.modules, "pyplot is global state"
-sys.modules["matplotlib.figure"] = None
+sys.modules["matplotlib"] = None
 try:
     figures.draw_hardness([0.1, 0.2])
-except figures.MidasAugError as error:
+except ValueError as error:
     print(error)
 """
 
@@ -402,4 +401,5 @@ def test_matplotlib_is_loaded_when_needed_and_its_extra_is_named_when_missing():
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=root, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "pip install 'midas-aug[diagnostics]'" in done.stdout
+    assert "pip install matplotlib" in done.stdout
+    assert "pip install '.[diagnostics]'" in done.stdout

@@ -56,7 +56,8 @@ def subset(names: str) -> frozenset[str]:
 
 def test_worked_example_of_misaligned_accuracy_and_confidence():
     logits = PROBABILITY.log()
-    assert misaligned_accuracy(logits, SOURCES).item() == pytest.approx(2 / 3)
+    skipped = misaligned_accuracy(logits, SOURCES, same_label="skip")
+    assert skipped.item() == pytest.approx(2 / 3)
     assert misaligned_accuracy(logits, SOURCES, same_label="wrong").item() == pytest.approx(0.5)
     confidence = misaligned_confidence(logits, SOURCES)
     assert confidence.tolist() == pytest.approx([0.4875, 0.4])
@@ -113,6 +114,13 @@ def test_accuracy_leaves_ignored_rows_out():
     assert accuracy(logits, torch.tensor([0, 1, 0, -1])).item() == pytest.approx(2 / 3)
     assert accuracy(logits[:0], torch.zeros(0, dtype=torch.long)).item() == 0.0
     assert accuracy(logits, torch.full((4,), -1)).item() == 0.0
+
+
+def test_a_row_with_a_nan_is_no_prediction_of_a_class():
+    logits, labels = torch.eye(4), torch.arange(4)
+    logits[1, 1] = logits[2, 0] = torch.nan
+    assert accuracy(logits, labels).item() == 0.5
+    assert accuracy(torch.full((4, 3), torch.nan), torch.zeros(4).long()).item() == 0.0
 
 
 def test_worked_example_of_the_accuracy_shapley():
@@ -178,6 +186,9 @@ def test_worked_example_of_the_discrepancy_ratio():
     three = discrepancy_ratio(torch.tensor([3.0, 2.0, 1.0]))
     assert three.tolist() == pytest.approx([2.25, 1.333333, 0.416667], abs=1e-5)
     assert discrepancy_ratio(torch.full((4,), 7.0)).tolist() == pytest.approx([1.0] * 4)
+    assert discrepancy_ratio(torch.zeros(3)).tolist() == [1.0] * 3  # nobody is ahead
+    assert discrepancy_ratio(torch.tensor([1.0, 0.0]))[1].item() == pytest.approx(0)
+    assert discrepancy_ratio(torch.tensor([2, 1])).tolist() == [2.0, 0.5]
 
 
 @own.quick

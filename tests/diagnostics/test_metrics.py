@@ -1,5 +1,6 @@
 """The accumulating metrics: equal to the function on all rows at once, also over two processes."""
 
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
+from torchmetrics import MetricCollection
 
 from midas_aug import MidasAugError, functional
 from midas_aug.diagnostics import (
@@ -38,7 +40,8 @@ def make_rows(seed: int, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.T
 
 def make_metrics() -> dict[str, torch.nn.Module]:
     return {
-        "skip": MisalignedAccuracy(),
+        "count": MisalignedAccuracy(),
+        "skip": MisalignedAccuracy(same_label="skip"),
         "wrong": MisalignedAccuracy(same_label="wrong"),
         "confidence": MisalignedConfidence(2),
         "normalized": MisalignedConfidence(2, normalized=True),
@@ -49,7 +52,7 @@ def make_metrics() -> dict[str, torch.nn.Module]:
 
 
 def update(metrics, logits, sources, valid):
-    for name in ("skip", "wrong", "confidence", "normalized"):
+    for name in ("count", "skip", "wrong", "confidence", "normalized"):
         metrics[name].update(logits, sources, valid)
     shares = logits[:, :2].softmax(dim=1)
     for name in ("entropy", "collapse"):
@@ -62,7 +65,8 @@ def at_once(logits, sources, valid):
     shares, labels = logits[:, :2].softmax(dim=1), torch.where(valid, sources[:, 0], -1)
     sums = [functional.true_class_confidence(sign * logits, labels).sum() for sign in (1, -1)]
     return {
-        "skip": misaligned_accuracy(logits, sources, valid=valid),
+        "count": misaligned_accuracy(logits, sources, valid=valid),
+        "skip": misaligned_accuracy(logits, sources, valid=valid, same_label="skip"),
         "wrong": misaligned_accuracy(logits, sources, valid=valid, same_label="wrong"),
         "confidence": misaligned_confidence(logits, sources, valid=valid),
         "normalized": misaligned_confidence(logits, sources, valid=valid, normalized=True),
@@ -88,6 +92,34 @@ def test_batches_add_up_to_all_rows_at_once():
     expected = at_once(*halves()[1])
     for name, metric in metrics.items():
         assert torch.allclose(metric.compute(), expected[name], atol=1e-6), name
+
+
+def named(logits, sources, valid):
+    """Arguments by name: a collection hands each metric those that it takes."""
+    return {
+        "logits": logits,
+        "source_labels": sources,
+        "shares": logits[:, :2].softmax(dim=1),
+        "valid": valid,
+        "unimodal_logits": [logits, -logits],
+        "labels": sources[:, 0],
+    }
+
+
+@pytest.mark.parametrize("pair", list(itertools.combinations(make_metrics(), 2)))
+def test_no_two_metrics_are_taken_for_one_in_a_collection(pair):
+    """After batches that look alike a MetricCollection goes on with one of two equal states."""
+    everything = torch.ones(6, dtype=torch.bool)
+    # Even shares; right; each source's label has probability 1/2, and 1/2 of the two.
+    alike = torch.tensor([[0.0, 0.0, -50.0, -50.0]] * 6), torch.tensor([[0, 1]] * 6), everything
+    together = MetricCollection({key: make_metrics()[key] for key in pair})
+    alone = {key: MetricCollection({key: make_metrics()[key]}) for key in pair}
+    for collection in (together, *alone.values()):
+        for rows in (alike, halves()[0]):
+            collection.update(**named(*rows))
+    found = together.compute()
+    for key in pair:
+        assert torch.equal(found[key], alone[key].compute()[key]), key
 
 
 def test_an_update_does_not_wait_for_the_device(monkeypatch):
@@ -172,4 +204,5 @@ except ValueError as error:
     )
     first, second = done.stdout.splitlines()
     assert first == "1.0"
-    assert "pip install 'midas-aug[diagnostics]'" in second
+    assert "pip install torchmetrics" in second
+    assert "pip install '.[diagnostics]'" in second

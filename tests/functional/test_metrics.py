@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from midas_aug import diagnostics
 from midas_aug import functional as F
 from midas_aug.errors import MidasAugError
 from tests.helpers import reference
@@ -20,12 +21,18 @@ both_libraries = pytest.mark.parametrize("library", own.LIBRARIES)
 
 
 def _accuracy(
-    library: Library, logits: Any, labels: Any, valid: Any = None, dtype: str = "float32"
+    library: Library,
+    logits: Any,
+    labels: Any,
+    valid: Any = None,
+    dtype: str = "float32",
+    **options: Any,
 ) -> float:
     out = F.misaligned_accuracy(
         as_library(logits, dtype, library)[0],
         as_library(labels, "int64", library)[0],
         valid=None if valid is None else as_library(valid, "bool", library)[0],
+        **options,
     )
     assert isinstance(out, torch.Tensor if library == "torch" else (np.ndarray, np.generic))
     assert out.shape == ()
@@ -95,6 +102,33 @@ def test_nothing_to_count_gives_zero_and_not_nan(library: Library) -> None:
     assert _accuracy(library, np.zeros((0, 3)), np.zeros((0, 2)), np.zeros(0)) == 0.0
     assert _accuracy(library, [[1.0, 0.0, 0.5]], [[0, 2]], [False]) == 0.0
     assert _accuracy(library, [[1.0, 0.0, 0.5]], [[0, -1]]) == 0.0
+
+
+@both_libraries
+def test_rows_of_one_label_count_or_are_skipped_or_are_wrong(library: Library) -> None:
+    logits = [[5.0, 4.0, 0.0], [5.0, 0.0, 4.0], [5.0, 1.0, 0.0], [5.0, 1.0, 0.0]]
+    labels = [[0, 1], [0, 1], [0, 0], [1, 1]]
+    assert _accuracy(library, logits, labels) == pytest.approx(2 / 4)
+    assert _accuracy(library, logits, labels, same_label="count") == pytest.approx(2 / 4)
+    assert _accuracy(library, logits, labels, same_label="skip") == pytest.approx(1 / 2)
+    assert _accuracy(library, logits, labels, same_label="wrong") == pytest.approx(1 / 4)
+    assert _accuracy(library, logits[2:], labels[2:], same_label="skip") == 0.0
+    with pytest.raises(MidasAugError) as error:
+        _accuracy(library, logits, labels, same_label="ignore")
+    assert_helpful(str(error.value), "'ignore'", "'skip'")
+
+
+@both_libraries
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_row_with_a_nan_is_wrong(library: Library, place: int) -> None:
+    row = [5.0, 4.0, 0.0]
+    row[place] = float("nan")
+    for labels in ([0, 1], [1, 0], [place, place]):
+        assert _accuracy(library, [row], [labels]) == 0.0
+
+
+def test_the_diagnostics_have_the_same_function() -> None:
+    assert diagnostics.misaligned_accuracy is F.misaligned_accuracy
 
 
 @own.quick

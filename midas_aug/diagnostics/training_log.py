@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from math import isfinite
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -9,7 +10,13 @@ from torch import Tensor
 
 from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape
 from midas_aug._ranks import several_ranks
-from midas_aug.diagnostics.measures import row_collapsed, row_entropy, source_probability
+from midas_aug.diagnostics import scores as kinds
+from midas_aug.diagnostics.measures import (
+    row_collapsed,
+    row_correct,
+    row_entropy,
+    source_probability,
+)
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.metrics import top_set_matches
 from midas_aug.loss import LossTerms
@@ -17,10 +24,18 @@ from midas_aug.weak_modality import LabelledRows, WeakModalityWeight, rows_of
 
 __all__ = ["Criterion", "TrainingLog"]
 
-PER_MODALITY = ("share", "credit", "confidence", "unimodal", "alpha")
-SCALARS = ("collapsed", "entropy", "hardness", "misaligned_accuracy", "accuracy", "warming_up")
+PER_MODALITY = (kinds.SHARE, kinds.CREDIT, kinds.CONFIDENCE, kinds.UNIMODAL, kinds.ALPHA)
+SINGLE = (
+    kinds.COLLAPSED,
+    kinds.ENTROPY,
+    kinds.HARDNESS,
+    kinds.MISALIGNED_ACCURACY,
+    kinds.ACCURACY,
+    kinds.WARMING_UP,
+)
+FUSED_LOSS = "fused_loss"  # the terms that a warm-up has placeholders for
 BINS = 40  # of a histogram
-RANGES = {"similarity": (-1.0, 1.0), "share": (0.0, 1.0)}
+RANGES = {kinds.SIMILARITY.name: (-1.0, 1.0), kinds.SHARE.name: (0.0, 1.0)}
 
 _Sums: TypeAlias = tuple[Tensor, Tensor]  # totals, and how many they are of
 
@@ -80,7 +95,7 @@ class TrainingLog:
     Example:
         >>> import torch
         >>> from midas_aug import MidasLoss, MisalignAugment
-        >>> from midas_aug.diagnostics.logger import TrainingLog
+        >>> from midas_aug.diagnostics import TrainingLog
         >>> augment, criterion = MisalignAugment(("audio", "video"), 3, seed=0), MidasLoss(2)
         >>> log = TrainingLog(augment.modalities)
         >>> features = {"audio": torch.rand(4, 8), "video": torch.rand(4, 6)}
@@ -96,7 +111,7 @@ class TrainingLog:
 
     def __init__(self, modalities: Sequence[Any], *, sync: bool = True) -> None:
         names = tuple(str(name) for name in modalities)
-        if len(set(names)) < max(2, len(names)):
+        if isinstance(modalities, str) or len(set(names)) < max(2, len(names)):
             raise MidasAugError(
                 f"expected two or more modalities with different names, got {modalities!r}"
             )
@@ -104,14 +119,17 @@ class TrainingLog:
         self.sync = sync
         self.records: list[dict[str, float]] = []
         self.histograms: list[dict[str, list[int]]] = []
-        each = {kind: [f"{kind}.{name}" for name in names] for kind in PER_MODALITY}
+        each = {kind.name: [kind.key(name) for name in names] for kind in PER_MODALITY}
         self._names = {
             **each,
-            **{kind: [kind] for kind in SCALARS},
-            "loss": ["loss.total", "loss.unimodal"],
-            "fused_loss": ["loss.aligned", "loss.misaligned"],
+            **{kind.name: [kind.key()] for kind in SINGLE},
+            kinds.LOSS.name: [kinds.LOSS.key("total"), kinds.LOSS.key("unimodal")],
+            FUSED_LOSS: [kinds.LOSS.key("aligned"), kinds.LOSS.key("misaligned")],
         }
-        self._histogram_names = {"share": each["share"], "similarity": ["similarity"]}
+        self._histogram_names = {
+            kinds.SHARE.name: each[kinds.SHARE.name],
+            kinds.SIMILARITY.name: [kinds.SIMILARITY.key()],
+        }
         self._totals: Tensor | None = None  # made on the device of the first batch
 
     def __repr__(self) -> str:
@@ -142,44 +160,43 @@ class TrainingLog:
         """
         warming_up = criterion is not None and criterion.warming_up
         scores = None if logits is None or warming_up else as_scores(logits, "logits").detach()
-        rows = rows_of(out, len(self.modalities), scores)
+        everything = rows_of(out, len(self.modalities), scores)
         labels = as_labels(out.labels, "labels")
-        here = slice(len(labels), None)
-        source_labels, shares, valid = (part[here] for part in rows)
+        beyond_aligned = slice(len(labels), None)
+        source_labels, shares, valid = (part[beyond_aligned] for part in everything)
 
         aligned: dict[str, Tensor] = {}
         misaligned = {
-            "share": shares,
-            "collapsed": row_collapsed(shares),
-            "entropy": row_entropy(shares),
+            kinds.SHARE.name: shares,
+            kinds.COLLAPSED.name: row_collapsed(shares),
+            kinds.ENTROPY.name: row_entropy(shares),
         }
-        binned = {"share": shares}
+        binned = {kinds.SHARE.name: shares}
         # Nothing was swapped, so nobody was asked for a confidence.
         confidence = getattr(out, "confidence", None) if len(valid) else None
         if confidence is not None:
-            aligned["unimodal"] = as_tensor(confidence, "confidence")
+            aligned[kinds.UNIMODAL.name] = as_tensor(confidence, "confidence")
         weights = getattr(out, "hardness", None)
         if weights is not None:
             hardness = as_tensor(weights, "hardness").detach()
             check_shape(hardness, (len(valid),), "hardness", "one weight a misaligned row")
-            misaligned["hardness"] = hardness
-            binned["similarity"] = hardness - 1  # (s + 1) / 2, and so in 0 … 1 like a share
+            misaligned[kinds.HARDNESS.name] = hardness
+            binned[kinds.SIMILARITY.name] = hardness - 1  # (s + 1) / 2: in 0 … 1 like a share
         if scores is not None:
-            aligned["accuracy"] = scores[: len(labels)].argmax(dim=1) == labels
-            beyond = scores[here]
-            misaligned["credit"] = source_probability(beyond, source_labels, normalized=True)
-            misaligned["confidence"] = source_probability(beyond, source_labels, normalized=False)
-            misaligned["misaligned_accuracy"] = top_set_matches(beyond, source_labels)
+            aligned[kinds.ACCURACY.name] = row_correct(scores[: len(labels)], labels)
+            beyond = scores[beyond_aligned]
+            credit = source_probability(beyond, source_labels, normalized=True)
+            confidence = source_probability(beyond, source_labels, normalized=False)
+            misaligned |= {kinds.CREDIT.name: credit, kinds.CONFIDENCE.name: confidence}
+            misaligned[kinds.MISALIGNED_ACCURACY.name] = top_set_matches(beyond, source_labels)
         one = torch.ones(1, device=shares.device)
-        steps = {"warming_up": one * warming_up}
+        steps = {kinds.WARMING_UP.name: one * warming_up}
         if criterion is not None:
-            steps["alpha"] = criterion.weak.alpha
+            steps[kinds.ALPHA.name] = criterion.weak.alpha
         if terms is not None:
-            steps["loss"] = torch.stack([terms.total.detach(), terms.unimodal.detach()])
+            steps[kinds.LOSS.name] = torch.stack([terms.total.detach(), terms.unimodal.detach()])
             if not warming_up:  # which has placeholders for these
-                steps["fused_loss"] = torch.stack(
-                    [terms.aligned.detach(), terms.misaligned.detach()]
-                )
+                steps[FUSED_LOSS] = torch.stack([terms.aligned.detach(), terms.misaligned.detach()])
 
         valid, labelled = valid.bool(), labels >= 0
         sums = {
@@ -233,15 +250,17 @@ class TrainingLog:
 
         Returns:
             ``modalities``; ``epoch``, a list; ``scores``, a list for each name, None where an epoch
-            has no such score; ``histograms``: for each name ``edges`` (41 numbers) and ``counts``
-            (40 for each epoch).
+            has no such score or it is not finite; ``histograms``: for each name ``edges`` (41
+            numbers) and ``counts`` (40 for each epoch).
         """
         names = dict.fromkeys(name for record in self.records for name in record)
         names.pop("epoch", None)
         return {
             "modalities": list(self.modalities),
             "epoch": [record["epoch"] for record in self.records],
-            "scores": {name: [record.get(name) for record in self.records] for name in names},
+            "scores": {
+                name: [_finite(record.get(name)) for record in self.records] for name in names
+            },
             "histograms": {
                 name: {
                     "edges": _edges(*RANGES[kind]),
@@ -341,12 +360,16 @@ class TrainingLog:
             self._totals = self._totals.to(step.device, _precision(step.device)).add_(step)
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
+
+
 def _precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _sum_rows(columns: Mapping[str, Tensor], counted: Tensor) -> dict[str, _Sums]:
-    """Sums of ``(rows,)`` and ``(rows, M)`` values over the rows that count, and how many."""
+    """Sums of ``(N,)`` and ``(N, M)`` values over the rows that count, and how many."""
     if not columns:
         return {}
     blocks = [values if values.ndim == 2 else values[:, None] for values in columns.values()]

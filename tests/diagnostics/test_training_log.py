@@ -15,7 +15,7 @@ from torch import distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
-from midas_aug.diagnostics.logger import TrainingLog
+from midas_aug.diagnostics import TrainingLog
 from tests.helpers.operators import OperatorCount
 
 NAMES = ("audio", "video", "text")
@@ -199,6 +199,17 @@ def test_an_overflow_on_a_row_that_does_not_count_stays_out():
     assert not out.valid.all()
 
 
+def test_a_run_that_diverges_has_gaps_in_its_curves_and_is_still_json():
+    out, given = Steps().take(1)
+    log = TrainingLog(NAMES)
+    log.update(out, logits=torch.full_like(given["logits"], math.nan))
+    assert math.isnan(log.end_epoch(0)["credit.audio"])
+    content = log.to_dict()
+    json.dumps(content, allow_nan=False)
+    assert content["scores"]["credit.audio"] == [None]
+    assert content["scores"]["accuracy"] == content["scores"]["misaligned_accuracy"] == [0]
+
+
 @pytest.mark.parametrize("warmup", [0, 5])
 def test_update_never_waits_for_the_device(warmup):
     """Tensors on the meta device have no values: any look at one raises."""
@@ -349,7 +360,7 @@ def test_wandb_gets_one_dict_an_epoch(finished):
     assert rows[1]["mine/share.audio"] == finished.records[1]["share.audio"]
 
 
-@pytest.mark.parametrize("names", [("a",), ("a", "a"), ()])
+@pytest.mark.parametrize("names", [("a",), ("a", "a"), (), "ab", ("1", 1)])
 def test_a_log_needs_two_different_modalities(names):
     with pytest.raises(MidasAugError, match="two or more modalities"):
         TrainingLog(names)

@@ -1,0 +1,200 @@
+"""What a block of rows tells: its modalities swapped, permuted and removed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from midas_aug.diagnostics.blocks import (
+    Block,
+    as_logits,
+    check_finite,
+    leaves_of,
+    like_rows,
+    rebuilt,
+    select,
+)
+from midas_aug.diagnostics.measures import check_logits, row_correct
+from midas_aug.diagnostics.outcomes import Outcomes
+from midas_aug.diagnostics.removal import mean_of
+from midas_aug.diagnostics.shapley import Subset, all_subsets
+from midas_aug.errors import MidasAugError
+from midas_aug.functional import (
+    SwapPlan,
+    hard_sample_weights,
+    label_shares,
+    sample_partners,
+    true_class_confidence,
+)
+from midas_aug.tree import in_order
+
+__all__ = ["observe"]
+
+SHAPLEY_MODALITIES = 6  # 2^M passes; with more modalities the Shapley values are left out
+
+
+def observe(
+    block: Block,
+    *,
+    removal: str,
+    means: Mapping[str, Any] | None,
+    draws: int,
+    generator: torch.Generator,
+    num_classes: int | None,
+) -> Outcomes:
+    """Predict the rows of a block as they are and with every intervention.
+
+    Args:
+        block: The rows.
+        removal: What stands in for a removed modality.
+        means: The mean row of each modality, for ``"mean"``; None takes them of the block.
+        draws: Draws of partners and permutations.
+        generator: Of the draws.
+        num_classes: C, to check the logits; None takes theirs.
+
+    Raises:
+        MidasAugError: Logits, heads or means do not fit.
+    """
+    whole = _checked(block.logits({}, {}), block, num_classes, "the model's logits")
+    labels = block.labels.to(whole.device)
+    names = tuple(modality.name for modality in block.modalities)
+    seen = Outcomes(names, labels, whole.shape[1])
+    whole = seen.usable(whole, "of the whole model")
+    seen.right[Subset(names)] = row_correct(whole, labels).float()
+    confidence = _ask_heads(block, seen)
+    _swap(block, seen, confidence, draws, generator)
+    _permute(block, seen, draws, generator)
+    _remove(block, seen, _stand_ins(block, removal, means), draws, generator)
+    return seen
+
+
+def _ask_heads(block: Block, seen: Outcomes) -> Tensor | None:
+    """The confidences (N, M) of the modalities' own heads."""
+    unimodal = block.unimodal()
+    if unimodal is None:
+        return None
+    keys = [modality.key for modality in block.modalities]
+    each = in_order(unimodal, keys, "the unimodal logits")
+    for name, given in zip(seen.modalities, each, strict=True):
+        logits = as_logits(given, len(block.labels), f"the logits of the head of {name!r}")
+        logits = _checked(logits, block, seen.n_classes, f"logits of the head of {name!r}")
+        seen.add_head(name, seen.usable(logits.to(seen.labels.device), f"of the head of {name}"))
+    return torch.stack([seen.heads[name].confidence for name in seen.modalities], dim=1)
+
+
+def _swap(
+    block: Block,
+    seen: Outcomes,
+    confidence: Tensor | None,
+    draws: int,
+    generator: torch.Generator,
+) -> None:
+    """Misaligned rows: each modality in turn from a row of another class."""
+    own, device = torch.arange(len(block.labels)), seen.labels.device
+    plans = []
+    for _ in range(draws):
+        for number, name in enumerate(seen.modalities):
+            partner, valid = sample_partners(block.labels, generator=generator)
+            source = own[:, None].repeat(1, len(seen.modalities))
+            source[:, number] = partner
+            index, counted, met = source.to(device), valid.to(device), partner.to(device)
+            logits = block.logits({name: partner}, {})
+            logits = seen.usable(logits, f"with {name} from a row of another class", counted)
+            seen.add_misaligned(logits, seen.labels[index], counted, met)
+            if confidence is not None:
+                seen.add_shares(label_shares(confidence, index), counted, met)
+            plans.append(SwapPlan(source, own, valid))
+    seen.hardness = _hardness([block.data[name] for name in seen.modalities], plans)
+
+
+def _permute(block: Block, seen: Outcomes, draws: int, generator: torch.Generator) -> None:
+    """Each modality in turn from any other row."""
+    for _ in range(draws):
+        for number, name in enumerate(seen.modalities):
+            order = _permutation(block, generator)
+            met = order.to(seen.labels.device)
+            source_labels = seen.labels[:, None].repeat(1, len(seen.modalities))
+            source_labels[:, number] = seen.labels[met]
+            logits = seen.usable(block.logits({name: order}, {}), f"with {name} permuted")
+            seen.add_permuted(name, logits, source_labels, met, draws)
+
+
+def _remove(
+    block: Block,
+    seen: Outcomes,
+    stand_ins: dict[str, Any] | None,
+    draws: int,
+    generator: torch.Generator,
+) -> None:
+    """Every subset of modalities, the others removed; without stand-ins by permutation."""
+    n_rows, labels = len(block.labels), seen.labels
+    times = draws if stand_ins is None else 1
+    for subset in _wanted_subsets(seen.modalities):
+        gone = [name for name in seen.modalities if name not in subset]
+        right, confidence = torch.zeros(2, n_rows, device=labels.device)
+        for _ in range(times):
+            if stand_ins is None:
+                orders = {name: _permutation(block, generator) for name in gone}
+                logits = block.logits(orders, {})
+            else:
+                logits = block.logits({}, {name: stand_ins[name] for name in gone})
+            logits = seen.usable(logits, f"with {' and '.join(gone)} removed")
+            right = right + row_correct(logits, labels).float() / times
+            confidence = confidence + true_class_confidence(logits, labels) / times
+        seen.add_subset(subset, right, confidence)
+
+
+def _wanted_subsets(names: tuple[str, ...]) -> list[Subset]:
+    if len(names) <= SHAPLEY_MODALITIES:
+        return [subset for subset in all_subsets(names) if len(subset) < len(names)]
+    singles = [Subset({name}) for name in names]
+    return [*singles, *(Subset(names) - single for single in singles)]
+
+
+def _permutation(block: Block, generator: torch.Generator) -> Tensor:
+    """A random order of the rows with a label; the others stay where they are."""
+    labelled = (block.labels >= 0).nonzero()[:, 0]
+    order = torch.arange(len(block.labels))
+    order[labelled] = labelled[torch.randperm(len(labelled), generator=generator)]
+    return order
+
+
+def _stand_ins(
+    block: Block, removal: str, means: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """One row for each modality that is to be removed by zeros or a mean."""
+    if removal == "permute":
+        return None
+    found = {}
+    for name, value in block.data.items():
+        if removal == "zero":
+            zeros = [torch.zeros_like(leaf[0]) for leaf in leaves_of(value, name)]
+            found[name] = rebuilt(value, zeros)
+        elif means is None:
+            leaves_of(value, name)
+            labelled = (block.labels >= 0).nonzero()[:, 0]
+            mean = mean_of(select(value, labelled, len(block.labels), name), name)
+            found[name] = check_finite(mean, name)
+        else:
+            found[name] = like_rows(means[name], value, name)
+    return found
+
+
+def _hardness(features: Sequence[Any], plans: Sequence[SwapPlan]) -> Tensor | None:
+    """Hard-sample weights of the valid rows, where every feature is a vector."""
+    if not all(isinstance(f, Tensor) and f.ndim == 2 and f.is_floating_point() for f in features):
+        return None
+    device = features[0].device
+    moved = [SwapPlan(*(part.to(device) for part in plan)) for plan in plans]
+    return torch.cat([hard_sample_weights(features, plan)[plan.valid] for plan in moved])
+
+
+def _checked(logits: Any, block: Block, num_classes: int | None, what: str) -> Tensor:
+    scores, _ = check_logits(logits, block.labels.to(logits.device))
+    if num_classes is not None and scores.shape[1] != num_classes:
+        raise MidasAugError(
+            f"expected {what} to be of {num_classes} classes, got shape {tuple(scores.shape)}; "
+            "check num_classes and what the model returns"
+        )
+    return scores

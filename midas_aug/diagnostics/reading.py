@@ -1,0 +1,214 @@
+"""Reading loaders: batches, the means of their rows, and a bar that shows how far it is."""
+
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from midas_aug._arrays import as_labels, as_tensor
+from midas_aug.diagnostics.blocks import (
+    Block,
+    Modality,
+    as_logits,
+    check_finite,
+    concatenate,
+    leaves_of,
+    rebuilt,
+    select,
+)
+from midas_aug.diagnostics.removal import mean_of
+from midas_aug.errors import MidasAugError
+from midas_aug.tree import get_item, in_order, item_keys, map_arrays, map_items, resolve_key
+
+__all__ = ["Reader", "progress_bar"]
+
+Predict: TypeAlias = Callable[[Any], Any]
+
+FUSE_ROWS = 1024  # rows of features that go through the fusion at a time
+
+
+@dataclass
+class Reader:
+    """How to read batches.
+
+    Attributes:
+        modalities: In order.
+        label: Key of the labels in a batch, or a callable that gives them.
+        device: Where to move the batches; None leaves them where they are.
+        watch: ``watch(iterable, what)`` shows how far an iteration is.
+    """
+
+    modalities: tuple[Modality, ...]
+    label: Hashable | Callable[[Any], Any]
+    device: torch.device | str | None
+    watch: Callable[[Iterable[Any], str], Iterable[Any]]
+
+    def read(self, batch: Any) -> tuple[Any, Tensor]:
+        """The batch on its device, and its labels on the CPU."""
+        moved = self.move(batch)
+        given = self.label(moved) if callable(self.label) else get_item(moved, self.label, "label")
+        return moved, as_labels(given, "the labels").cpu()
+
+    def move(self, batch: Any) -> Any:
+        """The batch on the device."""
+        if self.device is None:
+            return batch
+        return map_arrays(lambda array: as_tensor(array, "the batch").to(self.device), batch)
+
+    def batches(
+        self, loader: Iterable[Any], predict: Predict, unimodal: Predict | None
+    ) -> Iterator[Block]:
+        """A block for each batch, for models that take batches."""
+        for given in self.watch(loader, "scoring"):
+            batch, labels = self.read(given)
+            data = {modality.name: modality.of(batch) for modality in self.modalities}
+            predict_mixed = partial(_predict_mixed, predict, batch)
+            heads = (lambda: None) if unimodal is None else partial(unimodal, batch)
+            n_rows = max(len(labels), 1)
+            yield Block(data, {}, labels, self.modalities, predict_mixed, heads, n_rows)
+
+    def encoded(
+        self, loader: Iterable[Any], encode: Predict, fuse: Predict, unimodal: Predict | None
+    ) -> Block:
+        """One block of the features of all rows, for models in two parts."""
+        pieces, labels, heads = [], [], []
+        for given in self.watch(loader, "encoding"):
+            batch, classes = self.read(given)
+            features = encode(batch)
+            for modality in self.modalities:
+                modality.of(features)  # complain at the first batch
+            pieces.append(features)
+            labels.append(classes)
+            if unimodal is not None:
+                heads.append(self._heads(unimodal(features), len(classes)))
+        if not pieces:
+            none = torch.zeros(0, dtype=torch.int64)
+            return Block({}, {}, none, self.modalities, fuse, lambda: None, 1)
+        first = pieces[0]
+        joined = {
+            key: concatenate([get_item(piece, key, "feature") for piece in pieces], key)
+            for key in item_keys(first)
+        }
+        data = {modality.name: modality.of(joined) for modality in self.modalities}
+        taken = {resolve_key(first, key) for m in self.modalities for key in m.by_key(m.of(first))}
+        return Block(
+            data,
+            {key: value for key, value in joined.items() if key not in taken},
+            torch.cat(labels),
+            self.modalities,
+            partial(_predict_mixed, fuse, first),
+            lambda: [torch.cat(logits) for logits in zip(*heads, strict=True)] if heads else None,
+            FUSE_ROWS,
+        )
+
+    def _heads(self, unimodal: Any, n_rows: int) -> list[Tensor]:
+        keys = [modality.key for modality in self.modalities]
+        return [
+            as_logits(logits, n_rows, f"the logits of the head of {key!r}")
+            for key, logits in zip(
+                keys, in_order(unimodal, keys, "the unimodal logits"), strict=True
+            )
+        ]
+
+    def means(self, training: Any, loader: Iterable[Any], encode: Predict | None) -> dict[str, Any]:
+        """The mean row of every modality over the training rows, or over the diagnosed ones."""
+        if isinstance(training, Mapping):
+            found = {}
+            for modality in self.modalities:
+                value = modality.of(training)
+                leaves_of(value, modality.name)
+                mean = mean_of(value, modality.name)
+                found[modality.name] = check_finite(mean, modality.name)
+            return found
+        if training is None and iter(loader) is loader:
+            raise MidasAugError(
+                "expected a loader that can be read twice (once for the means of the inputs), got "
+                "an iterator; pass a DataLoader or a list, training=, or another removal"
+            )
+        means = {modality: _Mean(modality.name) for modality in self.modalities}
+        for given in self.watch(loader if training is None else training, "means"):
+            labels = None
+            if training is None:
+                batch, labels = self.read(given)
+            else:
+                batch = self.move(given)
+            data = batch if encode is None else encode(batch)
+            for modality, mean in means.items():
+                value = modality.of(data)
+                if labels is not None and bool((labels < 0).any()):
+                    labelled = (labels >= 0).nonzero()[:, 0]
+                    value = select(value, labelled, len(labels), modality.name)
+                mean.add(value)
+        return {modality.name: mean.result() for modality, mean in means.items()}
+
+
+class _Mean:
+    """The mean row of a modality over many batches."""
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+        self.n_rows = 0
+        self.sample: Any = None  # for its structure
+        self.leaves: list[Tensor] = []
+
+    def add(self, value: Any) -> None:
+        n_rows = len(leaves_of(value, self.key)[0])
+        if n_rows == 0:
+            return
+        added = [leaf.float() for leaf in leaves_of(mean_of(value, str(self.key)), self.key)]
+        if self.n_rows == 0:
+            self.sample, self.leaves = value, [torch.zeros_like(leaf) for leaf in added]
+        shapes = [[tuple(leaf.shape) for leaf in leaves] for leaves in (self.leaves, added)]
+        if shapes[0] != shapes[1]:
+            raise MidasAugError(
+                f"expected {self.key!r} of one shape in all batches, got rows of {shapes[0][0]} "
+                f"and {shapes[1][0]}; use removal='permute', or work at feature level"
+            )
+        self.n_rows += n_rows
+        part = n_rows / self.n_rows
+        self.leaves = [a + part * (b - a) for a, b in zip(self.leaves, added, strict=True)]
+
+    def result(self) -> Any:
+        if self.n_rows == 0:
+            raise MidasAugError("expected training batches with rows, got none; check training=")
+        return check_finite(rebuilt(self.sample, self.leaves), self.key)
+
+
+def _predict_mixed(predict: Predict, batch: Any, items: dict[Any, Any]) -> Any:
+    """Predict a copy of ``batch`` with other items, of another number of rows where they say so."""
+    spelled = {resolve_key(batch, key): value for key, value in items.items()}
+    return predict(map_items(lambda key, value: spelled.get(key, value), batch))
+
+
+# ---------------------------------------------------------------- progress
+
+
+@contextmanager
+def progress_bar(show: bool | None) -> Iterator[Callable[[Iterable[Any], str], Iterable[Any]]]:
+    """``watch(iterable, what)``, which shows how far the iteration is, with ``rich`` on stderr."""
+    if show is None:
+        show = sys.stderr.isatty()
+    try:
+        from rich.console import Console
+        from rich.progress import Progress
+    except ModuleNotFoundError:
+        show = False
+    if not show:
+        yield lambda iterable, what: iterable
+        return
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+
+        def watch(iterable: Iterable[Any], what: str) -> Iterable[Any]:
+            try:
+                total = len(iterable)  # type: ignore[arg-type]
+            except TypeError:  # a stream
+                total = None
+            watched: Iterable[Any] = bar.track(iterable, total=total, description=what)
+            return watched
+
+        yield watch
