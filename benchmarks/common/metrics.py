@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from benchmarks.model import Features
+from benchmarks.common.model import Features
 from midas_aug import diagnostics
 from midas_aug.functional import gather_rows, sample_partners
 

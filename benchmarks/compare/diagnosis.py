@@ -6,11 +6,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from benchmarks.entries import ENTRIES, LEARNING_RATE
-from benchmarks.model import Features
-from benchmarks.suite import SUITES, best_config
-from benchmarks.tasks import TASKS, Rows, load_split
-from benchmarks.train import encode, fit
+from benchmarks.common.model import Features
+from benchmarks.compare.suite import SUITES, best_config
+from benchmarks.compare.tasks import TASKS, Rows, load_split
+from benchmarks.compare.train import encode, fit
+from benchmarks.methods.entries import ENTRIES, LEARNING_RATE
 from midas_aug.diagnostics import Comparison, ModalityReport, diagnose
 
 SHOWN = ("joint", "plain-swap", "midas")

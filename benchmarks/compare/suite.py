@@ -1,21 +1,18 @@
 """Suites: which runs there are, in which order, and where a finished one is kept."""
 
-import json
 import math
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, TypeAlias
 
 import torch
 
-import midas_aug
-from benchmarks.entries import (
+from benchmarks.common.records import RESULTS, finite, read_json, versions, write_json
+from benchmarks.compare.tasks import REAL, TASKS, load_split
+from benchmarks.compare.train import train
+from benchmarks.methods.entries import (
     ENTRIES,
     LEARNING_RATE,
     SKILL_ENTRIES,
@@ -24,10 +21,6 @@ from benchmarks.entries import (
     Value,
     config_words,
 )
-from benchmarks.tasks import REAL, TASKS, load_split
-from benchmarks.train import train
-
-RESULTS = Path(__file__).parent / "results"
 
 Phase = Literal["tune", "test"]
 Frozen: TypeAlias = tuple[tuple[str, Value], ...]  # a configuration, hashable
@@ -148,28 +141,17 @@ class Job:
             **outcome._asdict(),
         }
         record["validation"], record["test"] = map(finite, (outcome.validation, outcome.test))
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.file)  # at once: a file is never half a run
+        write_json(self.file, record)
 
     def load(self) -> dict[str, Any]:
         """What the finished run told."""
-        record: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
-        return record
+        return read_json(self.file)
 
 
 def run_job(job: Job) -> Job:
     """Run a job in a worker process."""
     job.run()
     return job
-
-
-def finite(scores: dict[str, float] | None) -> dict[str, float | None] | None:
-    """A diverged run's cross-entropy is no number that JSON knows."""
-    if scores is None:
-        return None
-    return {name: score if math.isfinite(score) else None for name, score in scores.items()}
 
 
 def stages(name: str, root: Path = RESULTS) -> Iterator[tuple[str, list[Job]]]:
@@ -266,23 +248,3 @@ def _start(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> Config:
 
 def _modalities(task: str, entry: Entry) -> tuple[str | None, ...]:
     return TASKS[task].modalities if entry.alone else (None,)
-
-
-@cache
-def versions() -> dict[str, str | None]:
-    """What the numbers may depend on."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "commit": git.stdout.strip() or None,
-        "midas_aug": midas_aug.__version__,
-        "torch": torch.__version__,
-        "numpy": version("numpy"),
-        "Python": platform.python_version(),
-        "processor": platform.machine(),
-    }

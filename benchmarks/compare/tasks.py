@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks import data
+from benchmarks.compare import data
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Task:
     """A classification task.
 
     Attributes:
-        dataset: One of `benchmarks.data.DATASETS`.
+        dataset: One of `benchmarks.compare.data.DATASETS`.
         modalities: Which of its modalities, in order.
         epochs: How long to train.
         weight: Time of a run, roughly, as a multiple of one on digits; for the time left.
@@ -69,7 +69,7 @@ def _dataset(name: str) -> data.Dataset:
 
 @lru_cache(maxsize=1)
 def load_split(dataset_name: str, modalities: tuple[str, ...], seed: int) -> Split:
-    """The split of a seed: 60/20/20, stratified or by group (see `benchmarks.data.splits`)."""
+    """The split of a seed: 60/20/20, stratified or by group (`compare.data.splits`)."""
     dataset = _dataset(dataset_name)
     parts = data.split(dataset, seed)
     inputs = {name: _standardised(dataset.inputs[name], parts[0]) for name in modalities}

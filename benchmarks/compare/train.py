@@ -2,23 +2,25 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from benchmarks import metrics
-from benchmarks.encoders import WIDTH, build_encoder
+from benchmarks.common import metrics
+from benchmarks.common.model import Features, LateFusion
+from benchmarks.compare.encoders import WIDTH, build_encoder
+from benchmarks.compare.tasks import Rows, Split
 from benchmarks.methods.base import EncodedRows, Method, Setting
-from benchmarks.model import Features, LateFusion
-from benchmarks.tasks import Rows, Split
+from benchmarks.methods.training import (
+    BATCH_SIZE,
+    Best,
+    build_optimizer,
+    keep_only,
+    validate,
+)
 from midas_aug.functional import gather_rows
 
-BATCH_SIZE = 64
-MOMENTUM = 0.9
-WEIGHT_DECAY = 1e-4
 DECAY_AT = 5 / 7  # of the epochs: the paper's StepLR(50) of 70
 EVALUATION_ROWS = 512  # encoded at a time
 
@@ -101,12 +103,7 @@ def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed
         encode_training=lambda: EncodedRows(encode(model, split.training), labels),
     )
     method.setup(model, setting, torch.Generator().manual_seed(seed + 1_000_000))
-    parameters = [*model.parameters()]
-    for module in method.extra_modules():
-        parameters += module.parameters()
-    optimizer = torch.optim.SGD(
-        parameters, lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-    )
+    optimizer = build_optimizer(model, method, learning_rate)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(DECAY_AT * epochs)))
     order = torch.Generator().manual_seed(seed)
     best = Best()
@@ -151,32 +148,6 @@ def encode(model: LateFusion, rows: Rows) -> Features:
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-class Validation(NamedTuple):
-    """Compared as a tuple: accuracy first, then the lower cross-entropy."""
-
-    accuracy: float
-    negative_nll: float
-
-
-@torch.no_grad()
-def validate(method: Method, rows: EncodedRows) -> Validation:
-    """How good the model is now, from the encoded validation rows."""
-    logits = method.predict(rows.features)
-    nll = float(F.cross_entropy(logits, rows.labels))
-    return Validation(metrics.accuracy(logits, rows.labels), -nll)
-
-
-def keep_only(features: Features, keep: Tensor | None) -> Features:
-    """The features with those set to 0 that `EpochRows` does not keep."""
-    if keep is None:
-        return features
-    columns = keep.unbind(dim=1)
-    return {
-        name: feature * kept[:, None]
-        for (name, feature), kept in zip(features.items(), columns, strict=True)
-    }
-
-
 def _batches(
     method: Method, epoch: int, order: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -184,26 +155,3 @@ def _batches(
     rows, keep = method.epoch_rows(epoch)
     for places in torch.split(torch.randperm(len(rows), generator=order), BATCH_SIZE):
         yield rows[places], None if keep is None else keep[places]
-
-
-@dataclass
-class Best:
-    """The weights of the best epoch so far."""
-
-    epoch: int = -1
-    reached: tuple[float, ...] = (-1.0, 0.0)
-    weights: tuple[dict[str, Tensor], ...] = ()
-
-    def offer(self, epoch: int, reached: Validation, model: LateFusion, method: Method) -> None:
-        """Keep the weights, if they are better than those before."""
-        if reached > self.reached:
-            self.epoch, self.reached = epoch, tuple(reached)
-            self.weights = tuple(
-                {name: value.clone() for name, value in module.state_dict().items()}
-                for module in (model, *method.extra_modules())
-            )
-
-    def restore(self, model: LateFusion, method: Method) -> None:
-        """Give model and method the best weights back."""
-        for module, weights in zip((model, *method.extra_modules()), self.weights, strict=True):
-            module.load_state_dict(weights)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets.base import Kind, PaperData, Resolution
-from benchmarks.model import LateFusion
+from benchmarks.common.errors import DataError
+from benchmarks.common.model import LateFusion
+from benchmarks.paper.datasets.base import Kind, PaperData, Resolution
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FLOW = (0.1307, 0.1307), (0.3081, 0.3081)

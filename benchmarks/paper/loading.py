@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.datasets.base import Clip
-from benchmarks.datasets.reading import Reader, collate
+from benchmarks.paper.datasets.base import Clip
+from benchmarks.paper.datasets.reading import Reader, collate
 
 
 class Reading(NamedTuple):

@@ -3,12 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from benchmarks.entries import ENTRIES, Config
+from benchmarks.methods.entries import ENTRIES, Config
 from benchmarks.methods.midas import Midas
-
-BATCH_SIZE = 64
-MOMENTUM = 0.9
-WEIGHT_DECAY = 1e-4
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from benchmarks.model import Features
+from benchmarks.common.model import Features
 
 T = TypeVar("T")
 

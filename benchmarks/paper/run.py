@@ -1,6 +1,5 @@
 """One command: check the data, split it, train every method with every seed, and make the table."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,21 +12,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import metrics
-from benchmarks.data.base import DataError
-from benchmarks.datasets import paper_data
-from benchmarks.datasets.base import Clip, Found, PaperData, Part, describe
-from benchmarks.datasets.check import check
-from benchmarks.datasets.reading import Reader
-from benchmarks.datasets.splits import Split, saved_split
-from benchmarks.datasets.store import Store, build_stores
-from benchmarks.entries import ENTRIES
-from benchmarks.reproduce.encoders import TINY, Sizes, build_model, load_tokenizer
-from benchmarks.reproduce.protocol import BATCH_SIZE, PROTOCOLS, Protocol, method_config
-from benchmarks.reproduce.ranks import Ranks
-from benchmarks.reproduce.tables import write_table
-from benchmarks.reproduce.training import Plan, Precision, Training, be_deterministic
-from benchmarks.suite import finite, versions
+from benchmarks.common import metrics
+from benchmarks.common.errors import DataError
+from benchmarks.common.records import finite, read_json, versions, write_json
+from benchmarks.methods.entries import ENTRIES
+from benchmarks.methods.training import BATCH_SIZE
+from benchmarks.paper.datasets import paper_data
+from benchmarks.paper.datasets.base import Clip, Found, PaperData, Part, describe
+from benchmarks.paper.datasets.check import check
+from benchmarks.paper.datasets.reading import Reader
+from benchmarks.paper.datasets.splits import Split, saved_split
+from benchmarks.paper.datasets.store import Store, build_stores
+from benchmarks.paper.encoders import TINY, Sizes, build_model, load_tokenizer
+from benchmarks.paper.protocol import PROTOCOLS, Protocol, method_config
+from benchmarks.paper.ranks import Ranks
+from benchmarks.paper.tables import write_table
+from benchmarks.paper.training import Plan, Precision, Training, be_deterministic
 
 FEW = 20  # a rehearsal's classes, and clips of each
 TEXT_ENCODER = "google/electra-small-discriminator"
@@ -187,7 +187,7 @@ def run(
         "clips": len(clips),
     }
     if file.exists():
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        kept = read_json(file)
         differing = [key for key, value in asked.items() if kept[key] != value]
         if differing:
             was = {key: kept[key] for key in differing}
@@ -241,9 +241,7 @@ def run(
         **score(training, split, seed),
     }
     if ranks.rank == 0:
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        partial.replace(file)
+        write_json(file, record)
         checkpoint.unlink()
     ranks.wait()
 

@@ -1,6 +1,5 @@
 """The result table: ours beside the paper's."""
 
-import json
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -8,9 +7,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.datasets.base import PaperData
-from benchmarks.entries import ENTRIES
-from benchmarks.reproduce.protocol import PUBLISHED, Published
+from benchmarks.common import markdown
+from benchmarks.common.records import read_json, write_text
+from benchmarks.methods.entries import ENTRIES
+from benchmarks.paper.datasets.base import PaperData
+from benchmarks.paper.protocol import PUBLISHED, Published
 
 HEADER = (
     "method",
@@ -41,14 +42,12 @@ def write_table(title: str, data: PaperData, folder: Path, console: Console) -> 
         table.add_row(*line)
     console.print(table)
     page = folder / "table.md"
-    marks = ("---", *["---:"] * (len(HEADER) - 1))
-    body = "\n".join("| " + " | ".join(line) + " |" for line in (HEADER, marks, *lines))
     text = (
         f"# {title}\n\nTest clips, %; mean ± standard deviation over seeds. F1 is macro-F1 "
         f"of all test clips, then the mean over batches of 64; the paper's is very probably the "
-        f"latter.\n\n{body}\n"
+        f"latter.\n\n{markdown.table(HEADER, lines)}\n"
     )
-    page.write_text(text, encoding="utf-8")
+    write_text(page, text)
     console.print(f"Written: {page}", soft_wrap=True, markup=False)
 
 
@@ -56,7 +55,7 @@ def rows(data: PaperData, folder: Path) -> list[Row]:
     """One row a method with finished runs, in the order of the comparison."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for file in sorted((folder / "runs").glob("*.json")):
-        run = json.loads(file.read_text(encoding="utf-8"))
+        run = read_json(file)
         key = run["entry"] if run["modality"] is None else f"{run['entry']} {run['modality']}"
         runs.setdefault(key, []).append(run)
     places = list(ENTRIES)

@@ -12,15 +12,15 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.datasets import paper_data
-from benchmarks.datasets.base import Clip, Resolution
-from benchmarks.datasets.reading import Reader
-from benchmarks.datasets.sample import Look, write_sample
-from benchmarks.datasets.store import build_stores
-from benchmarks.model import LateFusion
-from benchmarks.reproduce.encoders import Sizes, build_model
-from benchmarks.reproduce.loading import Reading, load
-from benchmarks.reproduce.protocol import BATCH_SIZE
+from benchmarks.common.model import LateFusion
+from benchmarks.methods.training import BATCH_SIZE
+from benchmarks.paper.datasets import paper_data
+from benchmarks.paper.datasets.base import Clip, Resolution
+from benchmarks.paper.datasets.reading import Reader
+from benchmarks.paper.datasets.sample import Look, write_sample
+from benchmarks.paper.datasets.store import build_stores
+from benchmarks.paper.encoders import Sizes, build_model
+from benchmarks.paper.loading import Reading, load
 
 # As CREMA-D has them: 480 x 360, sentences of two to three seconds.
 LOOK = Look(clips=256, width=480, height=360, frames=9, seconds=2.5)

@@ -11,16 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets.base import Clip
-from benchmarks.datasets.reading import Reader
-from benchmarks.datasets.splits import Split
+from benchmarks.common.errors import DataError
+from benchmarks.common.model import Features, LateFusion
 from benchmarks.methods.base import EncodedRows, Method, Setting
-from benchmarks.model import Features, LateFusion
-from benchmarks.reproduce.loading import Reading, load
-from benchmarks.reproduce.protocol import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY
-from benchmarks.reproduce.ranks import Ranks
-from benchmarks.train import Best, keep_only, validate
+from benchmarks.methods.training import (
+    BATCH_SIZE,
+    Best,
+    build_optimizer,
+    keep_only,
+    validate,
+)
+from benchmarks.paper.datasets.base import Clip
+from benchmarks.paper.datasets.reading import Reader
+from benchmarks.paper.datasets.splits import Split
+from benchmarks.paper.loading import Reading, load
+from benchmarks.paper.ranks import Ranks
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -90,12 +95,7 @@ class Training:
             encode_training=lambda: EncodedRows(self.encode(split.train), self.labels(split.train)),
         )
         method.setup(model, setting, torch.Generator().manual_seed(plan.seed + 1_000_000))
-        parameters = [*model.parameters()]
-        for module in method.extra_modules():
-            parameters += module.parameters()
-        self._optimizer = torch.optim.SGD(
-            parameters, lr=plan.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-        )
+        self._optimizer = build_optimizer(model, method, plan.learning_rate)
         self._scheduler = torch.optim.lr_scheduler.StepLR(self._optimizer, plan.decay_every)
         self.best = Best()
         self.epoch = 0

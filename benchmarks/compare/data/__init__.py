@@ -11,14 +11,14 @@
 
 The modules of this package say where each comes from and what to know about it. These are small
 sets, which are downloaded and fit into memory; the MIDAS paper's own, which a user has on disk,
-are in `benchmarks.datasets`.
+are in `benchmarks.paper.datasets`.
 """
 
 from pathlib import Path
 
-from benchmarks.data import brca, digits, openmoji, planted, stamps, watch
-from benchmarks.data.base import (
-    DataError,
+from benchmarks.common.errors import DataError
+from benchmarks.compare.data import brca, digits, openmoji, planted, stamps, watch
+from benchmarks.compare.data.base import (
     Dataset,
     Recipe,
     cache_folder,
@@ -27,7 +27,7 @@ from benchmarks.data.base import (
     read,
     write,
 )
-from benchmarks.data.splits import split
+from benchmarks.compare.data.splits import split
 
 __all__ = [
     "DATASETS",
@@ -75,7 +75,8 @@ def fetch(name: str) -> Dataset:
         check(dataset, recipe)
     except DataError as error:
         raise DataError(
-            f"{name}: {error}; benchmarks/data/{name}.py no longer builds what it did, report it"
+            f"{name}: {error}; benchmarks/compare/data/{name}.py no longer "
+            "builds what it did, report it"
         ) from error
     if not recipe.shipped:
         write(dataset, _file(name))

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.common.errors import DataError
+
 T = TypeVar("T")
 
 console = Console(stderr=True)
-
-
-class DataError(Exception):
-    """Data that cannot be had, or are not what they should be; the message is one line."""
 
 
 class Dataset(NamedTuple):

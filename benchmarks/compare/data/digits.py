@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data.base import DataError, Dataset, Recipe
+from benchmarks.common.errors import DataError
+from benchmarks.compare.data.base import Dataset, Recipe
 
-FILE = Path(__file__).parents[2] / "examples" / "data" / "digits.npz"
+FILE = Path(__file__).parents[3] / "examples" / "data" / "digits.npz"
 SHA256 = "1b13fe961984aec20b0416ebf802d29825c3fff1085bd5133ae448836005801c"
 
 VIEWS = ("pix", "fou", "zer", "mor")

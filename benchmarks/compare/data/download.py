@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from benchmarks.data.base import DataError, cache_folder, console
+from benchmarks.common.errors import DataError
+from benchmarks.compare.data.base import cache_folder, console
 
 
 class Package(NamedTuple):

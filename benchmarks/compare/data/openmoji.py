@@ -17,9 +17,9 @@ import json
 
 import numpy as np
 
-from benchmarks.data import images, text
-from benchmarks.data.base import Dataset, Recipe, progress
-from benchmarks.data.download import Package, download, members
+from benchmarks.compare.data import images, text
+from benchmarks.compare.data.base import Dataset, Recipe, progress
+from benchmarks.compare.data.download import Package, download, members
 
 PACKAGE = Package(
     tool="npm",

@@ -6,8 +6,8 @@ it can only cost.
 
 import numpy as np
 
-from benchmarks.data import digits
-from benchmarks.data.base import Dataset, Recipe
+from benchmarks.compare.data import digits
+from benchmarks.compare.data.base import Dataset, Recipe
 
 WIDTH, SEED = 76, 0  # as wide as `fou`
 

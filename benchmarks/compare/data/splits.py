@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data.base import Dataset
+from benchmarks.compare.data.base import Dataset
 
 Rows = NDArray[np.int64]
 

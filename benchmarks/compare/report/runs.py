@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.report.statistics import Difference, paired_difference
-from benchmarks.suite import entries_of
-from benchmarks.tasks import TASKS
+from benchmarks.compare.report.statistics import Difference, paired_difference
+from benchmarks.compare.suite import entries_of
+from benchmarks.compare.tasks import TASKS
 
 Record = Mapping[str, Any]
 

@@ -1,11 +1,12 @@
 """The page of a suite in Markdown: summary, comparisons with the controls, a section a task."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from benchmarks.entries import config_words
-from benchmarks.report.figures import figures_of
-from benchmarks.report.runs import WITHOUT, TaskRuns
-from benchmarks.report.statistics import Difference, estimate
+from benchmarks.common.markdown import table
+from benchmarks.compare.report.figures import figures_of
+from benchmarks.compare.report.runs import WITHOUT, TaskRuns
+from benchmarks.compare.report.statistics import Difference, estimate
+from benchmarks.methods.entries import config_words
 
 Runs = Mapping[str, TaskRuns]
 
@@ -204,12 +205,6 @@ def interval(difference: Difference) -> str:
 def difference_cell(difference: Difference) -> str:
     """The interval and the seeds won."""
     return f"{interval(difference)} ({difference.won}/{difference.seeds})"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose first column is words and the others numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _pair_title(runs: Runs, ours: str, theirs: str, sign: str) -> str:

@@ -12,14 +12,14 @@
 
 Each module says how its files have to lie; `check` looks at a copy, `splits` divides it, `reading`
 makes tensors of it, `store` is the cache, and `sample` writes small made-up copies.
-`benchmarks.reproduce` trains on them.
+`benchmarks.paper` trains on them.
 
-Not to be confused with `benchmarks.data`: the small data sets of the comparison, which are
+Not to be confused with `benchmarks.compare.data`: the small data sets of the comparison, which are
 downloaded and fit into memory.
 """
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets import (
+from benchmarks.common.errors import DataError
+from benchmarks.paper.datasets import (
     cremad,
     food101,
     kinetics_sounds,
@@ -28,7 +28,7 @@ from benchmarks.datasets import (
     twitter2015,
     ucf101,
 )
-from benchmarks.datasets.base import PaperData
+from benchmarks.paper.datasets.base import PaperData
 
 MODULES = (cremad, kinetics_sounds, ucf101, food101, mosi, sarcasm, twitter2015)
 PAPER_DATA: dict[str, PaperData] = {module.DATA.name: module.DATA for module in MODULES}

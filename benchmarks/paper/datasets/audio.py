@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data.base import DataError
+from benchmarks.common.errors import DataError
 
 MELS = 128
 SHIFT_MS = 10.0

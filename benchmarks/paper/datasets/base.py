@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
 
-from benchmarks.data.base import DataError
+from benchmarks.common.errors import DataError
 
 Kind = Literal["sound", "frames", "flow", "image", "text", "series"]
 Part = Literal["train", "validation", "test"]

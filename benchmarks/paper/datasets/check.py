@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets.audio import read_sound
-from benchmarks.datasets.base import (
+from benchmarks.common.errors import DataError
+from benchmarks.paper.datasets.audio import read_sound
+from benchmarks.paper.datasets.base import (
     Clip,
     Found,
     Frames,
@@ -21,9 +21,9 @@ from benchmarks.datasets.base import (
     describe,
     files_of,
 )
-from benchmarks.datasets.frames import pictures_of
-from benchmarks.datasets.splits import draw_split
-from benchmarks.datasets.store import fingerprint
+from benchmarks.paper.datasets.frames import pictures_of
+from benchmarks.paper.datasets.splits import draw_split
+from benchmarks.paper.datasets.store import fingerprint
 
 
 def check(data: PaperData, root: Path, console: Console, remembered: Path | None = None) -> Found:

@@ -12,8 +12,8 @@ The three lists are pooled; a split is drawn for each seed.
 
 from pathlib import Path
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets.base import (
+from benchmarks.common.errors import DataError
+from benchmarks.paper.datasets.base import (
     Found,
     PaperData,
     Source,

@@ -12,8 +12,8 @@ names.
 import json
 from pathlib import Path
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets.base import Found, PaperData, Table5, need, read_text
+from benchmarks.common.errors import DataError
+from benchmarks.paper.datasets.base import Found, PaperData, Table5, need, read_text
 
 TITLE = "UPMC Food-101"
 PARTS = ("train", "test")

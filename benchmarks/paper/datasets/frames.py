@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets.base import Frames, Kind, Source
+from benchmarks.common.errors import DataError
+from benchmarks.paper.datasets.base import Frames, Kind, Source
 
 Bytes: TypeAlias = NDArray[np.uint8]
 

@@ -13,8 +13,8 @@ import json
 from functools import partial
 from pathlib import Path
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets.base import Found, PaperData, Table5, need, read_text
+from benchmarks.common.errors import DataError
+from benchmarks.paper.datasets.base import Found, PaperData, Table5, need, read_text
 
 LISTS = ("train.json", "valid.json", "test.json")
 

@@ -11,7 +11,15 @@ The two lists are pooled; a split is drawn for each seed. Labels are numbers fro
 
 from pathlib import Path
 
-from benchmarks.datasets.base import Found, PaperData, Source, Table5, list_frames, need, table
+from benchmarks.paper.datasets.base import (
+    Found,
+    PaperData,
+    Source,
+    Table5,
+    list_frames,
+    need,
+    table,
+)
 
 TITLE = "Kinetics-Sounds"
 LISTS = ("videos/train.txt", "videos/val.txt")

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets.base import Found, PaperData, Part, Table5, need
+from benchmarks.common.errors import DataError
+from benchmarks.paper.datasets.base import Found, PaperData, Part, Table5, need
 
 TITLE = "CMU-MOSI"
 FILE = "aligned_50.pkl"

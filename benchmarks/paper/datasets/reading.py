@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from benchmarks.datasets.audio import filter_bank
-from benchmarks.datasets.base import Clip, Kind, Resolution, Source
-from benchmarks.datasets.frames import pictures_of, pictures_seen, view
-from benchmarks.datasets.store import Store
+from benchmarks.paper.datasets.audio import filter_bank
+from benchmarks.paper.datasets.base import Clip, Kind, Resolution, Source
+from benchmarks.paper.datasets.frames import pictures_of, pictures_seen, view
+from benchmarks.paper.datasets.store import Store
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Training, validation and test clips: 70, 10 and 20 per cent, stratified, the same ever after."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets.base import Clip, Part
+from benchmarks.common.errors import DataError
+from benchmarks.common.records import damaged, read_json, write_json
+from benchmarks.paper.datasets.base import Clip, Part
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
@@ -68,13 +68,12 @@ def saved_split(clips: Sequence[Clip], seed: int, file: Path) -> Split:
             part: [clips[place].name for place in places]
             for part, places in split._asdict().items()
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
-        partial.replace(file)
+        write_json(file, names)
         return split
     place = {clip.name: number for number, clip in enumerate(clips)}
-    names = json.loads(file.read_text(encoding="utf-8"))
+    names = read_json(file)
+    if names.keys() != set(PARTS) or not all(isinstance(names[part], list) for part in PARTS):
+        raise damaged(file)
     listed = {name for part in PARTS for name in names[part]}
     if listed != set(place):
         gone, new = sorted(listed - set(place)), sorted(set(place) - listed)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.datasets.audio import MELS, filter_bank
-from benchmarks.datasets.base import Clip, Kind, PaperData, Resolution, Source, files_of
-from benchmarks.datasets.frames import Bytes, kept, pictures_of, pictures_seen, resize
+from benchmarks.paper.datasets.audio import MELS, filter_bank
+from benchmarks.paper.datasets.base import Clip, Kind, PaperData, Resolution, Source, files_of
+from benchmarks.paper.datasets.frames import Bytes, kept, pictures_of, pictures_seen, resize
 
 BLOCK = 128  # clips
 CACHED: tuple[Kind, ...] = ("sound", "frames", "flow", "image")

@@ -12,8 +12,8 @@ The two lists are pooled; a split is drawn for each seed. A label is an index of
 
 from pathlib import Path, PurePosixPath
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets.base import (
+from benchmarks.common.errors import DataError
+from benchmarks.paper.datasets.base import (
     Found,
     PaperData,
     Source,

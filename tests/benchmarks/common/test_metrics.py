@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import metrics
+from benchmarks.common import metrics
 from tests.helpers import reference
 
 

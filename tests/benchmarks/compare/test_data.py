@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import data
-from benchmarks.data import brca, digits, download, openmoji, speech, stamps, text, watch
-from benchmarks.data.base import check, read, write
-from benchmarks.data.download import Package, members
+from benchmarks.compare import data
+from benchmarks.compare.data import brca, digits, download, openmoji, speech, stamps, text, watch
+from benchmarks.compare.data.base import check, read, write
+from benchmarks.compare.data.download import Package, members
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -565,7 +565,7 @@ def ink(picture: Any) -> tuple[int, int]:
 
 
 def test_a_picture_fills_the_square_in_its_proportions() -> None:
-    from benchmarks.data.images import from_png
+    from benchmarks.compare.data.images import from_png
 
     rgba = np.zeros((100, 300, 4), np.uint8)  # black, but transparent
     rgba[10:30, 50:90] = (200, 0, 0, 255)
@@ -580,7 +580,7 @@ def test_a_picture_fills_the_square_in_its_proportions() -> None:
 
 
 def test_transparent_colour_becomes_white() -> None:
-    from benchmarks.data.images import from_png
+    from benchmarks.compare.data.images import from_png
 
     half = np.full((4, 4, 4), (0, 0, 0, 127), np.uint8)
     assert set(np.unique(from_png(png(half)))) <= {127, 128}
@@ -592,7 +592,7 @@ def test_transparent_colour_becomes_white() -> None:
 @pytest.mark.parametrize("size", ['width="72" height="72"', 'width="80pt" height="5cm"', ""])
 def test_a_drawing_needs_no_particular_size(size: str) -> None:
     pytest.importorskip("resvg_py", reason="resvg-py draws SVG")
-    from benchmarks.data.images import from_svg
+    from benchmarks.compare.data.images import from_svg
 
     picture = from_svg(svg("#00f", size, box="32 x 16"))
     assert ink(picture) == (32, 64)

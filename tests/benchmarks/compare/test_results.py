@@ -4,11 +4,11 @@ from functools import cache
 
 import pytest
 
-from benchmarks import suite
-from benchmarks.entries import ENTRIES, SKILL_ENTRIES
-from benchmarks.report import tables
-from benchmarks.report.runs import load_runs
-from benchmarks.tasks import TASKS
+from benchmarks.compare import suite
+from benchmarks.compare.report import tables
+from benchmarks.compare.report.runs import load_runs
+from benchmarks.compare.tasks import TASKS
+from benchmarks.methods.entries import ENTRIES, SKILL_ENTRIES
 
 README = suite.RESULTS.parents[1] / "README.md"
 PUBLISHED = ("full", "skill")

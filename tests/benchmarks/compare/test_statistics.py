@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.report.statistics import estimate, margin, paired_difference
+from benchmarks.compare.report.statistics import estimate, margin, paired_difference
 
 
 def test_the_margin_is_the_corrected_t_interval():

@@ -10,11 +10,11 @@ from joblib import parallel_config
 from rich.console import Console
 
 from benchmarks import __main__ as main
-from benchmarks import suite
-from benchmarks.entries import ENTRIES, FOUR_RATES, LEARNING_RATE, SKILL_ENTRIES
-from benchmarks.report import write_report
-from benchmarks.report.runs import load_runs
-from benchmarks.tasks import REAL, TASKS, Task
+from benchmarks.compare import suite
+from benchmarks.compare.report import write_report
+from benchmarks.compare.report.runs import load_runs
+from benchmarks.compare.tasks import REAL, TASKS, Task
+from benchmarks.methods.entries import ENTRIES, FOUR_RATES, LEARNING_RATE, SKILL_ENTRIES
 
 ENTRIES_OF_THE_SMALL_SUITE = (
     "unimodal",

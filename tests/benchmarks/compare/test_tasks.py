@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import tasks
-from benchmarks.data import Dataset
-from benchmarks.tasks import TASKS, load_split
+from benchmarks.compare import tasks
+from benchmarks.compare.data import Dataset
+from benchmarks.compare.tasks import TASKS, load_split
 
 
 def test_parts_are_standardised_by_the_training_rows():

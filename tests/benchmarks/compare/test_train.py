@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from benchmarks.encoders import WIDTH, build_encoder
+from benchmarks.compare.encoders import WIDTH, build_encoder
+from benchmarks.compare.tasks import Rows, Split
+from benchmarks.compare.train import build_model, encode, train
 from benchmarks.methods.base import EpochRows, Method
-from benchmarks.tasks import Rows, Split
-from benchmarks.train import build_model, encode, train
 
 
 def toy_split(rows=90, seed=0):

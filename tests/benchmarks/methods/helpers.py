@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common.model import LateFusion
 from benchmarks.methods.base import EncodedRows, Method, Setting
-from benchmarks.model import LateFusion
 
 MethodT = TypeVar("MethodT", bound=Method)
 

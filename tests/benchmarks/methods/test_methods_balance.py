@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.common.model import LateFusion
 from benchmarks.methods import agm, amco, late_fusion, modality_dropout, ogm, opm, shared, smv
 from benchmarks.methods.agm import AGM
 from benchmarks.methods.amco import AMCo
@@ -26,9 +27,8 @@ from benchmarks.methods.ogm import OGM
 from benchmarks.methods.opm import OPM
 from benchmarks.methods.smv import SMV
 from benchmarks.methods.unimodal_losses import UnimodalLosses
-from benchmarks.model import LateFusion
 from midas_aug.diagnostics import shapley
-from tests.benchmarks.helpers import set_up, tiny_model, tiny_rows
+from tests.benchmarks.methods.helpers import set_up, tiny_model, tiny_rows
 
 # Each method as it acts from the first epoch on.
 METHODS: dict[str, Callable[[], Method]] = {

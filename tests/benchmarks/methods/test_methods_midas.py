@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks.entries import ENTRIES
+from benchmarks.methods.entries import ENTRIES
 from benchmarks.methods.midas import Midas, MidasPublicCode
 from benchmarks.methods.skill import Skill
 from midas_aug.functional import plan_swaps, shares_by_source, skill_score
-from tests.benchmarks.helpers import set_up, tiny_model, tiny_rows
+from tests.benchmarks.methods.helpers import set_up, tiny_model, tiny_rows
 
 PLAIN = ENTRIES["plain-swap"]
 

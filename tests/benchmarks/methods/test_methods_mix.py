@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.common.model import LateFusion
 from benchmarks.methods import lemda, lfm, mcr, mixup, powmix
 from benchmarks.methods.base import Method
 from benchmarks.methods.draws import dirichlet, dropout, permutations
@@ -24,8 +25,7 @@ from benchmarks.methods.lfm import LFM
 from benchmarks.methods.mcr import MCR
 from benchmarks.methods.mixup import Mixup
 from benchmarks.methods.powmix import PowMix
-from benchmarks.model import LateFusion
-from tests.benchmarks.helpers import set_up, tiny_model, tiny_rows
+from tests.benchmarks.methods.helpers import set_up, tiny_model, tiny_rows
 
 Array = npt.NDArray[Any]
 

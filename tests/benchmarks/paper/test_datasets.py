@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from benchmarks.data.base import DataError
-from benchmarks.datasets import PAPER_DATA, mosi, paper_data
-from benchmarks.datasets.audio import filter_bank, kaldi_filter_bank
-from benchmarks.datasets.base import Clip, Frames, Resolution, list_frames, read_text
-from benchmarks.datasets.check import check, report
-from benchmarks.datasets.frames import (
+from benchmarks.common.errors import DataError
+from benchmarks.paper.datasets import PAPER_DATA, mosi, paper_data
+from benchmarks.paper.datasets.audio import filter_bank, kaldi_filter_bank
+from benchmarks.paper.datasets.base import Clip, Frames, Resolution, list_frames, read_text
+from benchmarks.paper.datasets.check import check, report
+from benchmarks.paper.datasets.frames import (
     Box,
     PictureFiles,
     kept,
@@ -25,10 +25,10 @@ from benchmarks.datasets.frames import (
     resize,
     view,
 )
-from benchmarks.datasets.reading import Reader, collate
-from benchmarks.datasets.sample import Look, write_sample
-from benchmarks.datasets.splits import draw_split, saved_split
-from benchmarks.datasets.store import build_stores
+from benchmarks.paper.datasets.reading import Reader, collate
+from benchmarks.paper.datasets.sample import Look, write_sample
+from benchmarks.paper.datasets.splits import draw_split, saved_split
+from benchmarks.paper.datasets.store import build_stores
 
 SMALL = Resolution(pixels=16, sound=40, tokens=8)
 QUIET = Console(quiet=True)
@@ -135,7 +135,7 @@ def test_the_outcome_is_remembered_until_a_file_changes(copy, tmp_path, monkeypa
     first = check(data, root, QUIET, kept_in)
     assert len(first.problems) == 1
     decoded = []
-    monkeypatch.setattr("benchmarks.datasets.check.broken_file", decoded.append)
+    monkeypatch.setattr("benchmarks.paper.datasets.check.broken_file", decoded.append)
     again = check(data, root, QUIET, kept_in)
     assert not decoded
     assert (again.clips, again.problems) == (first.clips, first.problems)
@@ -543,7 +543,7 @@ def test_a_class_with_too_few_clips_is_named():
 
 def readers(samples, name, tmp_path, monkeypatch):
     """Clips, and a reader from the files and one from the cache."""
-    monkeypatch.setattr("benchmarks.datasets.store.BLOCK", 8)
+    monkeypatch.setattr("benchmarks.paper.datasets.store.BLOCK", 8)
     data = paper_data(name)
     clips = data.scan(samples / name).clips[:20]
     stores = build_stores(data, clips, SMALL, tmp_path / "cache", 1, QUIET)
@@ -577,7 +577,7 @@ def test_the_cache_gives_what_the_files_give(samples, name, tmp_path, monkeypatc
 
 
 def test_a_stopped_cache_goes_on_and_a_changed_file_makes_a_new_one(samples, tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.datasets.store.BLOCK", 8)
+    monkeypatch.setattr("benchmarks.paper.datasets.store.BLOCK", 8)
     data, root = paper_data("food101"), shutil.copytree(samples / "food101", tmp_path / "data")
     clips = data.scan(root).clips[:20]
     build_stores(data, clips, SMALL, tmp_path / "cache", 1, QUIET)
@@ -585,7 +585,7 @@ def test_a_stopped_cache_goes_on_and_a_changed_file_makes_a_new_one(samples, tmp
     (folder / "00001.json").unlink()
     filled = []
     monkeypatch.setattr(
-        "benchmarks.datasets.store.joblib.delayed",
+        "benchmarks.paper.datasets.store.joblib.delayed",
         lambda _: lambda *given: (filled.append, (given[4],), {}),
     )
     with pytest.raises(FileNotFoundError):  # nothing was written

@@ -18,17 +18,22 @@ import torch.multiprocessing as mp
 from rich.console import Console
 
 from benchmarks import __main__ as commands
-from benchmarks.data.base import DataError
-from benchmarks.datasets import PAPER_DATA, paper_data
-from benchmarks.datasets.base import Resolution
-from benchmarks.datasets.reading import Reader
-from benchmarks.datasets.sample import Look, write_image_encoder, write_sample, write_text_encoder
-from benchmarks.datasets.splits import draw_split
-from benchmarks.entries import ENTRIES
+from benchmarks.common.errors import DataError
+from benchmarks.common.metrics import batch_macro_f1, macro_f1
 from benchmarks.methods.base import Method
-from benchmarks.metrics import batch_macro_f1, macro_f1
-from benchmarks.reproduce import training as training_module
-from benchmarks.reproduce.encoders import (
+from benchmarks.methods.entries import ENTRIES
+from benchmarks.paper import training as training_module
+from benchmarks.paper.datasets import PAPER_DATA, paper_data
+from benchmarks.paper.datasets.base import Resolution
+from benchmarks.paper.datasets.reading import Reader
+from benchmarks.paper.datasets.sample import (
+    Look,
+    write_image_encoder,
+    write_sample,
+    write_text_encoder,
+)
+from benchmarks.paper.datasets.splits import draw_split
+from benchmarks.paper.encoders import (
     PictureEncoder,
     SeriesEncoder,
     Sizes,
@@ -37,17 +42,17 @@ from benchmarks.reproduce.encoders import (
     load_tokenizer,
     residual_network,
 )
-from benchmarks.reproduce.protocol import PROTOCOLS, PUBLISHED, Protocol, Published, method_config
-from benchmarks.reproduce.ranks import Ranks, start_ranks
-from benchmarks.reproduce.run import Settings, few, reproduce
-from benchmarks.reproduce.tables import Row, cells
-from benchmarks.reproduce.throughput import measure
-from benchmarks.reproduce.training import Plan, Training, derived_seed
+from benchmarks.paper.protocol import PROTOCOLS, PUBLISHED, Protocol, Published, method_config
+from benchmarks.paper.ranks import Ranks, start_ranks
+from benchmarks.paper.run import Settings, few, reproduce
+from benchmarks.paper.tables import Row, cells
+from benchmarks.paper.throughput import measure
+from benchmarks.paper.training import Plan, Training, derived_seed
 
 QUIET = Console(quiet=True)
 CPU = torch.device("cpu")
 SIZES = Sizes(Resolution(pixels=16, sound=32, tokens=8), stages=(8,), depth=1, series=8)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -456,9 +461,9 @@ def test_a_killed_process_goes_on_to_the_same_numbers(samples, tmp_path):
 import os, signal
 from pathlib import Path
 from benchmarks.methods.midas import Midas
-from benchmarks.reproduce import training
-from benchmarks.reproduce.ranks import Ranks
-from benchmarks.reproduce.run import Settings, reproduce
+from benchmarks.paper import training
+from benchmarks.paper.ranks import Ranks
+from benchmarks.paper.run import Settings, reproduce
 from rich.console import Console
 
 training.BATCH_SIZE, steps = 6, []
