@@ -32,19 +32,25 @@ try:
         TimeRemainingColumn,
     )
 
-    from benchmarks import data
-    from benchmarks.datasets import paper_data
-    from benchmarks.datasets.check import check
-    from benchmarks.datasets.check import report as report_check
-    from benchmarks.datasets.sample import write_image_encoder, write_sample, write_text_encoder
-    from benchmarks.diagnosis import diagnose_task
-    from benchmarks.report import write_report
-    from benchmarks.reproduce.ranks import start_ranks
-    from benchmarks.reproduce.run import Settings, reproduce
-    from benchmarks.reproduce.throughput import measure
+    from benchmarks.common.errors import DataError
+    from benchmarks.common.records import RESULTS, write_text
+    from benchmarks.compare import data
+    from benchmarks.compare.diagnosis import diagnose_task
+    from benchmarks.compare.report import write_report
+    from benchmarks.compare.suite import SUITES, Job, run_job, stages
+    from benchmarks.compare.tasks import TASKS
+    from benchmarks.paper.datasets import paper_data
+    from benchmarks.paper.datasets.check import check
+    from benchmarks.paper.datasets.check import report as report_check
+    from benchmarks.paper.datasets.sample import (
+        write_image_encoder,
+        write_sample,
+        write_text_encoder,
+    )
+    from benchmarks.paper.ranks import start_ranks
+    from benchmarks.paper.run import Settings, reproduce
+    from benchmarks.paper.throughput import measure
     from benchmarks.speed.run import run_speed
-    from benchmarks.suite import RESULTS, SUITES, Job, run_job, stages
-    from benchmarks.tasks import TASKS
 except ModuleNotFoundError as error:
     sys.exit(f"the benchmarks need {error.name}: pip install 'midas-aug[bench]'")
 
@@ -122,7 +128,7 @@ class Reproduce:
     """As for check."""
     settings: tyro.conf.OmitArgPrefixes[Settings]
     method: tuple[str, ...] = ("joint", "midas")
-    """Rows of the comparison: joint, midas, smv, mcr, ... (benchmarks/entries.py)."""
+    """Rows of the comparison: joint, midas, smv, mcr, ... (benchmarks/methods/entries.py)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each has a split of its own."""
 
@@ -196,7 +202,7 @@ def main() -> None:
             throughput(command, console)
         else:
             sample(command, console)
-    except data.DataError as error:
+    except DataError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on from here.")
@@ -210,7 +216,7 @@ def fetch(command: Fetch, console: Console) -> None:
         try:
             data.fetch(name)
             console.print(f"{name}: ready")
-        except data.DataError as error:
+        except DataError as error:
             missing.append(str(error))
     if missing:
         sys.exit("\n".join(missing))
@@ -309,7 +315,7 @@ def diagnose(command: Diagnose, console: Console) -> None:
     parts += [f"![what each model makes of the modalities]({figure.name})"]
     for one in comparison.reports:
         parts += [f"## {one.name}", one.to_markdown()]
-    page.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+    write_text(page, "\n\n".join(part.strip() for part in parts) + "\n")
     console.print(str(comparison), markup=False, soft_wrap=True)
     for one in comparison.reports:
         console.print(f"\n{one.name}:", *(f"- {found.text}" for found in one.findings), sep="\n")

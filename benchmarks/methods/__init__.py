@@ -1,1 +1,1 @@
-"""The methods, one a file; `benchmarks.entries` lists them with their hyper-parameters."""
+"""The methods, one a file; `benchmarks.methods.entries` lists them with their hyper-parameters."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.common.model import Features, LateFusion
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import ComparingMethod, in_window, stack
-from benchmarks.model import Features, LateFusion
 
 LARGEST_SCORE = -math.log(1e-8)
 

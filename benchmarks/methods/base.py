@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.model import Features, LateFusion
+from benchmarks.common.model import Features, LateFusion
 
 
 class EncodedRows(NamedTuple):

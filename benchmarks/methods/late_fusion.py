@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.common.model import Features
 from benchmarks.methods.base import Method
 from benchmarks.methods.shared import stack, summed_cross_entropy
-from benchmarks.model import Features
 
 
 def log_mean_softmax(logits: Tensor) -> Tensor:

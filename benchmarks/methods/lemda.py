@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.common.model import Features, LateFusion
 from benchmarks.methods.base import Method, Setting
 from benchmarks.methods.divergence import kullback_leibler
 from benchmarks.methods.draws import dropout
 from benchmarks.methods.shared import stack, summed_cross_entropy
-from benchmarks.model import Features, LateFusion
 
 
 def hidden_widths(width: int, latent: int, num_layers: int) -> list[int]:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.common.model import Features
 from benchmarks.methods.divergence import jensen_shannon, reverse_jensen_shannon
 from benchmarks.methods.shared import ComparingMethod, stack
-from benchmarks.model import Features
 
 Align = Literal["reverse_js", "js"]
 

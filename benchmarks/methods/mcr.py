@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.common.model import Features
 from benchmarks.methods.divergence import jensen_shannon
 from benchmarks.methods.draws import permutations
 from benchmarks.methods.shared import ComparingMethod, stack, summed_cross_entropy
-from benchmarks.model import Features
 
 Mode = Literal["greedy", "independent", "collaborative"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.common.model import Features, LateFusion
 from benchmarks.methods.base import Method, Setting
-from benchmarks.model import Features, LateFusion
 from midas_aug import MidasLoss, MisalignAugment, RatioWeakModalityWeight, functional
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.common.model import Features
 from benchmarks.methods.base import Method
 from benchmarks.methods.draws import dirichlet, permutations
-from benchmarks.model import Features
 
 
 def interpolate(values: Tensor, partner: Tensor, share: Tensor | float) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.common.model import Features
 from benchmarks.methods.shared import ComparingMethod
-from benchmarks.model import Features
 
 
 def kept_modalities(

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.common.model import Features, LateFusion
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import ComparingMethod, in_window, label_scores, mean_ratios, stack
-from benchmarks.model import Features, LateFusion
 
 
 def damping(scores: Tensor, alpha: float) -> Tensor:

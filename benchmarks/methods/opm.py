@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.common.model import Features
 from benchmarks.methods.shared import ComparingMethod, label_scores, mean_ratios, stack
-from benchmarks.model import Features
 
 
 def drop_rates(scores: Tensor, q_base: float, lam: float) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.common.model import Features
 from benchmarks.methods.base import Method
 from benchmarks.methods.draws import dirichlet
 from benchmarks.methods.shared import stack
-from benchmarks.model import Features
 
 EPS = 1e-5
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.common.model import LateFusion
 from benchmarks.methods.base import Method, Setting
-from benchmarks.model import LateFusion
 
 SMALLEST_SCORE = 1e-8  # a denominator, where every softmax has underflowed
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.common.model import LateFusion
 from benchmarks.methods.base import EpochRows, Setting
 from benchmarks.methods.shared import ComparingMethod
-from benchmarks.model import LateFusion
 from midas_aug.diagnostics import all_subsets, shapley
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from benchmarks.common.model import Features
 from benchmarks.methods.base import Method
 from benchmarks.methods.shared import stack, summed_cross_entropy
-from benchmarks.model import Features
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """The page of the speed results: goals beside measurements, then every case."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.common import palette
+from benchmarks.common.markdown import table
+from benchmarks.common.records import read_json, write_text
 from benchmarks.speed.goals import CPU_GOALS, H100_GOALS, MAX_OPERATORS
 from benchmarks.speed.measure import Result, Spread
 
@@ -16,13 +18,13 @@ Record = dict[str, Any]
 def write_speed_report(folder: Path) -> list[Path]:
     """Write README.md and the figures from ``cpu.json`` and ``cuda.json``, where they are."""
     records = {
-        kind: json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
+        kind: read_json(folder / f"{kind}.json")
         for kind in ("cpu", "cuda")
         if (folder / f"{kind}.json").exists()
     }
     figures = draw(results_of(records["cpu"]), folder) if "cpu" in records else []
     page = folder / "README.md"
-    page.write_text(text(records, figures), encoding="utf-8")
+    write_text(page, text(records, figures))
     return [page, *figures]
 
 
@@ -145,12 +147,6 @@ def tables(results: Sequence[Result]) -> list[str]:
     return parts
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "| --- " + "| ---: " * (len(header) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def verdict(value: float, limit: float) -> str:
     """Whether a goal is met, and by how much it is missed."""
     if value <= limit:
@@ -185,11 +181,11 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     shown = {
-        "ours": ("#0072b2", "o"),
-        "any permutation": ("#009e73", "^"),
-        "rejection": ("#e69f00", "D"),
-        "dense multinomial": ("#d55e00", "v"),
-        "loop": ("#595959", "s"),
+        "ours": (palette.BLUE, "o"),
+        "any permutation": (palette.GREEN, "^"),
+        "rejection": (palette.ORANGE, "D"),
+        "dense multinomial": (palette.RED, "v"),
+        "loop": (palette.GREY, "s"),
     }
     pairing = [
         result
@@ -216,7 +212,7 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     heads = [r for r in results if r.name == "heads"]
     widest = max((int(r.size["C"]) for r in heads), default=0)
     heads = [r for r in heads if r.size["C"] == widest]
-    names = {"public code": "#595959", "ours": "#0072b2", "ours, factored": "#009e73"}
+    names = {"public code": palette.GREY, "ours": palette.BLUE, "ours, factored": palette.GREEN}
     for number_, (name, color) in enumerate(names.items()):
         medians = [r.ratios[name].median for r in heads]
         errors = [

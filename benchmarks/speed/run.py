@@ -1,6 +1,5 @@
 """Run all cases on a device and keep what they gave as one JSON file."""
 
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -11,11 +10,11 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.common.records import versions, write_json
 from benchmarks.speed import cuda, loader, losses, pairing, step, swap
 from benchmarks.speed.measure import Case, measure
 from benchmarks.speed.operators import count_operators
 from benchmarks.speed.report import write_speed_report
-from benchmarks.suite import versions
 
 
 def run_speed(
@@ -37,12 +36,10 @@ def run_speed(
         "operators": count_operators(),
         "results": [],
     }
-    out.mkdir(parents=True, exist_ok=True)
     file = out / f"{device.type}.json"
 
     def keep() -> None:
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        file.write_text(text + "\n", encoding="utf-8")
+        write_json(file, record)
 
     if device.type == "cuda":  # first, and kept: it is what a GPU is needed for
         record["checks"] = cuda.run_checks(device, rounds=rounds, seconds=seconds, small=small)

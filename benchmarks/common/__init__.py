@@ -1,0 +1,1 @@
+"""What the wings of the benchmarks share: model, scores, errors, records, Markdown, colours."""

@@ -1,0 +1,10 @@
+"""The colours of all figures: those of Okabe and Ito, which the colour-blind can tell apart."""
+
+GREY = "#595959"
+BLUE = "#0072b2"
+GREEN = "#009e73"
+ORANGE = "#e69f00"
+RED = "#d55e00"
+PINK = "#cc79a7"
+INK = "#222222"
+GRID = "#e5e5e5"

@@ -1,0 +1,250 @@
+"""Suites: which runs there are, in which order, and where a finished one is kept."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from benchmarks.common.records import RESULTS, finite, read_json, versions, write_json
+from benchmarks.compare.tasks import REAL, TASKS, load_split
+from benchmarks.compare.train import train
+from benchmarks.methods.entries import (
+    ENTRIES,
+    LEARNING_RATE,
+    SKILL_ENTRIES,
+    Config,
+    Entry,
+    Value,
+    config_words,
+)
+
+Phase = Literal["tune", "test"]
+Frozen: TypeAlias = tuple[tuple[str, Value], ...]  # a configuration, hashable
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A set of tasks and seeds; every entry runs on all of them.
+
+    Attributes:
+        tasks: Names of `TASKS`.
+        seeds: How many, from ``first_seed``.
+        headline_seeds: How many for the entries of `HEADLINE`.
+        tuning_seeds: Splits of their own, for tuning. None at all: the default configurations.
+        first_seed: See ``seeds``.
+        entries: The rows; None for those of `ENTRIES`.
+        borrowed: Rows whose tuning is that of the full suite.
+    """
+
+    tasks: tuple[str, ...]
+    seeds: int
+    headline_seeds: int
+    tuning_seeds: tuple[int, ...] = ()
+    first_seed: int = 0
+    entries: Mapping[str, Entry] | None = None
+    borrowed: tuple[str, ...] = ()
+
+    def seeds_of(self, entry: str) -> range:
+        """The splits that an entry is tested on."""
+        count = self.headline_seeds if entry in HEADLINE else self.seeds
+        return range(self.first_seed, self.first_seed + count)
+
+
+SUITES = {
+    "quick": Suite(("digits-2", "digits-3", "openmoji"), seeds=3, headline_seeds=3),
+    "full": Suite(REAL, seeds=5, headline_seeds=10, tuning_seeds=(1000, 1001)),
+    "skill": Suite(
+        tuple(TASKS),
+        seeds=10,
+        headline_seeds=10,
+        tuning_seeds=(1000, 1001),
+        first_seed=2000,
+        entries=SKILL_ENTRIES,
+        borrowed=("joint", "unimodal-losses", "modality-dropout"),
+    ),
+}
+
+# The pairs that claims are made about.
+HEADLINE = (
+    "late-fusion",
+    "joint",
+    "unimodal-losses",
+    "modality-dropout",
+    "plain-swap",
+    "plain-swap-warmup",
+    "midas",
+)
+
+
+def entries_of(folder: Path) -> Mapping[str, Entry]:
+    """The rows of the suite that is kept in a folder."""
+    suite = SUITES.get(folder.name)
+    return ENTRIES if suite is None or suite.entries is None else suite.entries
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run and the file it is kept in."""
+
+    folder: Path
+    task: str
+    entry: str
+    config: Frozen
+    seed: int
+    phase: Phase
+    modality: str | None = None  # of an entry that looks at one alone
+
+    @property
+    def file(self) -> Path:
+        """One for each run of a suite."""
+        name = self.entry if self.modality is None else f"{self.entry}-{self.modality}"
+        return (
+            self.folder
+            / self.task
+            / self.phase
+            / f"{','.join([name, *config_words(self.config)])},seed={self.seed}.json"
+        )
+
+    @property
+    def weight(self) -> float:
+        """Of the time left."""
+        return TASKS[self.task].weight
+
+    def run(self) -> None:
+        """Train, and keep what came out."""
+        torch.set_num_threads(1)
+        task, entry = TASKS[self.task], entries_of(self.folder)[self.entry]
+        modalities = task.modalities if self.modality is None else (self.modality,)
+        config = dict(self.config)
+        method = entry.build(config)
+        outcome = train(
+            method,
+            load_split(task.dataset, modalities, self.seed),
+            epochs=task.epochs,
+            learning_rate=float(config[LEARNING_RATE]),
+            seed=self.seed,
+            test=self.phase == "test",
+        )
+        record = {
+            "task": self.task,
+            "entry": self.entry,
+            "modality": self.modality,
+            "phase": self.phase,
+            "seed": self.seed,
+            "config": config,
+            "epochs": task.epochs,
+            "versions": versions(),
+            **outcome._asdict(),
+        }
+        record["validation"], record["test"] = map(finite, (outcome.validation, outcome.test))
+        write_json(self.file, record)
+
+    def load(self) -> dict[str, Any]:
+        """What the finished run told."""
+        return read_json(self.file)
+
+
+def run_job(job: Job) -> Job:
+    """Run a job in a worker process."""
+    job.run()
+    return job
+
+
+def stages(name: str, root: Path = RESULTS) -> Iterator[tuple[str, list[Job]]]:
+    """The jobs of a suite, stage by stage; each stage needs the results of the one before."""
+    suite, folder = SUITES[name], root / name
+    entries = entries_of(folder)
+    for title, following in (("tuning", False), ("tuning of what follows", True)):
+        if suite.tuning_seeds:
+            jobs = [
+                job
+                for task in suite.tasks
+                for entry in entries
+                if (entries[entry].follows is not None) is following
+                for job in tuning_jobs(folder, task, entry, suite.tuning_seeds)
+            ]
+            yield title, list(dict.fromkeys(jobs))  # a task may be tuned as another one is
+    # Row by row, so that a suite that was stopped has whole rows.
+    yield (
+        "test",
+        [
+            job
+            for entry in entries
+            for task in suite.tasks
+            for job in final_jobs(name, task, entry, root)
+        ],
+    )
+
+
+def tuning_jobs(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> list[Job]:
+    """Every configuration of an entry on every tuning seed."""
+    suite = SUITES.get(folder.name)
+    if suite is not None and entry in suite.borrowed:
+        return tuning_jobs(folder.parent / "full", task, entry, seeds)
+    task = TASKS[task].tuned_as or task
+    spec = entries_of(folder)[entry]
+    start = _start(folder, task, entry, seeds)
+    return [
+        Job(folder, task, entry, tuple({**start, **config}.items()), seed, "tune", modality)
+        for modality in _modalities(task, spec)
+        for config in spec.configs()
+        for seed in seeds
+    ]
+
+
+def final_jobs(name: str, task: str, entry: str, root: Path = RESULTS) -> list[Job]:
+    """The runs of an entry that the tables are made of."""
+    suite, folder = SUITES[name], root / name
+    spec = entries_of(folder)[entry]
+    return [
+        Job(folder, task, entry, tuple(config.items()), seed, "test", modality)
+        for modality in _modalities(task, spec)
+        for config in [best_config(folder, task, entry, suite.tuning_seeds, modality)]
+        for seed in suite.seeds_of(entry)
+    ]
+
+
+def best_config(
+    folder: Path, task: str, entry: str, seeds: Sequence[int], modality: str | None = None
+) -> Config:
+    """The configuration with the highest mean validation accuracy over the tuning seeds.
+
+    Of equals, the one with the lowest cross-entropy. Without tuning seeds, the default.
+    """
+    spec = entries_of(folder)[entry]
+    start = _start(folder, task, entry, seeds)
+    if not spec.tuned:
+        return start
+    if not seeds:
+        return {**start, **spec.configs()[0]}
+    runs: dict[Frozen, list[Mapping[str, float | None]]] = {}
+    for job in tuning_jobs(folder, task, entry, seeds):
+        if job.modality == modality:
+            runs.setdefault(job.config, []).append(job.load()["validation"])
+
+    best = max(runs.items(), key=lambda item: _quality(item[1]))
+    return dict(best[0])
+
+
+def _quality(runs: Sequence[Mapping[str, float | None]]) -> tuple[float, float]:
+    """Mean accuracy, and the mean cross-entropy turned round; a diverged run has none."""
+    losses = [score["nll"] for score in runs]
+    worst = math.inf
+    return (
+        mean(score["accuracy"] or 0.0 for score in runs),
+        -mean(worst if loss is None else loss for loss in losses),
+    )
+
+
+def _start(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> Config:
+    """The configuration of the entry that this one follows."""
+    followed = entries_of(folder)[entry].follows
+    return {} if followed is None else best_config(folder, task, followed, seeds)
+
+
+def _modalities(task: str, entry: Entry) -> tuple[str | None, ...]:
+    return TASKS[task].modalities if entry.alone else (None,)

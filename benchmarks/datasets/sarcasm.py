@@ -1,6 +1,0 @@
-"""Sarcasm: is a tweet with a picture sarcastic? Its layout is that of `image_text`."""
-
-from benchmarks.datasets.base import Table5
-from benchmarks.datasets.image_text import tweets
-
-DATA = tweets("sarcasm", "Sarcasm", 2, Table5(17316, 2463, 4936))

@@ -1,0 +1,75 @@
+"""What every training loop of the benchmarks shares: the optimiser, and the choice of the epoch."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.common import metrics
+from benchmarks.common.model import Features, LateFusion
+from benchmarks.methods.base import EncodedRows, Method
+
+BATCH_SIZE = 64
+MOMENTUM = 0.9
+WEIGHT_DECAY = 1e-4
+
+
+def build_optimizer(model: LateFusion, method: Method, learning_rate: float) -> torch.optim.SGD:
+    """The paper's SGD over the model and over what the method trains beside it."""
+    parameters = [*model.parameters()]
+    for module in method.extra_modules():
+        parameters += module.parameters()
+    return torch.optim.SGD(
+        parameters, lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
+
+
+class Validation(NamedTuple):
+    """Compared as a tuple: accuracy first, then the lower cross-entropy."""
+
+    accuracy: float
+    negative_nll: float
+
+
+@torch.no_grad()
+def validate(method: Method, rows: EncodedRows) -> Validation:
+    """How good the model is now, from the encoded validation rows."""
+    logits = method.predict(rows.features)
+    nll = float(F.cross_entropy(logits, rows.labels))
+    return Validation(metrics.accuracy(logits, rows.labels), -nll)
+
+
+def keep_only(features: Features, keep: Tensor | None) -> Features:
+    """The features with those set to 0 that `EpochRows` does not keep."""
+    if keep is None:
+        return features
+    columns = keep.unbind(dim=1)
+    return {
+        name: feature * kept[:, None]
+        for (name, feature), kept in zip(features.items(), columns, strict=True)
+    }
+
+
+@dataclass
+class Best:
+    """The weights of the best epoch so far."""
+
+    epoch: int = -1
+    reached: tuple[float, ...] = (-1.0, 0.0)
+    weights: tuple[dict[str, Tensor], ...] = ()
+
+    def offer(self, epoch: int, reached: Validation, model: LateFusion, method: Method) -> None:
+        """Keep the weights, if they are better than those before."""
+        if reached > self.reached:
+            self.epoch, self.reached = epoch, tuple(reached)
+            self.weights = tuple(
+                {name: value.clone() for name, value in module.state_dict().items()}
+                for module in (model, *method.extra_modules())
+            )
+
+    def restore(self, model: LateFusion, method: Method) -> None:
+        """Give model and method the best weights back."""
+        for module, weights in zip((model, *method.extra_modules()), self.weights, strict=True):
+            module.load_state_dict(weights)

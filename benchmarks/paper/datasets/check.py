@@ -1,0 +1,113 @@
+"""Does a user's copy have what a run needs? Every file is decoded once, before any training."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks.common.errors import DataError
+from benchmarks.paper.datasets.audio import read_sound
+from benchmarks.paper.datasets.base import (
+    Clip,
+    Found,
+    Frames,
+    PaperData,
+    Problem,
+    Source,
+    describe,
+    files_of,
+)
+from benchmarks.paper.datasets.frames import pictures_of
+from benchmarks.paper.datasets.splits import draw_split
+from benchmarks.paper.datasets.store import fingerprint
+
+
+def check(data: PaperData, root: Path, console: Console, remembered: Path | None = None) -> Found:
+    """List the clips and decode their files; a clip with a broken file becomes a problem.
+
+    Args:
+        data: Which data set.
+        root: Its folder.
+        console: For the progress.
+        remembered: A file that keeps the outcome; the same files are not decoded again.
+    """
+    found = data.scan(root.resolve())
+    files = [
+        file
+        for clip in found.clips
+        for source in clip.sources.values()
+        for file in files_of(source)
+    ]
+    key = fingerprint(files)
+    if remembered is not None and remembered.exists():
+        kept = json.loads(remembered.read_text(encoding="utf-8"))
+        if kept["files"] == key:
+            return _without(found, {int(place): what for place, what in kept["broken"].items()})
+    broken = dict(_decode(found.clips, f"checking {data.title}", console))
+    if remembered is not None:
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        remembered.write_text(json.dumps({"files": key, "broken": broken}), encoding="utf-8")
+    return _without(found, broken)
+
+
+def _without(found: Found, broken: dict[int, tuple[str, str]]) -> Found:
+    problems = [Problem(*broken[place]) for place in sorted(broken)]
+    clips = [clip for place, clip in enumerate(found.clips) if place not in broken]
+    return Found(found.num_classes, clips, found.problems + problems)
+
+
+def _decode(
+    clips: list[Clip], what: str, console: Console
+) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Place and problem of the clips with a broken file."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    workers = min(16, os.cpu_count() or 1)
+    progress = Progress(*columns, console=console, transient=True)
+    with progress, ThreadPoolExecutor(workers) as pool:
+        outcomes: Iterable[tuple[str, str] | None] = pool.map(broken_file, clips)
+        for place, outcome in enumerate(progress.track(outcomes, total=len(clips))):
+            if outcome is not None:
+                yield place, outcome
+
+
+def broken_file(clip: Clip) -> tuple[str, str] | None:
+    """What is wrong with a file of the clip and its name, or None."""
+    for modality, source in clip.sources.items():
+        try:
+            _decode_source(source)
+        except (DataError, OSError) as error:
+            return f"with {modality} that cannot be read", f"{clip.name} ({error})"
+    return None
+
+
+def _decode_source(source: Source) -> None:
+    """Decode every file of a source."""
+    if isinstance(source, Path) and source.suffix.lower() == ".wav":
+        read_sound(source)
+    elif isinstance(source, Path | Frames):
+        pictures = pictures_of(source)
+        for index in range(len(pictures)):
+            pictures.picture(index)
+
+
+def report(data: PaperData, found: Found) -> str:
+    """Counts beside the paper's, of the split of seed 0, and what is wrong."""
+    lines = [f"{data.title}: {len(found.clips)} clips can be used, {len(found.problems)} cannot"]
+    classes = len({clip.label for clip in found.clips})
+    lines.append(f"classes: {classes} of {data.num_classes}")
+    try:
+        split = draw_split(found.clips, 0)
+    except DataError as error:
+        lines.append(str(error))
+    else:
+        lines += [
+            f"{part}: {len(ours)} (Table 5 of the paper: {theirs})"
+            for part, ours, theirs in zip(split._fields, split, data.published, strict=True)
+        ]
+    if found.problems:
+        lines.append(describe(found.problems))
+    return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""Kinetics-Sounds: clips of 31 actions that can be seen and heard; audio and video.
+
+| file | what is in it |
+| --- | --- |
+| `videos/train.txt`, `videos/val.txt` | header; filename, start, end, label, with spaces between |
+| `audios/<filename>.wav` | the sound |
+| `videos/<filename>/*.jpg` | the frames |
+
+The two lists are pooled; a split is drawn for each seed. Labels are numbers from 0.
+"""
+
+from pathlib import Path
+
+from benchmarks.paper.datasets.base import (
+    Found,
+    PaperData,
+    Source,
+    Table5,
+    list_frames,
+    need,
+    table,
+)
+
+TITLE = "Kinetics-Sounds"
+LISTS = ("videos/train.txt", "videos/val.txt")
+NUM_CLASSES = 31
+
+
+def scan(root: Path) -> Found:
+    """List the clips."""
+    need(root, TITLE, *LISTS, "audios")
+    found = Found(NUM_CLASSES)
+    for file in LISTS:
+        for name, _start, _end, label, *_ in table(root / file, None, 4):
+            sources: dict[str, Source] = {
+                "audio": root / "audios" / f"{name}.wav",
+                "video": list_frames(root / "videos" / name),
+            }
+            found.offer(name, label, sources)
+    return found
+
+
+DATA = PaperData(
+    "kinetics-sounds",
+    TITLE,
+    {"audio": "sound", "video": "frames"},
+    NUM_CLASSES,
+    Table5(16890, 2461, 4778),
+    scan,
+)

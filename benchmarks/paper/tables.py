@@ -1,0 +1,99 @@
+"""The result table: ours beside the paper's."""
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import markdown
+from benchmarks.common.records import read_json, write_text
+from benchmarks.methods.entries import ENTRIES
+from benchmarks.paper.datasets.base import PaperData
+from benchmarks.paper.protocol import PUBLISHED, Published
+
+HEADER = (
+    "method",
+    "seeds",
+    "accuracy",
+    "paper",
+    "F1",
+    "F1 by batch",
+    "paper",
+    "misaligned",
+)
+SCORES = ("accuracy", "macro_f1", "batch_macro_f1", "misaligned_accuracy")
+
+
+class Row(NamedTuple):
+    """Scores of a method, by run."""
+
+    title: str
+    scores: list[dict[str, float]]
+    published: Published | None
+
+
+def write_table(title: str, data: PaperData, folder: Path, console: Console) -> None:
+    """Make the table of all finished runs in a folder, print it, and keep it as Markdown."""
+    lines = [cells(row) for row in rows(data, folder)]
+    table = Table(*HEADER, title=f"{title}, test clips, %")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    page = folder / "table.md"
+    text = (
+        f"# {title}\n\nTest clips, %; mean ± standard deviation over seeds. F1 is macro-F1 "
+        f"of all test clips, then the mean over batches of 64; the paper's is very probably the "
+        f"latter.\n\n{markdown.table(HEADER, lines)}\n"
+    )
+    write_text(page, text)
+    console.print(f"Written: {page}", soft_wrap=True, markup=False)
+
+
+def rows(data: PaperData, folder: Path) -> list[Row]:
+    """One row a method with finished runs, in the order of the comparison."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted((folder / "runs").glob("*.json")):
+        run = read_json(file)
+        key = run["entry"] if run["modality"] is None else f"{run['entry']} {run['modality']}"
+        runs.setdefault(key, []).append(run)
+    places = list(ENTRIES)
+    of_data = [None, *data.modalities]
+
+    def place(key: str) -> tuple[int, int]:
+        run = runs[key][0]
+        return places.index(run["entry"]), of_data.index(run["modality"])
+
+    ordered = sorted(runs, key=place)
+    published = PUBLISHED[data.name]
+    return [
+        Row(
+            key if runs[key][0]["modality"] else ENTRIES[key].title,
+            [run["test"] for run in runs[key]],
+            published.get(key),
+        )
+        for key in ordered
+    ]
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as printed."""
+    accuracy, f1, batch_f1, misaligned = (
+        spread([scores[name] for scores in row.scores if name in scores]) for name in SCORES
+    )
+    paper, paper_f1 = "", ""
+    if row.published is not None:
+        paper = f"{row.published.accuracy:.2f}"
+        if row.published.spread is not None:
+            paper += f" ± {row.published.spread:.2f}"
+        paper_f1 = "" if row.published.f1 is None else f"{row.published.f1:.2f}"
+    return row.title, str(len(row.scores)), accuracy, paper, f1, batch_f1, paper_f1, misaligned
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation in %, of one value without the latter."""
+    if not values:
+        return ""
+    text = f"{100 * mean(values):.2f}"
+    return text if len(values) == 1 else f"{text} ± {100 * stdev(values):.2f}"

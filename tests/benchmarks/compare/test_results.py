@@ -1,0 +1,81 @@
+"""The committed results: complete, tuned as the protocol says, and what the pages print."""
+
+from functools import cache
+
+import pytest
+
+from benchmarks.compare import suite
+from benchmarks.compare.report import tables
+from benchmarks.compare.report.runs import load_runs
+from benchmarks.compare.tasks import TASKS
+from benchmarks.methods.entries import ENTRIES, SKILL_ENTRIES
+
+README = suite.RESULTS.parents[1] / "README.md"
+PUBLISHED = ("full", "skill")
+
+
+@cache
+def load(name):
+    return load_runs(suite.RESULTS / name, suite.SUITES[name].tasks)
+
+
+@pytest.fixture
+def runs():
+    return load("full")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_all_methods_on_all_tasks_with_all_seeds(name):
+    for task in load(name).values():
+        for key, row in task.rows.items():
+            expected = list(suite.SUITES[name].seeds_of(key))
+            assert sorted(row.records) == expected, (task.name, key)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_run_of_the_plan_is_there_and_no_other(name):
+    """The test runs have the configurations that the tuning runs choose."""
+    planned = {job.file for _, jobs in suite.stages(name) for job in jobs}
+    elsewhere = {file for file in planned if suite.RESULTS / name not in file.parents}
+    assert planned - elsewhere == set((suite.RESULTS / name).rglob("*.json"))
+    assert all(file.exists() for file in elsewhere)  # tuning that the full suite did
+
+
+def test_controls_and_ablations_have_the_lambda_of_midas(runs):
+    followers = [key for key, entry in ENTRIES.items() if entry.follows == "midas"]
+    assert {"plain-swap", "plain-swap-warmup", "midas-000"} <= set(followers)
+    for task in runs.values():
+        chosen = task.rows["midas"].records[0]["config"]["misaligned_weight"]
+        for key in followers:
+            config = task.rows[key].records[0]["config"]
+            assert config["misaligned_weight"] == chosen, (task.name, key)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_page_is_what_the_runs_say(name):
+    folder = suite.RESULTS / name
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    reading = (folder / "reading.md").read_text(encoding="utf-8")
+    assert page == tables.page(name, load(name), reading)
+
+
+def test_the_skill_suite_tells_the_splits_and_weights_of_its_protocol():
+    for task in load("skill").values():
+        for key, row in task.rows.items():
+            assert {record["epochs"] for record in row.records.values()} == {
+                TASKS[task.name].epochs
+            }
+            followed = SKILL_ENTRIES[key].follows
+            if followed:
+                assert row.records[2000]["config"] == task.rows[followed].records[2000]["config"]
+
+
+def test_the_tables_of_the_readme_are_rows_of_that_page():
+    folder = suite.RESULTS / "full"
+    page = set((folder / "README.md").read_text(encoding="utf-8").splitlines())
+    text = README.read_text(encoding="utf-8")
+    section = text[text.index("## Compared") :]
+    section = section[: section.index("\n## ", 1)]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) > 10
+    assert [row for row in rows if row not in page and "---" not in row] == []
