@@ -31,11 +31,11 @@ smoke: $(VENV)/.test
 		$(addprefix --ignore tests/,$(NOT_SMOKE)) -k "not compile and not ranks and not worker" $(TEST)
 
 test: $(VENV)/.test
-	@echo "All tests: about MINUTES minutes on two cores (make smoke: a verdict in under one)"
+	@echo "All tests: five to ten minutes on two cores (make smoke: a verdict in under one)"
 	$(PYTEST) $(MANY) $(TEST)
 
 integrations: $(VENV)/.integrations
-	@echo "The tests of the trainers: about TRAINERS minutes on two cores"
+	@echo "The tests of the trainers: one to three minutes on two cores"
 	$(PYTEST) $(MANY) -m extra $(TEST)
 
 coverage: $(VENV)/.test
