@@ -52,7 +52,7 @@ try:
     from benchmarks.paper.throughput import measure
     from benchmarks.speed.run import run_speed
 except ModuleNotFoundError as error:
-    sys.exit(f"the benchmarks need {error.name}: pip install 'midas-aug[bench]'")
+    sys.exit(f"the benchmarks need {error.name}: pip install '.[bench]' in the checkout")
 
 Name = Literal["quick", "full", "skill"]
 

@@ -13,6 +13,6 @@ def require(package: str, extra: str) -> None:
         importlib.import_module(package)
     except ImportError as error:
         raise MidasAugError(
-            f"expected {package} for midas_aug.integrations, got {error}; "
-            f"pip install 'midas-aug[{extra}]'"
+            f"expected {package} for midas_aug.integrations, got {error}; pip install {package}, "
+            f"or all that this needs: pip install '.[{extra}]' in a checkout of midas-aug"
         ) from error

@@ -32,7 +32,7 @@ def told(module: str, *packages: str) -> str:
 def test_the_message_names_the_extra(module, package):
     message = told(module, package)
     assert f"expected {package} for" in message
-    assert f"pip install 'midas-aug[{module}]'" in message
+    assert f"pip install '.[{module}]'" in message
 
 
 @pytest.mark.parametrize("module", ["module", "distributed", "keras", "loaders"])
