@@ -3,6 +3,7 @@
 python -m benchmarks fetch all            # or digits, openmoji, stamps, watch, brca
 python -m benchmarks run --suite quick    # or full, or skill; a stopped one goes on where it was
 python -m benchmarks report --suite full  # from the kept runs alone
+python -m benchmarks freeze full          # the kept runs as one file, results/full/runs.jsonl
 python -m benchmarks speed                # pairing, swap, loss, steps: ratios and goals
 python -m benchmarks diagnose openmoji    # what joint training, plain swap and MIDAS listen to
 
@@ -37,7 +38,7 @@ try:
     from benchmarks.compare import data
     from benchmarks.compare.diagnosis import diagnose_task
     from benchmarks.compare.report import write_report
-    from benchmarks.compare.suite import SUITES, Job, run_job, stages
+    from benchmarks.compare.suite import SUITES, Job, freeze, run_job, stages
     from benchmarks.compare.tasks import TASKS
     from benchmarks.paper.datasets import paper_data
     from benchmarks.paper.datasets.check import check
@@ -75,7 +76,8 @@ class Run:
     jobs: int = 2
     """How many runs at a time, each in a process with one thread."""
     out: Path = RESULTS
-    """Where the finished runs are kept."""
+    """Where the report goes and the finished runs are looked for, and kept; those that come to the
+    published ones are kept in runs/compare until they are frozen."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,18 @@ class Report:
     """Which."""
     out: Path = RESULTS
     """Where the finished runs are kept."""
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Put the finished runs of a suite into one file, sorted, a line each."""
+
+    suite: tyro.conf.Positional[Name]
+    """Which."""
+    out: Path = RESULTS
+    """Where the finished runs are kept, as for run."""
+    into: Path = RESULTS
+    """The file is SUITE/runs.jsonl in here."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,7 @@ class Throughput:
 
 
 Command: TypeAlias = (
-    Fetch | Run | Report | Speed | Diagnose | Check | Reproduce | Sample | Throughput
+    Fetch | Run | Report | Freeze | Speed | Diagnose | Check | Reproduce | Sample | Throughput
 )
 
 
@@ -164,6 +178,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         Annotated[Fetch, tyro.conf.subcommand("fetch")]
         | Annotated[Run, tyro.conf.subcommand("run")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Freeze, tyro.conf.subcommand("freeze")]
         | Annotated[Speed, tyro.conf.subcommand("speed")]
         | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
         | Annotated[Check, tyro.conf.subcommand("check")]
@@ -187,6 +202,8 @@ def main() -> None:
             run(command, console)
         elif isinstance(command, Report):
             report(command, console)
+        elif isinstance(command, Freeze):
+            console.print(f"Written: {freeze(command.suite, command.out, command.into)}")
         elif isinstance(command, Speed):
             speed(command, console)
         elif isinstance(command, Diagnose):
@@ -227,7 +244,7 @@ def run(command: Run, console: Console) -> None:
     for dataset in {TASKS[task].dataset for task in SUITES[command.suite].tasks}:
         data.load(dataset)  # a set that was not fetched is missed now, not in an hour
     for title, jobs in stages(command.suite, command.out):
-        missing = [job for job in jobs if not job.file.exists()]
+        missing = [job for job in jobs if not job.finished]
         if len(missing) < len(jobs):
             console.print(
                 f"{title}: {len(jobs) - len(missing)} of {len(jobs)} runs are there already"

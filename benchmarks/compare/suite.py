@@ -5,11 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
-from benchmarks.common.records import RESULTS, finite, read_json, versions, write_json
+from benchmarks.common.errors import DataError
+from benchmarks.common.records import RESULTS, finite, versions, write_json
+from benchmarks.compare.kept import (
+    FROZEN,
+    Identity,
+    Record,
+    read_folder,
+    read_run,
+    read_runs,
+    write_runs,
+)
 from benchmarks.compare.tasks import REAL, TASKS, load_split
 from benchmarks.compare.train import train
 from benchmarks.methods.entries import (
@@ -21,6 +31,8 @@ from benchmarks.methods.entries import (
     Value,
     config_words,
 )
+
+SINGLE = RESULTS.parents[1] / "runs" / "compare"  # ignored by git
 
 Phase = Literal["tune", "test"]
 Frozen: TypeAlias = tuple[tuple[str, Value], ...]  # a configuration, hashable
@@ -86,6 +98,55 @@ def entries_of(folder: Path) -> Mapping[str, Entry]:
     return ENTRIES if suite is None or suite.entries is None else suite.entries
 
 
+def single_files(folder: Path) -> Path:
+    """Where the runs of a suite are kept one by one, before they are frozen.
+
+    That is the suite's folder, unless git tracks it.
+    """
+    return SINGLE / folder.name if folder.parent == RESULTS else folder
+
+
+def load_records(folder: Path) -> list[Record]:
+    """All finished runs of the suite in a folder, frozen or not.
+
+    Raises:
+        DataError: A file is damaged.
+    """
+    return list(read_folder(folder, single_files(folder)).values())
+
+
+def freeze(name: str, root: Path, into: Path) -> Path:
+    """Write the runs of a suite's plan into ``into/NAME/runs.jsonl``, and return that file.
+
+    Runs that are kept elsewhere (tuning that another suite did) or that the plan does not hold (an
+    earlier tuning chose them) are left out.
+
+    Raises:
+        DataError: A run of the plan is missing, or its file is damaged.
+    """
+    jobs = [job for _, stage in finished_stages(name, root) for job in stage]
+    own = dict.fromkeys(job for job in jobs if job.folder == root / name)
+    file = into / name / FROZEN
+    write_runs(file, [job.load() for job in own])
+    return file
+
+
+def finished_stages(name: str, root: Path) -> Iterator[tuple[str, list["Job"]]]:
+    """As `stages`, of a suite whose runs are all there.
+
+    Raises:
+        DataError: One is missing.
+    """
+    for title, jobs in stages(name, root):
+        missing = [job for job in jobs if not job.finished]
+        if missing:
+            raise DataError(
+                f"{title}: {len(missing)} of {len(jobs)} runs are missing; run first: "
+                f"python -m benchmarks run --suite {name}"
+            )
+        yield title, jobs
+
+
 @dataclass(frozen=True)
 class Job:
     """One run and the file it is kept in."""
@@ -99,15 +160,24 @@ class Job:
     modality: str | None = None  # of an entry that looks at one alone
 
     @property
+    def identity(self) -> Identity:
+        """What tells it from every other run."""
+        config = tuple(sorted(self.config))
+        epochs = TASKS[self.task].epochs
+        return Identity(self.task, self.phase, self.entry, self.modality, config, self.seed, epochs)
+
+    @property
     def file(self) -> Path:
-        """One for each run of a suite."""
+        """Where it is kept until the suite is frozen; the words are for people."""
         name = self.entry if self.modality is None else f"{self.entry}-{self.modality}"
-        return (
-            self.folder
-            / self.task
-            / self.phase
-            / f"{','.join([name, *config_words(self.config)])},seed={self.seed}.json"
-        )
+        words = ",".join([name, *config_words(self.config), f"seed={self.seed}"])
+        folder = single_files(self.folder) / self.task / self.phase
+        return folder / f"{words},{self.identity.digest}.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it needs no training any more."""
+        return self.identity in read_runs(self.folder / FROZEN) or self.file.exists()
 
     @property
     def weight(self) -> float:
@@ -143,9 +213,14 @@ class Job:
         record["validation"], record["test"] = map(finite, (outcome.validation, outcome.test))
         write_json(self.file, record)
 
-    def load(self) -> dict[str, Any]:
-        """What the finished run told."""
-        return read_json(self.file)
+    def load(self) -> Record:
+        """What the finished run told.
+
+        Raises:
+            DataError: Its file is damaged.
+        """
+        frozen = read_runs(self.folder / FROZEN).get(self.identity)
+        return read_run(self.file) if frozen is None else frozen
 
 
 def run_job(job: Job) -> Job:

@@ -1,17 +1,14 @@
 """The finished runs of a suite, as the tables and figures want them."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from benchmarks.compare.kept import Record
 from benchmarks.compare.report.statistics import Difference, paired_difference
-from benchmarks.compare.suite import entries_of
+from benchmarks.compare.suite import entries_of, load_records, single_files
 from benchmarks.compare.tasks import TASKS
-
-Record = Mapping[str, Any]
 
 WITHOUT = "without"  # accuracy with a modality removed
 
@@ -38,19 +35,22 @@ class TaskRuns:
         ValueError: An entry has no finished run, or runs of two configurations.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, records: Iterable[Record]) -> None:
         self.name = name
         self.modalities = TASKS[name].modalities
         self.rows: dict[str, Row] = {}
         found: dict[str, dict[int, Record]] = {}
-        for file in sorted((folder / name / "test").glob("*.json")):
-            record = json.loads(file.read_text(encoding="utf-8"))
+        for record in records:
+            if (record["task"], record["phase"]) != (name, "test"):
+                continue
+            if record["epochs"] != TASKS[name].epochs:  # of an earlier protocol
+                continue
             key = row_key(record["entry"], record["modality"])
             seeds = found.setdefault(key, {})
             if any(record["config"] != other["config"] for other in seeds.values()):
                 raise ValueError(
-                    f"{name}: runs of {key} with different configurations in {file.parent}; "
-                    "delete those that an earlier tuning chose"
+                    f"{name}: runs of {key} with different configurations in "
+                    f"{single_files(folder)}; delete those that an earlier tuning chose"
                 )
             seeds[record["seed"]] = record
         for entry, spec in entries_of(folder).items():
@@ -116,4 +116,5 @@ def row_key(entry: str, modality: str | None) -> str:
 
 def load_runs(folder: Path, tasks: Sequence[str]) -> dict[str, TaskRuns]:
     """The finished runs, by task."""
-    return {name: TaskRuns(name, folder) for name in tasks}
+    records = load_records(folder)
+    return {name: TaskRuns(name, folder, records) for name in tasks}

@@ -10,7 +10,9 @@ from joblib import parallel_config
 from rich.console import Console
 
 from benchmarks import __main__ as main
-from benchmarks.compare import suite
+from benchmarks.common.errors import DataError
+from benchmarks.common.records import versions, write_json
+from benchmarks.compare import kept, suite
 from benchmarks.compare.report import write_report
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.tasks import REAL, TASKS, Task
@@ -39,12 +41,26 @@ def small(monkeypatch):
     monkeypatch.setitem(suite.SUITES, "small", settings)
 
 
+def record_of(job, **told):
+    """A finished run of a job that was never trained; ``told`` replaces what it tells."""
+    record = {**job.identity._asdict(), "config": dict(job.config), "versions": versions()}
+    record |= {"validation": {"accuracy": 0.5, "nll": 1.0}, "test": None, "epoch": 0}
+    return record | {"steps": 100, "seconds": 2.0} | told
+
+
+def made_up_scores(task, **told):
+    """Made-up scores of the test rows; a model of one modality has no more than three."""
+    scores = {"accuracy": 0.5, "macro_f1": 0.5, "nll": 1.0, "misaligned_accuracy": 0.3}
+    for kind in ("without", "confidence", "shapley", "smv"):
+        scores |= {f"{kind}.{m}": 0.25 for m in TASKS[task].modalities}
+    return scores | told
+
+
 def finish(jobs, accuracies):
     """Write the files of jobs, with the validation accuracy that ``accuracies`` tells."""
     for job in jobs:
-        job.file.parent.mkdir(parents=True, exist_ok=True)
         score = {"accuracy": accuracies(job), "nll": None}
-        job.file.write_text(json.dumps({"validation": score}))
+        write_json(job.file, record_of(job, validation=score, test=made_up_scores(job.task)))
 
 
 def test_every_entry_has_the_same_budget_and_builds():
@@ -143,8 +159,7 @@ def test_ties_go_to_the_lower_cross_entropy(tmp_path):
     jobs = suite.tuning_jobs(tmp_path, "tiny", "joint", (1000,))
     losses = dict(zip(jobs, (0.4, None, 0.1, 0.2), strict=True))
     for job, nll in losses.items():
-        job.file.parent.mkdir(parents=True, exist_ok=True)
-        job.file.write_text(json.dumps({"validation": {"accuracy": 0.5, "nll": nll}}))
+        write_json(job.file, record_of(job, validation={"accuracy": 0.5, "nll": nll}))
     chosen = suite.best_config(tmp_path, "tiny", "joint", (1000,))
     assert chosen == dict(jobs[2].config)
 
@@ -211,17 +226,10 @@ def finished(tmp_path):
     """A quick suite whose runs were never trained: scores are made up."""
     for _, jobs in suite.stages("quick", tmp_path):
         for number, job in enumerate(jobs):
-            modalities = TASKS[job.task].modalities
-            test = {"accuracy": 0.5 + 0.001 * number, "macro_f1": 0.5, "nll": 1.0}
-            if job.modality is None:
-                test["misaligned_accuracy"] = 0.3
-                for kind in ("without", "confidence", "shapley", "smv"):
-                    test |= {f"{kind}.{m}": 0.25 for m in modalities}
-            record = {"entry": job.entry, "modality": job.modality, "seed": job.seed}
-            record |= {"config": dict(job.config), "versions": suite.versions(), "test": test}
-            record |= {"steps": 100, "seconds": 2.0}
-            job.file.parent.mkdir(parents=True, exist_ok=True)
-            job.file.write_text(json.dumps(record))
+            test = made_up_scores(job.task, accuracy=0.5 + 0.001 * number)
+            if job.modality is not None:
+                test = {name: test[name] for name in ("accuracy", "macro_f1", "nll")}
+            write_json(job.file, record_of(job, test=test))
     return tmp_path
 
 
@@ -245,7 +253,7 @@ def test_the_report_names_every_method_and_task(finished):
 
 
 def test_the_report_does_not_mix_configurations(finished):
-    file = next(finished.rglob("digits-2/test/mcr,*seed=1.json"))
+    file = next(finished.rglob("digits-2/test/mcr,*seed=1,*.json"))
     record = json.loads(file.read_text())
     record["config"]["regularizer"] = 0.5
     file.write_text(json.dumps(record))
@@ -266,17 +274,11 @@ def test_the_report_of_the_skill_suite_and_the_better_of_two_runs(tmp_path, monk
     accuracy = {"joint": 0.6, "skill": 0.7}
     for _, jobs in suite.stages("skill", tmp_path):
         for job in jobs:
-            test = {"accuracy": accuracy.get(job.entry, 0.5), "macro_f1": 0.5, "nll": 1.0}
-            test["misaligned_accuracy"] = 0.3
-            for kind in ("without", "confidence", "shapley", "smv"):
-                test |= {f"{kind}.{m}": 0.25 for m in TASKS[job.task].modalities}
+            test = made_up_scores(job.task, accuracy=accuracy.get(job.entry, 0.5))
             # On validation skill is ahead on every second seed, and level on the others.
             ahead = job.entry == "skill" and job.seed % 2 == 0
-            record = {"entry": job.entry, "modality": None, "seed": job.seed, "test": test}
-            record |= {"config": dict(job.config), "versions": suite.versions()}
-            record |= {"validation": {"accuracy": 0.6 + 0.1 * ahead}, "steps": 1, "seconds": 1.0}
-            job.file.parent.mkdir(parents=True, exist_ok=True)
-            job.file.write_text(json.dumps(record))
+            validation = {"accuracy": 0.6 + 0.1 * ahead, "nll": 1.0}
+            write_json(job.file, record_of(job, validation=validation, test=test))
     files = [file.name for file in write_report("skill", small.tasks, tmp_path)]
     assert files == ["methods.png", "tradeoff.png", "README.md"]
     page = (tmp_path / "skill" / "README.md").read_text()
@@ -288,3 +290,101 @@ def test_the_report_of_the_skill_suite_and_the_better_of_two_runs(tmp_path, monk
     assert (always.mean, always.won) == (pytest.approx(10), 10)
     assert (better.mean, better.won) == (pytest.approx(5), 5)
     assert "| skill or joint − joint | +5.0 ± " in page
+
+
+def test_a_frozen_suite_makes_the_same_report_and_needs_no_training(finished, tmp_path_factory):
+    tasks = suite.SUITES["quick"].tasks
+    before = [file.read_bytes() for file in write_report("quick", tasks, finished)]
+    again = tmp_path_factory.mktemp("again")
+    file = suite.freeze("quick", finished, again)
+    assert file == again / "quick" / "runs.jsonl"
+    after = [file.read_bytes() for file in write_report("quick", tasks, again)]
+    assert after == before
+    for root in (finished, again):
+        [(_, jobs)] = suite.stages("quick", root)
+        assert all(job.finished for job in jobs)
+    assert suite.freeze("quick", again, tmp_path_factory.mktemp("once more")).read_bytes() == (
+        file.read_bytes()
+    )
+
+
+def test_a_suite_that_is_not_finished_is_not_frozen(finished, tmp_path_factory):
+    next(finished.rglob("mcr,*.json")).unlink()
+    with pytest.raises(DataError, match="1 of .* runs are missing; run first"):
+        suite.freeze("quick", finished, tmp_path_factory.mktemp("frozen"))
+
+
+def test_runs_that_an_earlier_tuning_chose_are_not_frozen(finished, tmp_path_factory):
+    job = suite.Job(finished / "quick", "digits-2", "joint", ((LEARNING_RATE, 7),), 0, "test")
+    write_json(job.file, record_of(job, test=made_up_scores("digits-2")))
+    file = suite.freeze("quick", finished, tmp_path_factory.mktemp("frozen"))
+    assert job.identity not in kept.read_runs(file)
+
+
+def test_a_run_is_known_by_its_whole_configuration(tmp_path):
+    """Not by three digits of it."""
+    one, other = (
+        suite.Job(tmp_path / "full", "digits-2", "joint", ((LEARNING_RATE, rate),), 0, "tune")
+        for rate in (0.01, 0.010001)
+    )
+    assert one.file != other.file
+    write_json(one.file, record_of(one))
+    assert one.finished
+    assert not other.finished
+
+
+def test_the_order_of_a_configuration_does_not_make_another_run(tmp_path):
+    pairs = ((LEARNING_RATE, 0.01), ("misaligned_weight", 1))
+    one, other = (
+        suite.Job(tmp_path, "digits-2", "midas", config, 0, "tune")
+        for config in (pairs, ((pairs[1][0], 1.0), pairs[0]))
+    )
+    assert one.identity == other.identity
+    assert one.identity.digest == other.identity.digest
+
+
+def broken_texts(text):
+    """What may be left of a file of one line, or written over it."""
+    record = json.loads(text)
+    yield from ("", text[: len(text) // 2], "[]", "{}", "null", "\x00")
+    yield json.dumps({**record, "config": None})
+    yield json.dumps({**record, "validation": {"accuracy": "high", "nll": 1.0}})
+    yield json.dumps({**record, "seed": "0"})
+    for name in ("task", "config", "versions", "validation", "test", "steps"):
+        yield json.dumps({key: value for key, value in record.items() if key != name})
+
+
+def test_a_damaged_file_of_a_run_says_so(finished):
+    file = next(finished.rglob("mcr,*.json"))
+    for text in broken_texts(file.read_text()):
+        file.write_text(text)
+        with pytest.raises(DataError) as caught:
+            list(write_report("quick", ("digits-2",), finished))
+        assert str(caught.value).startswith(f"{file} is damaged, delete it"), text
+
+
+def test_a_damaged_file_of_all_runs_says_so(finished, tmp_path_factory):
+    file = suite.freeze("quick", finished, tmp_path_factory.mktemp("frozen"))
+    header, first, second, *others = file.read_text().splitlines()
+    damages = [[header, text, *others] for text in broken_texts(first)]
+    damages += [[], [first, second], ["{}", first], ['{"versions": 3}', first]]
+    damages += [[header, first, first]]  # the same run twice
+    damages += [['{"versions":[]}', first]]
+    for number, lines in enumerate(damages):
+        file.write_text("\n".join([*lines, "" if lines else " " * number]))
+        with pytest.raises(DataError) as caught:
+            kept.read_runs(file)
+        assert str(caught.value).startswith(f"{file} is damaged, delete it"), lines[:2]
+    file.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(DataError, match="is damaged, delete it"):
+        kept.read_runs(file)
+
+
+def test_a_command_with_damaged_runs_ends_in_one_line(finished, monkeypatch):
+    file = next(finished.rglob("mcr,*.json"))
+    file.write_text("{")
+    monkeypatch.setattr(main, "parse", lambda: main.Report("quick", finished))
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert str(caught.value).startswith(f"{file} is damaged, delete it")
+    assert "\n" not in str(caught.value)
