@@ -310,7 +310,7 @@ def test_a_frozen_suite_makes_the_same_report_and_needs_no_training(finished, tm
 
 def test_a_suite_that_is_not_finished_is_not_frozen(finished, tmp_path_factory):
     next(finished.rglob("mcr,*.json")).unlink()
-    with pytest.raises(DataError, match="1 of .* runs are missing; run first"):
+    with pytest.raises(DataError, match=r"1 of .* runs are missing; run first"):
         suite.freeze("quick", finished, tmp_path_factory.mktemp("frozen"))
 
 
