@@ -86,7 +86,7 @@ def train(method: Method, options: Options) -> tuple[LateFusion, TrainingLog, Ro
             unimodal = model.classify(features)
             out = setup.augment(features, rows.labels[batch], unimodal_logits=unimodal)
             logits = model.fuse(out)
-            terms = criterion.terms(logits, out, unimodal_logits=unimodal)
+            terms = criterion.compute(logits, out, unimodal_logits=unimodal)
             log.update(out, logits=logits, terms=terms, criterion=criterion)  # New
             loss: Any = terms.total
             if method.unimodal_weight == 0:

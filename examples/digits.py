@@ -34,7 +34,7 @@ class Method:
     swap: bool = True  # add misaligned rows to every batch
     confidence: Literal["logits", "uniform"] = "logits"  # behind the soft labels; uniform: 1/M each
     hardness: Literal["cosine"] | None = "cosine"  # more weight for rows that are hard to tell
-    step_size: float = 0.05  # of the weak view's weight alpha, which stays 1 with 0
+    weak_modality: Literal["paper"] | None = "paper"  # the rule of alpha; None: it stays 1
     unimodal_weight: float = 1.0  # of the losses of the views' own heads
     warmup: float = 1 / 7  # share of the epochs that train the views' own heads only
 
@@ -42,7 +42,7 @@ class Method:
 METHODS = {
     "joint": Method(swap=False, unimodal_weight=0, warmup=0),
     "plain swap": Method(
-        confidence="uniform", hardness=None, step_size=0, unimodal_weight=0, warmup=0
+        confidence="uniform", hardness=None, weak_modality=None, unimodal_weight=0, warmup=0
     ),
     "MIDAS": Method(),
     "unimodal": Method(swap=False, warmup=1),  # all warm-up: each view learns alone
@@ -128,7 +128,7 @@ def prepare(method: Method, views: Sequence[str], seed: int, epochs: int) -> Set
     criterion = MidasLoss(
         len(views),
         unimodal_weight=method.unimodal_weight,
-        step_size=method.step_size,
+        weak_modality=method.weak_modality,
         warmup_epochs=round(method.warmup * epochs),
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
@@ -154,7 +154,7 @@ def train(method: Method, views: Sequence[str], seed: int, epochs: int) -> Itera
             setup.optimizer.zero_grad()
             loss.backward()
             setup.optimizer.step()
-            alpha.append(criterion.weak.alpha.tolist())
+            alpha.append(criterion.weak_modality.alpha.tolist())
         trained = {"fused": not criterion.warming_up, "heads": method.unimodal_weight > 0}
         yield Record(
             alpha=alpha,

@@ -127,8 +127,8 @@ def main(options: argparse.Namespace) -> dict[str, float]:
         for out in loader:
             views = {view: out[view] for view in VIEWS}
             features, unimodal = jax.tree.map(np.asarray, look(model, views))
-            out = out.relabel(unimodal_logits=unimodal, features=features)
-            logits = step(model, optimizer, views, out.labels, out.source, *weak.apply(out))
+            out = out.label(unimodal_logits=unimodal, features=features)
+            logits = step(model, optimizer, views, out.labels, out.source, *weak.fold(out))
             weak.update(np.asarray(logits), out)
         report(epoch, evaluate(on_torch(model), validation), weak.alpha)
         save(options.checkpoint, parts, order, epoch)

@@ -52,7 +52,11 @@ class Training(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.eval()
-        report(self.current_epoch, evaluate(self.model, self.validation), self.criterion.weak.alpha)
+        report(
+            self.current_epoch,
+            evaluate(self.model, self.validation),
+            self.criterion.weak_modality.alpha,
+        )
         self.train()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ functions, `midas_aug.confidence` the ways to be confident, and `midas_aug.recip
 in one line.
 """
 
-from midas_aug import confidence, functional, recipes
+from midas_aug import confidence, functional, recipes, targets
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
@@ -32,4 +32,5 @@ __all__ = [
     "confidence",
     "functional",
     "recipes",
+    "targets",
 ]

@@ -63,8 +63,11 @@ def as_labels(value: Array, name: str, *, ndim: int = 1) -> Tensor:
 
 def as_scores(value: Array, name: str, *, ndim: int = 2) -> Tensor:
     """View ``value`` as a float tensor of at least float32 precision with ``ndim`` axes."""
-    scores = as_tensor(value, name)
-    if not scores.is_floating_point():
+    scores = value if type(value) is Tensor else as_tensor(value, name)
+    dtype = scores.dtype
+    if dtype is torch.float32 and len(scores.shape) == ndim:
+        return scores
+    if not dtype.is_floating_point:
         raise MidasAugError(
             f"expected {name} to have a float dtype, got {scores.dtype}; convert it with .float()"
         )
@@ -73,7 +76,7 @@ def as_scores(value: Array, name: str, *, ndim: int = 2) -> Tensor:
             f"expected {name} with {ndim} axes, got shape {tuple(scores.shape)}; "
             "see the docstring for shapes"
         )
-    return scores if scores.dtype == torch.float64 else scores.float()
+    return scores if dtype is torch.float64 else scores.float()
 
 
 def check_shape(tensor: Tensor, shape: tuple[int | None, ...], name: str, why: str) -> None:
@@ -129,7 +132,7 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
 def may_read_values(tensor: Tensor) -> bool:
     """Whether a look at the values of ``tensor`` costs no host-device sync and no graph break."""
     return (
-        tensor.device.type == "cpu"
-        and type(tensor) is Tensor  # not a fake, functional or distributed tensor
+        type(tensor) is Tensor  # not a fake, functional or distributed tensor
+        and tensor.device.type == "cpu"
         and not torch.compiler.is_compiling()
     )

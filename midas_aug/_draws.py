@@ -1,4 +1,12 @@
-"""Raw random integers, in the library and from the generator that the caller chose."""
+"""Raw random integers: from a generator of the caller's, or from a counter that is hashed.
+
+A counter (`CounterDraws`) needs no generator: number k of a call is a hash of (key, call, k), made
+of integer arithmetic alone. It compiles, can be captured in a CUDA graph, and gives the same
+numbers on every device and for NumPy.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -7,8 +15,54 @@ from torch import Tensor
 from midas_aug._arrays import Array, Generator
 from midas_aug.errors import MidasAugError
 
+__all__ = ["DRAW_BITS", "CounterDraws", "Draws", "as_draws", "random_integers"]
+
 # A draw times a row count stays below 2^62: exact in int64 for any batch of up to 2^22 rows.
 DRAW_BITS = 40
+
+# Odd 64-bit numbers as int64: steps of the golden ratio, and the multipliers of two mixing rounds.
+STEP = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+class CounterDraws:
+    """Draws of one call, as numbers that depend on ``start`` and nothing else.
+
+    Args:
+        start: ``(1,)`` int64, another one in each call.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        self.start = start
+        self._lane = 0
+
+    def bits(self, shape: tuple[int, ...]) -> Tensor:
+        """Fresh int64 numbers, uniform in ``0 … 2^40 - 1``."""
+        count = 1
+        for size in shape:
+            count = count * size
+        self._lane += 1  # draws of one call are apart by 2^40 numbers
+        first = self._lane << DRAW_BITS
+        numbers = torch.arange(first, first + count, device=self.start.device)
+        return mixed(torch.add(self.start, numbers, alpha=STEP)).view(shape)
+
+
+Draws: TypeAlias = torch.Generator | np.random.Generator | CounterDraws | None
+
+
+def mixed(numbers: Tensor) -> Tensor:
+    """Hash int64 numbers, in place, to 40 uniform bits."""
+    numbers.bitwise_xor_(numbers >> 30).mul_(_MIX_1)
+    numbers.bitwise_xor_(numbers >> 27).mul_(_MIX_2)
+    return numbers.bitwise_right_shift_(24).bitwise_and_((1 << 40) - 1)  # the best mixed bits
+
+
+def as_draws(labels: Array, generator: Draws) -> Callable[[tuple[int, ...]], Tensor]:
+    """A function ``shape -> 40 random bits``; ``labels`` say which generator fits."""
+    if isinstance(generator, CounterDraws):
+        return generator.bits
+    return lambda shape: random_integers(1 << DRAW_BITS, shape, labels, generator)
 
 
 def random_integers(

@@ -1,48 +1,120 @@
 """A reproducible stream of draws: one seed, different in every call, worker, epoch and rank."""
 
+import functools
 import hashlib
 import os
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import Array, Generator
+from midas_aug._draws import STEP, CounterDraws
 from midas_aug._ranks import in_process_group
+from midas_aug._replay import Replay, recomputing
+from midas_aug._state import StatefulModule
+from midas_aug.errors import MidasAugError
 
 __all__ = ["DrawStream"]
 
 
-class DrawStream:
-    """Gives each call a generator of its own, seeded by (seed, worker, rank, call number).
+class DrawStream(StatefulModule):
+    """Gives each call draws of its own, by a hash of (seed, worker, rank, number of the call).
 
-    There is no generator to carry from call to call, so a resumed stream needs one number, fork
-    and spawn agree, and torch and NumPy batches share the code. The worker's part is the seed that
-    the DataLoader gives it, which is new in every epoch; with persistent workers, which keep
-    their seed, the call number goes on.
+    The number of the call is a tensor that is counted up where the draws are made, so the stream
+    compiles, can be captured in a CUDA graph, and resumes from one number. The worker's part is the
+    seed that the DataLoader gives it, which is new in every epoch; with persistent workers, which
+    keep their seed, the count goes on. A forward pass that activation checkpointing repeats gets
+    the draws of the first.
+
+    Args:
+        seed: None: there are no draws here, and the global generators serve.
+
+    Attributes:
+        calls: ``(1,)`` int64 buffer, the number of calls.
+        rank: Whose stream this is. None: this process's rank. Ranks that share a batch (tensor
+            parallel) set the same number.
+
+    Raises:
+        MidasAugError: ``rank`` is set to something else.
     """
 
+    calls: Tensor
+
     def __init__(self, seed: int | None) -> None:
+        super().__init__()
         self.seed = seed
-        self.calls = 0
+        self._own_rank: int | None = None
+        self.register_state("calls", functools.partial(torch.zeros, 1, dtype=torch.int64))
         self._worker_seed: int | None = None  # of the process that `calls` counts for
         self._parent_rank: int | None = None  # a spawned worker cannot ask torch.distributed
+        self._replay = Replay()
+        self._key = self._find_key()  # a compiled call cannot look for it
 
-    def next_generator(self, template: Array) -> Generator | None:
-        """A fresh generator for ``template``'s library and device; None without a seed."""
+    @property
+    def rank(self) -> int | None:
+        """Whose stream this is; None: this process's."""
+        return self._own_rank
+
+    @rank.setter
+    def rank(self, rank: int | None) -> None:
+        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
+            raise MidasAugError(
+                f"expected the rank of a draw stream as an integer of at least 0, or None for this "
+                f"process's, got {rank!r}"
+            )
+        self._own_rank = rank
+        self._key = self._find_key()
+
+    def next_draws(self, labels: Tensor) -> CounterDraws | None:
+        """The draws of the next call, on the device of ``labels``; None without a seed."""
         if self.seed is None:
             return None
+        if not torch.compiler.is_compiling():
+            self._key = self._find_key()
+            if recomputing():
+                return CounterDraws(self._replay.recall(labels, "the draws of a seeded call"))
+        if self.calls.device != labels.device:
+            self.calls = self.calls.to(labels.device)
+        start = self.calls * STEP + self._key
+        self.calls.add_(1)
+        self._replay.keep(labels, start)
+        return CounterDraws(start)
+
+    def next_generator(self, labels: Array) -> Generator | None:
+        """A generator of the library of ``labels``, for a pairing of the user's own.
+
+        It takes a number from the device, which waits for it.
+        """
+        of = torch.from_numpy(labels) if isinstance(labels, np.ndarray) else labels
+        draws = self.next_draws(of)
+        if draws is None:
+            return None
+        seed = int(draws.bits((1,)))
+        if isinstance(labels, np.ndarray):
+            return np.random.default_rng(seed)
+        return torch.Generator(device=labels.device).manual_seed(seed)
+
+    def set_calls(self, calls: int) -> None:
+        """Go on after ``calls`` calls, in a loader worker with that worker's seed."""
+        if isinstance(calls, bool) or not isinstance(calls, int) or calls < 0:
+            raise MidasAugError(
+                f"expected the number of calls of a draw stream as an integer of at least 0, got "
+                f"{calls!r}; pass what state_dict() gave"
+            )
+        worker = get_worker_info()
+        self._worker_seed = None if worker is None else worker.seed
+        self.calls.fill_(calls)
+
+    def _find_key(self) -> int:
         worker = get_worker_info()
         worker_seed = None if worker is None else worker.seed
         if worker_seed != self._worker_seed:
-            self._worker_seed, self.calls = worker_seed, 0
-        key = (self.seed, worker_seed, self._rank(), self.calls)
-        self.calls += 1
-        seed = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big")
-        if isinstance(template, np.ndarray):
-            return np.random.default_rng(seed)
-        return torch.Generator(device=template.device).manual_seed(seed >> 1)
+            self._worker_seed = worker_seed
+            self.calls = torch.zeros_like(self.calls)
+        return _key(self.seed, worker_seed, self._rank() if self.rank is None else self.rank)
 
     def _rank(self) -> int:
         if in_process_group():
@@ -51,18 +123,11 @@ class DrawStream:
             return self._parent_rank
         return int(os.environ.get("RANK", 0))
 
-    def state_dict(self) -> dict[str, int]:
-        """The number of draws in this process; with the seed, all that its next one depends on.
-
-        Loader workers count for themselves, from the seed that the loader gives them.
-        """
-        return {"calls": self.calls}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where ``state`` was taken, in a loader worker with that worker's seed."""
-        worker = get_worker_info()
-        self._worker_seed = None if worker is None else worker.seed
-        self.calls = int(state["calls"])
-
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_parent_rank": self._rank()}
+
+
+@functools.lru_cache(maxsize=256)
+def _key(*parts: Any) -> int:
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

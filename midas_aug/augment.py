@@ -1,45 +1,57 @@
 """`MisalignAugment`: the batch transform (Sec. 3.2-3.5)."""
 
+import copy
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import (
-    Array,
-    Generator,
-    as_labels,
-    as_tensor,
-    check_rows,
-    check_shape,
-    share_memory,
+from midas_aug._arrays import Array, as_labels, as_tensor, check_rows, check_shape
+from midas_aug._draws import Draws
+from midas_aug._hardness import Hardness, check_hardness
+from midas_aug._rows import take_rows
+from midas_aug._settings import (
+    check_keep,
+    check_label,
+    check_seed,
+    check_switch,
+    check_weight,
+    keys_by_modality,
+    resolve_confidence,
+    stray_keys,
 )
+from midas_aug._shared import SharedNumbers
 from midas_aug._stream import DrawStream
-from midas_aug.batch import LabelRule, MisalignedBatch, check_confidence
+from midas_aug._tree import get_item, item_keys, map_items, resolve_key
+from midas_aug.batch import Draw, LabelRule, MisalignedBatch
 from midas_aug.collate import MisalignCollate
-from midas_aug.confidence import ConfidenceProvider, LogitConfidence, UniformConfidence
-from midas_aug.confidence.base import ask, check_unimodal_logits
+from midas_aug.confidence.base import ConfidenceProvider
+from midas_aug.confidence.simple import UniformConfidence
 from midas_aug.errors import MidasAugError
-from midas_aug.functional import SwapPlan
-from midas_aug.functional.labels import check_label_range
+from midas_aug.functional import SwapPlan, permutation_partners, same_class_partners
 from midas_aug.functional.pairing import Pairing
 from midas_aug.functional.plan import Swap, check_pairing, check_swap, draw_rows
-from midas_aug.hardness import Hardness, check_hardness, measure_hardness
-from midas_aug.tree import get_item, item_keys, map_items, resolve_key, take_rows
+from midas_aug.targets import ClassIndex
 
 __all__ = ["MisalignAugment"]
+
+OWN_PAIRINGS = ("uniform", permutation_partners, same_class_partners)
 
 
 class MisalignAugment:
     r"""Append misaligned samples, with soft labels and weights, to a multimodal batch.
 
+    `draw` makes the samples and `MisalignedBatch.label` their labels; a call does both.
+
     Args:
         modalities: At least two batch keys (positions of a tuple batch, attribute names of a
-            dataclass). A modality is an array or any nesting of arrays with N rows each.
+            dataclass), or a mapping from a modality's name to its key or keys:
+            ``{"image": "pixel_values", "text": ["input_ids", "attention_mask"]}``. All keys of a
+            modality move together. What a key holds has N rows: an array, a list of N items, or any
+            nesting of mappings, tuples and dataclasses of these.
         num_classes: C.
         label: Batch key of the labels, or a callable ``(batch) -> labels``.
         confidence: ``"logits"`` (the call is given ``unimodal_logits``), ``"uniform"``, or a
@@ -50,18 +62,23 @@ class MisalignAugment:
         swap: ``"each"`` (S = M·N), ``"one"`` or ``"permute"`` (S = N, the paper's way for more
             than two modalities); see `midas_aug.functional.plan_swaps`.
         hardness: ``"cosine"`` (Eq. 8), None, a callable ``(features, plan) -> (S,)``, or
-            ``"auto"``: cosine where every modality is one (N, D) float array, none elsewhere
-            (``out.hardness`` tells).
+            ``"auto"``: cosine where every modality is float features, ``(N, D)``, or
+            ``(N, T, D)`` and ``(N, D, …)``, whose further axes are averaged; none elsewhere
+            (``out.hard_weights`` tells).
         misaligned_weight: λ (Eq. 11).
-        seed: Makes the stream of draws reproducible; it differs in each call, loader worker,
-            epoch and distributed rank. In loader workers it builds on the seed that the loader
-            gives them, so fix that too (``torch.manual_seed`` or ``DataLoader(generator=...)``).
-            None: the global generator of the batch's library.
+        keep: Keys of the batch that are passed through untouched, such as class weights or a table
+            of names, even where their length happens to be N.
+        seed: Makes the draws reproducible; they differ in each call, loader worker, epoch and
+            distributed rank. In loader workers they build on the seed that the loader gives them,
+            so fix that too (``torch.manual_seed`` or ``DataLoader(generator=...)``). None: the
+            global generator of the batch's library.
         validate: Also make the checks that need the values of tensors on an accelerator (a label
             beyond ``num_classes``, a negative confidence), at the price of a sync in each call.
 
     Attributes:
         enabled: Set it to False for aligned rows only; loader workers that already run see it.
+        stream: The draws of a seeded augmentation. Ranks that share a batch (tensor parallel) set
+            ``augment.stream.rank`` to one number.
 
     Raises:
         MidasAugError: An argument is none of the above.
@@ -81,44 +98,51 @@ class MisalignAugment:
 
     def __init__(
         self,
-        modalities: Sequence[Hashable],
+        modalities: Sequence[Hashable] | Mapping[Any, Hashable | Sequence[Hashable]],
         num_classes: int,
         *,
         label: Hashable | Callable[[Any], Any] = "label",
-        confidence: Literal["logits", "uniform"] | ConfidenceProvider = "logits",
+        confidence: Literal["logits", "uniform"] | ConfidenceProvider | Any = "logits",
         pairing: Literal["uniform"] | Pairing = "uniform",
         swap: Swap = "each",
         hardness: Hardness = "auto",
         misaligned_weight: float = 1.0,
+        keep: Sequence[Hashable] = (),
         seed: int | None = None,
         validate: bool = False,
     ) -> None:
-        self.modalities = _check_modalities(modalities)
-        self.num_classes = _check_num_classes(num_classes)
-        self.label = label
-        if not callable(label) and label in self.modalities:
-            raise MidasAugError(
-                f"expected label to be another key than the modalities {self.modalities!r}, got "
-                f"{label!r}"
-            )
-        self.confidence = _check_confidence_choice(confidence, self.modalities)
-        self._provider_name = None if isinstance(confidence, str) else type(confidence).__name__
+        keys = keys_by_modality(modalities)
+        self.modalities: tuple[Any, ...] = tuple(keys)
+        self.target = ClassIndex(num_classes)
+        self.num_classes = self.target.num_classes
+        self.label = check_label(label, keys)
+        self.confidence = resolve_confidence(confidence, self.modalities)
         check_pairing(pairing)
         self.pairing = pairing
         check_swap(swap)
         self.swap: Swap = swap
         check_hardness(hardness)
         self.hardness = hardness
-        self.misaligned_weight = _check_weight(misaligned_weight)
-        if seed is not None and not isinstance(seed, int | np.integer):
-            raise MidasAugError(f"expected seed to be an integer or None, got {seed!r}")
-        self.seed = seed
+        self.misaligned_weight = check_weight(misaligned_weight)
+        self.keep = check_keep(keep, keys)
+        self.seed = check_seed(seed)
         self.validate = validate
-        self._stream = DrawStream(None if seed is None else int(seed))
+        self.stream = DrawStream(self.seed)
+        self._keys = keys
+        self._column = {key: m for m, group in enumerate(keys.values()) for key in group}
+        self._rule = LabelRule(
+            keys=keys,
+            target=self.target,
+            hardness=hardness,
+            misaligned_weight=self.misaligned_weight,
+            provider=None if isinstance(confidence, str) else type(confidence).__name__,
+            validate=validate,
+        )
+        self._looked_for_strays = False
+        # A switch in the training process has to reach running workers.
+        self._switch = SharedNumbers(torch.ones(1, dtype=torch.bool, device="cpu"))
         self._enabled = True
-        # Shared memory: a switch in the training process has to reach running workers.
-        self._enabled_everywhere = share_memory(torch.ones(1, dtype=torch.bool, device="cpu"))
-        self._enabled_view = self._enabled_everywhere.numpy()
+        self._enabled_view = self._switch.tensor.numpy()
 
     def __call__(
         self,
@@ -127,17 +151,44 @@ class MisalignAugment:
         *,
         unimodal_logits: Mapping[Any, Array] | Sequence[Array] | None = None,
         plan: SwapPlan | None = None,
-        generator: Generator | None = None,
+        generator: Draws = None,
         materialize: bool = True,
     ) -> MisalignedBatch:
-        """Augment one collated batch; ``batch`` itself stays as it is.
+        """Augment one collated batch: `draw`, then label. ``batch`` itself stays as it is.
+
+        Args:
+            batch: See `draw`.
+            labels: See `draw`.
+            unimodal_logits: ``(N, C)`` of each modality's own classifier, by modality or in order.
+                Only read by providers of confidence that use logits.
+            plan: See `draw`.
+            generator: See `draw`.
+            materialize: See `draw`.
+
+        Raises:
+            MidasAugError: The batch does not fit what was announced.
+        """
+        drawn = self.draw(batch, labels, plan=plan, generator=generator, materialize=materialize)
+        if drawn.source.shape[0] == drawn.labels.shape[0]:
+            return drawn  # switched off, or a plan without rows: there is nothing to label
+        confidence = None if self.confidence == "logits" else self.confidence
+        return drawn.label(confidence, unimodal_logits=unimodal_logits)
+
+    def draw(
+        self,
+        batch: Any,
+        labels: Array | None = None,
+        *,
+        plan: SwapPlan | None = None,
+        generator: Draws = None,
+        materialize: bool = True,
+    ) -> MisalignedBatch:
+        """Draw the misaligned samples of a batch, without labels of the mix: `label` comes later.
 
         Args:
             batch: Mapping, sequence, named tuple or dataclass that holds the modalities, N rows
-                each. Other leaves with N rows follow the anchor, the rest passes through.
+                each. Everything else that has rows follows the anchor.
             labels: ``(N,)`` integers, in place of the batch's own. Negative ones are ignored rows.
-            unimodal_logits: ``(N, C)`` of each modality's own classifier, by modality or in order.
-                Only read by providers of confidence that use logits.
             plan: Draws to replay, as from `midas_aug.functional.plan_swaps` or ``out.plan``.
             generator: Where this call's draws come from, instead of ``seed``.
             materialize: False keeps the N rows of data as they are, for a head that swaps by
@@ -146,13 +197,40 @@ class MisalignAugment:
         Raises:
             MidasAugError: The batch does not fit what was announced.
         """
-        return self._augment(
-            batch,
-            labels,
-            unimodal_logits=unimodal_logits,
-            plan=plan,
-            generator=generator,
-            materialize=materialize,
+        if isinstance(batch, MisalignedBatch):
+            raise MidasAugError(
+                "expected a batch that is not augmented, got one that is augmented already; "
+                "augment once: in the collate function or in the loop"
+            )
+        given = self.find_labels(batch) if labels is None else labels
+        classes = self.target.check(given, force=self.validate)
+        n_rows = classes.shape[0]
+        enabled = self.enabled
+        own_plan = plan is None or not enabled
+        if enabled and plan is None:
+            rows = self._draw_rows(batch, given, classes, generator)
+        else:
+            rows = _with_aligned(classes, len(self.modalities), plan if enabled else None)
+        source, anchor, valid = rows
+        if materialize:
+            data = self._swap(batch, n_rows, source, anchor, own_plan)
+        else:
+            self._check_modalities(batch, n_rows)
+            data = batch
+        drawn = Draw(
+            labels=classes.clone(),  # the caller may reuse the memory
+            source=source,
+            anchor=anchor,
+            valid=valid,
+            anchors_repeat=own_plan,
+            block_wise=own_plan and enabled and self.swap == "each" and self.pairing == "uniform",
+        )
+        return MisalignedBatch(
+            data,
+            drawn,
+            self._rule,
+            numpy=isinstance(given, np.ndarray),
+            materialized=materialize,
         )
 
     def collate(
@@ -161,7 +239,7 @@ class MisalignAugment:
         """Wrap a DataLoader's ``collate_fn``: batches come out augmented.
 
         When the confidence needs a model, the batches are drawn but not labelled; call
-        ``out.relabel(...)`` in the training loop.
+        ``out.label(...)`` in the training loop.
 
         Args:
             collate_fn: Makes a batch of samples; None is ``default_collate``.
@@ -172,6 +250,17 @@ class MisalignAugment:
         return MisalignCollate(self, collate_fn, materialize)
 
     @property
+    def needs_model(self) -> bool:
+        """Whether the confidence comes from a model, so that only the training loop can label."""
+        return isinstance(self.confidence, str) or bool(self.confidence.needs_model)
+
+    def without_provider(self) -> "MisalignAugment":
+        """A copy that draws the same and holds no model."""
+        other = copy.copy(self)
+        other.confidence = "logits"
+        return other
+
+    @property
     def enabled(self) -> bool:
         """Whether misaligned rows are added."""
         if torch.compiler.is_compiling():
@@ -180,91 +269,58 @@ class MisalignAugment:
 
     @enabled.setter
     def enabled(self, value: bool) -> None:
-        self._enabled = bool(value)
-        self._enabled_everywhere.fill_(self._enabled)
+        self._enabled = check_switch(value)
+        self._switch.write(torch.tensor([self._enabled], device="cpu"))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream of draws stands, and the switch."""
-        return {"enabled": self.enabled, "stream": self._stream.state_dict()}
+        return {"enabled": self.enabled, "stream": {"calls": int(self.stream.calls)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken (with the same ``seed``)."""
-        self.enabled = state["enabled"]
-        self._stream.load_state_dict(state["stream"])
+        """Go on exactly where ``state`` was taken (with the same ``seed``).
 
-    def _augment(
-        self,
-        batch: Any,
-        labels: Array | None,
-        *,
-        unimodal_logits: Any = None,
-        plan: SwapPlan | None = None,
-        generator: Generator | None = None,
-        materialize: bool = True,
-        label_later: bool = False,
-    ) -> MisalignedBatch:
-        given = self._find_labels(batch) if labels is None else labels
-        classes = as_labels(given, "the labels")
-        check_label_range(classes, self.num_classes, force=self.validate)
-        rows = len(classes)
-        features = [get_item(batch, key, "modality") for key in self.modalities]
+        Raises:
+            MidasAugError: ``state`` is not what `state_dict` gives; nothing is changed then.
+        """
+        try:
+            enabled, calls = state["enabled"], state["stream"]["calls"]
+        except (KeyError, TypeError, IndexError):
+            found = list(state) if isinstance(state, Mapping) else type(state).__name__
+            raise MidasAugError(
+                "expected the state of a MisalignAugment, {'enabled': bool, 'stream': {'calls': "
+                f"int}}}}, got {found!r}; pass what augment.state_dict() gave"
+            ) from None
+        check_switch(enabled)
+        self.stream.set_calls(calls)
+        self.enabled = enabled
 
-        enabled = self.enabled
-        if plan is None and enabled:
-            drawn = self._draw(given, features, generator)
-        else:
-            replayed = plan if enabled else None
-            drawn = _with_aligned(classes, len(self.modalities), replayed)
-        source, anchor, valid = drawn
-        # The anchors of our own plans are the batch over and over, so the host knows them without
-        # asking a device: lists of strings and CPU leaves can follow a batch on an accelerator.
-        blocks = len(anchor) // max(rows, 1)
-        anchors_repeat = plan is None or not enabled
-        on_host = (lambda: list(range(rows)) * blocks) if anchors_repeat else None
-        out = MisalignedBatch(
-            data=self._swap(batch, rows, source, anchor, on_host) if materialize else batch,
-            _labels=classes.clone(),  # the caller may reuse the memory
-            _source=source,
-            _anchor=anchor,
-            _valid=valid,
-            _rule=LabelRule(
-                modalities=self.modalities,
-                num_classes=self.num_classes,
-                hardness=self.hardness,
-                misaligned_weight=self.misaligned_weight,
-                block_wise=plan is None and self.swap == "each" and self.pairing == "uniform",
-                anchors_repeat=anchors_repeat,
-                provider=self._provider_name if label_later else None,
-            ),
-            _numpy=isinstance(given, np.ndarray),
-            _materialized=materialize,
-        )
-        if not enabled:
-            return out
-        hardness = self.hardness
-        if label_later and hardness != "auto":
-            hardness = None  # features come with the labels; only "auto" may do without
-        weights = measure_hardness(
-            hardness, features, self.modalities, out.plan, block_wise=out._rule.block_wise
-        )
-        if label_later:
-            return replace(out, _hard_weights=weights)
-        confidence = self._measure_confidence(batch, given, unimodal_logits)
-        shares = out._stated_shares(self.confidence, confidence)
-        return replace(out, _confidence=confidence, _shares=shares, _hard_weights=weights)
-
-    def _draw(self, labels: Any, features: Any, generator: Generator | None) -> SwapPlan:
+    def _draw_rows(self, batch: Any, given: Any, classes: Tensor, generator: Draws) -> SwapPlan:
+        features: list[Any] | None = None
+        if self.pairing != "uniform":
+            features = [self._modality(batch, keys) for keys in self._keys.values()]
+        if generator is None:
+            if self.pairing in OWN_PAIRINGS:
+                generator = self.stream.next_draws(classes)
+            else:
+                generator = self.stream.next_generator(given)
         return draw_rows(
-            labels,
+            given,
+            classes,
             len(self.modalities),
             swap=self.swap,
             pairing=self.pairing,
             features=features,
             num_classes=self.num_classes,
-            generator=generator or self._stream.next_generator(labels),
+            generator=generator,
         )
 
-    def _find_labels(self, batch: Any) -> Any:
+    def _modality(self, batch: Any, keys: tuple[Any, ...]) -> Any:
+        if len(keys) == 1:
+            return get_item(batch, keys[0], "modality")
+        return {key: get_item(batch, key, "modality") for key in keys}
+
+    def find_labels(self, batch: Any) -> Any:
+        """The labels of a batch, by its key or callable."""
         if callable(self.label):
             return self.label(batch)
         if resolve_key(batch, self.label) is None:
@@ -275,131 +331,111 @@ class MisalignAugment:
         return get_item(batch, self.label)
 
     def _swap(
-        self,
-        batch: Any,
-        rows: int,
-        source: Tensor,
-        anchor: Tensor,
-        host_anchor: Callable[[], list[int]] | None,
+        self, batch: Any, n_rows: int, source: Tensor, anchor: Tensor, anchors_repeat: bool
     ) -> Any:
-        keys = [resolve_key(batch, key) for key in self.modalities]
+        columns = self._columns(batch)
+        # The anchors of our own plans are the batch over and over, so the host knows them without
+        # asking a device: lists and CPU leaves can follow a batch on an accelerator.
+        blocks = anchor.shape[0] // max(n_rows, 1)
+        on_host = (lambda: list(range(n_rows)) * blocks) if anchors_repeat else None
 
         def rows_of(key: Any, value: Any) -> Any:
+            column = columns.get(key)
+            if column is None:
+                if value is None or key in self.keep:
+                    return value
+                return take_rows(
+                    value,
+                    anchor,
+                    n_rows,
+                    path=f"batch[{key!r}]",
+                    modality=False,
+                    host_index=on_host,
+                )
             path = f"batch[{key!r}]"
-            if key in keys:
-                return take_rows(value, source[:, keys.index(key)], rows, path=path, strict=True)
-            return take_rows(value, anchor, rows, path=path, strict=False, host_index=host_anchor)
+            return take_rows(value, source[:, column], n_rows, path=path, modality=True)
 
         return map_items(rows_of, batch)
 
-    def _measure_confidence(self, batch: Any, labels: Any, unimodal_logits: Any) -> Tensor:
-        rows, count = len(labels), len(self.modalities)
-        if unimodal_logits is not None:
-            check_unimodal_logits(unimodal_logits, self.modalities, rows, self.num_classes)
-        elif self.confidence == "logits":
-            raise MidasAugError(
-                "expected unimodal_logits, which confidence='logits' reads, got None; pass "
-                "augment(batch, labels, unimodal_logits={modality: (N, C) logits}), or choose "
-                "confidence='uniform' or a provider of midas_aug.confidence"
-            )
-        scores = ask(self._provider(), batch, labels, unimodal_logits)
-        return check_confidence(scores, as_tensor(labels, "labels"), count, validate=self.validate)
+    def _columns(self, batch: Any) -> Mapping[Any, int]:
+        """The modality of each key, as the batch spells it."""
+        if type(batch) is dict and self._column.keys() <= batch.keys():
+            columns: Mapping[Any, int] = self._column
+        else:
+            columns = {}
+            for key, column in self._column.items():
+                get_item(batch, key, "modality")  # or an error that lists the keys there are
+                columns[resolve_key(batch, key)] = column
+        if not self._looked_for_strays and not torch.compiler.is_compiling():
+            self._looked_for_strays = True
+            known = {*self._column, *self.keep, self.label}
+            strays = stray_keys(item_keys(batch), self._keys, known)
+            if strays:
+                key, name = strays[0]
+                group = [*self._keys.get(name, ()), key]
+                warnings.warn(
+                    f"batch[{key!r}] stays with the anchor while the modality {name!r} is swapped, "
+                    "though its name says that the two belong together: group them with "
+                    f"modalities={{{name!r}: {group!r}, ...}}, or rename the key",
+                    stacklevel=5,
+                )
+        return columns
 
-    def _provider(self) -> ConfidenceProvider:
-        if self.confidence == "uniform":
-            return UniformConfidence(len(self.modalities))
-        if self.confidence == "logits":
-            return LogitConfidence(self.modalities)
-        provider: ConfidenceProvider = self.confidence
-        return provider
+    def _check_modalities(self, batch: Any, n_rows: int) -> None:
+        """Look at what would have been swapped, in a batch that is kept as it is."""
+        nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
+        for key in self._column:
+            value = get_item(batch, key, "modality")
+            if not isinstance(value, Tensor) or value.shape[:1] != (n_rows,):
+                path = f"batch[{key!r}]"
+                take_rows(value, nothing, n_rows, path=path, modality=True, host_index=list)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_enabled_view"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        share_memory(self._enabled_everywhere)  # it is shared already unless this is a copy
-        self._enabled_view = self._enabled_everywhere.numpy()
+        self._enabled_view = self._switch.tensor.numpy()
+
+    def _named_confidence(self) -> Any:
+        return "uniform" if isinstance(self.confidence, UniformConfidence) else self.confidence
 
     def __repr__(self) -> str:
         return (
             f"MisalignAugment({self.modalities!r}, {self.num_classes}, label={self.label!r}, "
-            f"confidence={self.confidence!r}, pairing={self.pairing!r}, swap={self.swap!r}, "
+            f"confidence={self._named_confidence()!r}, pairing={self.pairing!r}, "
+            f"swap={self.swap!r}, "
             f"hardness={self.hardness!r}, misaligned_weight={self.misaligned_weight}, "
             f"seed={self.seed})"
         )
 
 
-def _with_aligned(labels: Tensor, num_modalities: int, plan: SwapPlan | None) -> SwapPlan:
+def _with_aligned(labels: Tensor, n_modalities: int, plan: SwapPlan | None) -> SwapPlan:
     """The aligned rows, and those of a plan that is replayed behind them."""
-    own = torch.arange(len(labels), device=labels.device)
-    source = own.repeat(num_modalities, 1).t()  # memory of its own, which can be pinned
+    own = torch.arange(labels.shape[0], device=labels.device)
+    source = own.repeat(n_modalities, 1).t()  # memory of its own, which can be pinned
     aligned = SwapPlan(source, own, labels >= 0)
     if plan is None:
         return aligned
-    swapped = _check_plan(plan, labels, num_modalities)
+    swapped = _check_plan(plan, labels, n_modalities)
     return SwapPlan(*(torch.cat(parts) for parts in zip(aligned, swapped, strict=True)))
 
 
-def _check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan:
+def _check_plan(plan: SwapPlan, labels: Tensor, n_modalities: int) -> SwapPlan:
     """View a plan as tensors on the labels' device, and drop rows that touch an ignored one."""
     source = as_labels(plan.source, "plan.source", ndim=2)
     anchor = as_labels(plan.anchor, "plan.anchor")
     valid = as_tensor(plan.valid, "plan.valid").bool()
-    count = len(anchor)
-    check_shape(source, (count, num_modalities), "plan.source", "one batch row a modality")
-    check_shape(valid, (count,), "plan.valid", "one flag a misaligned sample")
+    n_samples = anchor.shape[0]
+    check_shape(source, (n_samples, n_modalities), "plan.source", "one batch row per modality")
+    check_shape(valid, (n_samples,), "plan.valid", "one flag per misaligned sample")
     for name, part in zip(SwapPlan._fields, plan, strict=True):
         if isinstance(part, Tensor) and part.device != labels.device:
             raise MidasAugError(
                 f"expected plan.{name} on the device of the labels, {labels.device}, got "
                 f"{part.device}; move the plan or draw it from labels on that device"
             )
-    check_rows(source, len(labels), "plan.source")
-    check_rows(anchor, len(labels), "plan.anchor")
+    check_rows(source, labels.shape[0], "plan.source")
+    check_rows(anchor, labels.shape[0], "plan.anchor")
     labelled = (labels[source] >= 0).all(dim=1) & (labels[anchor] >= 0)
     return SwapPlan(source, anchor, valid & labelled)
-
-
-def _check_modalities(modalities: Any) -> tuple[Any, ...]:
-    if isinstance(modalities, str) or not isinstance(modalities, Sequence) or len(modalities) < 2:
-        raise MidasAugError(
-            "expected modalities to be a sequence of at least two batch keys, such as "
-            f"('image', 'text'), got {modalities!r}"
-        )
-    if len(set(modalities)) != len(modalities):
-        raise MidasAugError(f"expected modalities to be different keys, got {modalities!r}")
-    return tuple(modalities)
-
-
-def _check_num_classes(num_classes: Any) -> int:
-    if not isinstance(num_classes, int | np.integer) or num_classes < 1:
-        raise MidasAugError(f"expected num_classes to be a positive integer, got {num_classes!r}")
-    return int(num_classes)
-
-
-def _check_confidence_choice(confidence: Any, modalities: tuple[Any, ...]) -> Any:
-    if isinstance(confidence, str):
-        known = confidence in ("logits", "uniform")
-    else:
-        known = callable(confidence)
-    if not known:
-        raise MidasAugError(
-            "expected confidence to be 'logits', 'uniform' or a provider (batch, labels) -> "
-            f"(N, M), got {confidence!r}"
-        )
-    columns = tuple(getattr(confidence, "modalities", modalities))
-    if columns != modalities and set(columns) == set(modalities):
-        raise MidasAugError(
-            f"expected the confidence provider's modalities in the order {modalities!r}, got "
-            f"{columns!r}; build both with the same order, or shares go to the wrong modality"
-        )
-    return confidence
-
-
-def _check_weight(weight: Any) -> float:
-    if not isinstance(weight, Real) or not 0 <= float(weight) < float("inf"):
-        raise MidasAugError(
-            f"expected misaligned_weight (λ) to be a finite number of at least 0, got {weight!r}"
-        )
-    return float(weight)

@@ -1,7 +1,7 @@
-"""What `MisalignAugment` returns: aligned rows first, then misaligned ones, with their labels."""
+"""What `MisalignAugment` returns: aligned rows, then misaligned ones; drawn, then labelled."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,37 +9,81 @@ from torch import Tensor
 from typing_extensions import Self
 
 from midas_aug._arrays import Array, as_scores, check_shape, may_read_values
-from midas_aug.confidence.base import ask, check_unimodal_logits
-from midas_aug.confidence.simple import LogitConfidence
+from midas_aug._hardness import Hardness, measure_hardness
+from midas_aug._rows import first_rows, take_rows
+from midas_aug._tree import get_item, in_order, item_keys, map_arrays, resolve_key
+from midas_aug.confidence.base import as_provider, check_unimodal_logits
 from midas_aug.errors import MidasAugError
-from midas_aug.functional import SwapPlan, label_shares, soft_targets
-from midas_aug.hardness import Hardness, measure_hardness
-from midas_aug.tree import get_item, in_order, item_keys, map_arrays, resolve_key, take_rows
+from midas_aug.functional import SwapPlan, label_shares
+from midas_aug.targets import ClassIndex
 
-__all__ = ["MisalignedBatch"]
+__all__ = ["Draw", "LabelRule", "MisalignedBatch"]
+
+UnimodalLogits = Mapping[Any, Array] | Sequence[Array]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False)
 class LabelRule:
-    """How a drawn batch is labelled, in the worker or later in the training loop."""
+    """Settings of an augmentation that its batches are labelled by.
 
-    modalities: tuple[Any, ...]
-    num_classes: int
+    Attributes:
+        keys: For each modality, by its name, the one key of the batch that holds it, or several.
+        target: What a label is.
+        hardness: How samples are weighed.
+        misaligned_weight: λ.
+        provider: The class of the confidence that has to label a drawn batch; None where unimodal
+            logits do, too.
+        validate: Whether values on an accelerator are looked at.
+    """
+
+    keys: Mapping[Any, tuple[Any, ...]]
+    target: ClassIndex
     hardness: Hardness
     misaligned_weight: float
-    block_wise: bool  # the plan is our own and of swap="each"
-    anchors_repeat: bool  # the misaligned rows are anchored in the batch, over and over
-    provider: str | None  # the class that has to label a batch which is only drawn
+    provider: str | None
+    validate: bool
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Facts of one draw, as tensors.
+
+    Attributes:
+        labels: ``(N,)`` int64.
+        source: ``(N + S, M)`` int64.
+        anchor: ``(N + S,)`` int64.
+        valid: ``(N + S,)`` bool.
+        anchors_repeat: The misaligned rows are anchored in the batch, over and over.
+        block_wise: Block m of the misaligned rows replaces modality m alone.
+    """
+
+    labels: Tensor
+    source: Tensor
+    anchor: Tensor
+    valid: Tensor
+    anchors_repeat: bool
+    block_wise: bool
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Draw":
+        """The same facts with ``function(tensor)`` in place of every tensor."""
+        tensors = (function(part) for part in (self.labels, self.source, self.anchor, self.valid))
+        return Draw(*tensors, self.anchors_repeat, self.block_wise)
+
+
 class MisalignedBatch:
     """N aligned rows followed by S misaligned ones.
 
     Built by `MisalignAugment`. ``source`` is the one truth; data, targets, weights and reports all
-    follow from it. Immutable: `to`, `pin_memory` and `relabel` return a new one. Arrays are of the
-    library of the caller's batch. Index it like the batch that went in: ``out["image"]``; the
+    follow from it. Immutable: `label`, `to` and `pin_memory` return a new one. Arrays are of the
+    library of the caller's labels. Index it like the batch that went in: ``out["image"]``; the
     whole structure is ``out.data``.
+
+    Attributes:
+        modalities: The names of the modalities, in order.
+        num_classes: C.
+        materialized: Whether ``data`` has N + S rows.
+        labelled_by_logits: Whether the shares came from unimodal logits.
+        is_numpy: Whether the arrays of this batch are NumPy's.
 
     Example:
         >>> import torch
@@ -55,19 +99,37 @@ class MisalignedBatch:
         [10, 11, 10, 11, 11, 10]
     """
 
-    data: Any
-    _labels: Tensor
-    _source: Tensor
-    _anchor: Tensor
-    _valid: Tensor
-    _rule: LabelRule
-    _numpy: bool
-    _materialized: bool
-    _confidence: Tensor | None = None
-    _shares: Tensor | None = None  # of the S misaligned rows, where the provider states them
-    _hard_weights: Tensor | None = None
+    def __init__(
+        self, data: Any, drawn: Draw, rule: LabelRule, *, numpy: bool, materialized: bool
+    ) -> None:
+        self._data = data
+        self.modalities = tuple(rule.keys)
+        self.num_classes = rule.target.num_classes
+        self.materialized = materialized
+        self.labelled_by_logits = False
+        self._drawn = drawn
+        self._rule = rule
+        self.is_numpy = numpy
+        self._confidence: Tensor | None = None
+        self._log_confidence: Tensor | None = None  # where unimodal logits tell
+        self._mixed_shares: Tensor | None = None  # of the S misaligned rows
+        self._hard_weights: Tensor | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what is computed once and kept."""
+        self._source_labels: Tensor | None = None
+        self._shares: Tensor | None = None
+        self._weights: Tensor | None = None
+        self._n_labelled: Tensor | None = None
+        self._targets: Tensor | None = None
 
     # -- data ------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Any:
+        """The augmented batch in its own structure, N + S rows (N where not materialized)."""
+        return self._data
 
     def __getitem__(self, key: Any) -> Any:
         """The item ``key`` of the augmented batch, N + S rows (N with ``materialize=False``)."""
@@ -82,6 +144,10 @@ class MisalignedBatch:
         """The keys of the batch, so that ``dict(out)`` works."""
         return item_keys(self.data)
 
+    def items(self) -> list[tuple[Any, Any]]:
+        """The keys of the batch with what they hold."""
+        return [(key, get_item(self.data, key)) for key in self.keys()]
+
     def gather(self, name: Any, features: Any) -> Any:
         """Swap what an encoder made of the N rows: ``(N, …)`` features give ``(N + S, …)``.
 
@@ -92,84 +158,68 @@ class MisalignedBatch:
         Raises:
             MidasAugError: ``name`` is no modality, or a leaf has not N rows.
         """
-        if name not in self._rule.modalities:
+        if name not in self.modalities:
             raise MidasAugError(
-                f"expected the name of a modality, one of {self._rule.modalities!r}, got {name!r}; "
+                f"expected the name of a modality, one of {self.modalities!r}, got {name!r}; "
                 "only modalities are swapped"
             )
-        column = self._rule.modalities.index(name)
-        return take_rows(
-            features,
-            self._source[:, column],
-            len(self._labels),
-            path=f"features of {name!r}",
-            strict=True,
-        )
+        column = self._drawn.source[:, self.modalities.index(name)]
+        path = f"features of {name!r}"
+        return take_rows(features, column, self._n_rows, path=path, modality=True)
 
     # -- provenance ------------------------------------------------------------------------------
 
     @property
     def labels(self) -> Any:
         """``(N,)`` int64 labels of the aligned rows."""
-        return self._give(self._labels)
+        return self._give(self._drawn.labels) if self.is_numpy else self._drawn.labels
 
     @property
     def source(self) -> Any:
         """``(N + S, M)`` int64: the batch row that supplies each modality."""
-        return self._give(self._source)
+        return self._give(self._drawn.source) if self.is_numpy else self._drawn.source
 
     @property
     def anchor(self) -> Any:
         """``(N + S,)`` int64: the batch row that each sample belongs to."""
-        return self._give(self._anchor)
+        return self._give(self._drawn.anchor) if self.is_numpy else self._drawn.anchor
 
     @property
     def valid(self) -> Any:
         """``(N + S,)`` bool: False for ignored labels and rows without a partner (weight 0)."""
-        return self._give(self._valid)
-
-    @property
-    def modalities(self) -> tuple[Any, ...]:
-        """The keys of the modalities, in order."""
-        return self._rule.modalities
-
-    @property
-    def hardness(self) -> Any:
-        """``(S,)`` hard-sample weights that are in `weights` (Eq. 8), or None where none are."""
-        return None if self._hard_weights is None else self._give(self._hard_weights)
-
-    @property
-    def num_classes(self) -> int:
-        """C, the number of classes."""
-        return self._rule.num_classes
+        return self._give(self._drawn.valid) if self.is_numpy else self._drawn.valid
 
     @property
     def source_labels(self) -> Any:
         """``(N + S, M)`` int64: the label of each modality's source."""
-        return self._give(self._source_labels)
+        if self._source_labels is None:
+            self._source_labels = self._drawn.labels.take(self._drawn.source)
+        return self._give(self._source_labels) if self.is_numpy else self._source_labels
 
     @property
     def is_misaligned(self) -> Any:
         """``(N + S,)`` bool: the modalities of this row carry different labels."""
-        labels = self._source_labels
+        labels = torch.as_tensor(self.source_labels)
         return self._give((labels != labels[:, :1]).any(dim=1))
 
     @property
     def aligned(self) -> slice:
         """The rows of the batch as it came: ``logits[out.aligned]``."""
-        return slice(0, len(self._labels))
+        return slice(0, self._n_rows)
 
     @property
     def misaligned(self) -> slice:
         """The rows that the augmentation added."""
-        return slice(len(self._labels), len(self._source))
+        return slice(self._n_rows, self._drawn.source.shape[0])
 
     @property
     def plan(self) -> SwapPlan:
         """The draws, to replay them: ``augment(batch, plan=out.plan)``."""
-        rows = self.misaligned
+        index, drawn = self.misaligned, self._drawn
         return SwapPlan(
-            *(self._give(part[rows]) for part in (self._source, self._anchor, self._valid))
+            self._give(drawn.source[index]),
+            self._give(drawn.anchor[index]),
+            self._give(drawn.valid[index]),
         )
 
     # -- labels ----------------------------------------------------------------------------------
@@ -180,15 +230,46 @@ class MisalignedBatch:
         return self._give(self._require_confidence("confidence"))
 
     @property
+    def source_confidence(self) -> Any:
+        """``(N + S, M)``: each modality's confidence in the label of its source."""
+        if self._drawn.source.shape[0] == self._n_rows and self._confidence is None:
+            return self._give(torch.ones_like(self._drawn.source, dtype=torch.float32))
+        confidence = self._require_confidence("source_confidence")
+        return self._give(confidence.gather(0, self._drawn.source))
+
+    @property
+    def hard_weights(self) -> Any:
+        """``(S,)`` hard-sample weights that are in `weights` (Eq. 8), or None where none are."""
+        return None if self._hard_weights is None else self._give(self._hard_weights)
+
+    @property
     def shares(self) -> Any:
         """``(N + S, M)``: each modality's share in the label (Eq. 2-3); aligned rows 1/M each."""
-        return self._give(self._shares_for("shares"))
+        if self._shares is None:
+            n_modalities = len(self.modalities)
+            even = torch.full(
+                (self._n_rows, n_modalities),
+                1 / n_modalities,
+                dtype=torch.float32,
+                device=self._drawn.labels.device,
+            )
+            if self._drawn.source.shape[0] > self._n_rows:
+                mixed = self._mixed_shares
+                if mixed is None:
+                    mixed = self._require_confidence("shares")  # raises: they come together
+                even = torch.cat([even, mixed])
+            self._shares = even
+        return self._give(self._shares) if self.is_numpy else self._shares
 
     @property
     def targets(self) -> Any:
         """``(N + S, C)`` soft labels, each row sums to 1. Built when asked for."""
-        shares = self._shares_for("targets")
-        return self._give(soft_targets(self._source_labels, shares, self._rule.num_classes))
+        if self._targets is None:
+            if self._drawn.source.shape[0] > self._n_rows:
+                self._require_confidence("targets")
+            shares, labels = torch.as_tensor(self.shares), torch.as_tensor(self.source_labels)
+            self._targets = self._rule.target.dense(labels, shares)
+        return self._give(self._targets)
 
     @property
     def weights(self) -> Any:
@@ -196,23 +277,47 @@ class MisalignedBatch:
 
         Both means run over the rows with a label; weak-modality weights (α) are the loss's.
         """
-        rows, here = len(self._source), self.misaligned
-        if rows > len(self._labels):
+        if self._weights is None:
+            self._weights = self._weigh()
+        return self._give(self._weights) if self.is_numpy else self._weights
+
+    @property
+    def n_labelled(self) -> Tensor:
+        """The number of aligned rows with a label, at least 1: a float32 tensor without axes."""
+        if self._n_labelled is None:
+            labelled = self._drawn.valid[: self._n_rows]
+            self._n_labelled = labelled.sum(dtype=torch.float32).clamp(min=1)
+        return self._n_labelled
+
+    def _weigh(self) -> Tensor:
+        drawn, n_rows, total_rows = self._drawn, self._n_rows, self._drawn.source.shape[0]
+        total = self.n_labelled
+        weights = drawn.valid / (total / total_rows)
+        if total_rows > n_rows:
             self._require_confidence("weights")
-        count = len(self._labels)
-        labelled = self._valid[:count]
-        total = labelled.sum(dtype=torch.float32).clamp(min=1)
-        weights = self._valid / total
-        weights[:count].mul_(rows)
-        if rows > count:
-            anchored: Tensor | float = (rows - count) / count  # in multiples of `total`
-            if not self._rule.anchors_repeat:
-                counts = labelled.index_select(0, self._anchor[here]).sum()
-                anchored = counts.clamp(min=1) / total
-            weights[here].mul_(self._rule.misaligned_weight * rows / anchored)
+            index = self.misaligned
+            factor: Tensor | float = self._rule.misaligned_weight * n_rows / (total_rows - n_rows)
+            if not drawn.anchors_repeat:
+                anchored = drawn.valid[:n_rows].index_select(0, drawn.anchor[index]).sum()
+                factor = self._rule.misaligned_weight * total / anchored.clamp(min=1)
+            weights[index].mul_(factor)
             if self._hard_weights is not None:
-                weights[here].mul_(self._hard_weights)
-        return self._give(weights)
+                weights[index].mul_(self._hard_weights)
+        return weights
+
+    def log_likelihoods(self, logits: Tensor) -> Tensor:
+        """Minus the loss of each row for the label of each modality's source, ``(N + S, M)``.
+
+        Rows that do not count send no gradient to their logits, whatever these hold.
+
+        Args:
+            logits: ``(N + S, C)`` float.
+        """
+        counted = logits.masked_fill(~self._drawn.valid[:, None], 0.0)
+        labels = self._source_labels
+        if labels is None:
+            labels = torch.as_tensor(self.source_labels)
+        return self._rule.target.log_likelihoods(counted, labels)
 
     def folded_targets(self) -> Any:
         """``(N + S, C)`` targets · weights, for a trainer that takes labels but no weights.
@@ -222,22 +327,23 @@ class MisalignedBatch:
         """
         return self.targets * self.weights[:, None]
 
-    def relabel(
+    def label(
         self,
-        *,
-        unimodal_logits: Mapping[Any, Array] | Sequence[Array] | None = None,
         confidence: Array | Callable[[Any, Any], Any] | None = None,
+        *,
+        unimodal_logits: UnimodalLogits | None = None,
         features: Any = None,
     ) -> Self:
-        """Label a batch that was drawn elsewhere, or label it anew.
+        """Label a batch that was drawn, or label it anew.
 
         Args:
+            confidence: ``(N, M)`` confidences, or a provider: it is given the logits if it takes
+                them and there are some, else ``features``, else the N rows of data. None: the
+                unimodal logits tell.
             unimodal_logits: Logits ``(N, C)`` of the aligned rows, a mapping by modality or a
                 sequence in modality order.
-            confidence: ``(N, M)`` confidences in place of logits, or a provider: it is given the
-                logits if there are some, else ``features`` (the N rows of data without them).
             features: Encoder outputs of the N aligned rows, by modality or in order; hardness is
-                measured on them. Without features it stays what it is.
+                measured on them. None: on the data of the batch.
 
         Returns:
             A labelled batch that shares this one's data.
@@ -245,52 +351,95 @@ class MisalignedBatch:
         Raises:
             MidasAugError: There is nothing to label with, or shapes do not fit.
         """
-        rule = self._rule
+        rule, labels = self._rule, self._drawn.labels
+        out = self._copy()
+        if confidence is None:
+            found = self._check_logits(unimodal_logits)
+            out._label_by_logits(found)
+            if rule.hardness is not None:
+                out._hard_weights = self._measure_hardness(features)
+            return out
         if unimodal_logits is not None:
-            rows = len(self._labels)
-            check_unimodal_logits(unimodal_logits, rule.modalities, rows, rule.num_classes)
-        if callable(confidence):
-            batch = self._aligned_data() if features is None else features
-            scored = ask(confidence, batch, self.labels, unimodal_logits)
-        elif confidence is not None:
-            scored = confidence
-        elif self._confidence is None and rule.provider is not None:
-            raise MidasAugError(
-                f"expected confidence=..., the {rule.provider} that the augmentation was built "
-                "with, got None; pass relabel(confidence=provider, unimodal_logits=...)"
-            )
-        elif unimodal_logits is not None:
-            scored = LogitConfidence(rule.modalities).from_logits(unimodal_logits, self.labels)
+            check_unimodal_logits(unimodal_logits, self.modalities, self._n_rows, self.num_classes)
+        provider = as_provider(confidence) if callable(confidence) else None
+        if provider is None:
+            scored: Any = confidence
+        elif unimodal_logits is not None and provider.takes_logits:
+            scored = provider.from_logits(unimodal_logits, self.labels)
         else:
+            batch = self._aligned_data() if features is None else features
+            scored = provider(batch, self.labels)
+        out._confidence = check_confidence(
+            scored, labels, len(self.modalities), validate=rule.validate
+        )
+        out.labelled_by_logits = provider is not None and provider.takes_logits
+        source = self._drawn.source[self._n_rows :]
+        if provider is None:
+            out._mixed_shares = label_shares(out._confidence, source)
+        else:
+            stated = provider.shares(self._give(out._confidence), self._give(source))
+            stated = as_scores(stated, "shares").detach()
+            why = "one share per misaligned row and modality"
+            check_shape(stated, (source.shape[0], source.shape[1]), "shares", why)
+            out._mixed_shares = stated.float()
+        if rule.hardness is not None:
+            out._hard_weights = self._measure_hardness(features)
+        return out
+
+    def _check_logits(self, unimodal_logits: Any) -> list[Tensor]:
+        """The logits to label with, in order."""
+        if self._rule.provider is not None:
             raise MidasAugError(
-                "expected something to label with, got neither unimodal_logits nor confidence; "
-                "pass relabel(unimodal_logits={modality: (N, C) logits})"
+                f"expected confidence=..., the {self._rule.provider} that the augmentation was "
+                "built with, got None; pass label(provider, unimodal_logits=...)"
             )
-        hardness = self._hard_weights
+        if unimodal_logits is None:
+            raise MidasAugError(
+                "expected unimodal_logits to label with, which confidence='logits' reads, got "
+                "None; pass unimodal_logits={modality: (N, C) logits}, or choose "
+                "confidence='uniform' or a provider of midas_aug.confidence"
+            )
+        return check_unimodal_logits(
+            unimodal_logits, self.modalities, self._n_rows, self.num_classes
+        )
+
+    def _label_by_logits(self, logits: list[Tensor]) -> None:
+        """Shares as a softmax over modalities of log-confidences (Eq. 2-3), which cannot vanish."""
+        drawn = self._drawn
+        found = self._rule.target.log_confidences(logits, drawn.labels, drawn.valid[: self._n_rows])
+        if drawn.labels.shape[0] and (self._rule.validate or may_read_values(found)):
+            check_finite(found, drawn.labels)
+        self._confidence, self._log_confidence = None, found
+        self.labelled_by_logits = True
+        # Along the first axis: a CPU takes seven times longer over rows of two numbers.
+        chosen = found.gather(0, drawn.source[self._n_rows :])
+        self._mixed_shares = chosen.t().softmax(dim=0).t()
+
+    def _measure_hardness(self, features: Any) -> Tensor | None:
+        rule = self._rule
         if features is not None:
-            in_turn = in_order(features, rule.modalities, "features")
-            hardness = measure_hardness(
-                rule.hardness, in_turn, rule.modalities, self.plan, block_wise=rule.block_wise
-            )
-        elif hardness is None and (rule.hardness == "cosine" or callable(rule.hardness)):
-            raise MidasAugError(
-                f"expected features to measure the {rule.hardness!r} hardness on, got None; pass "
-                "relabel(..., features={modality: (N, D)}), or build the augmentation with "
-                "hardness='auto' or None"
-            )
-        checked = check_confidence(scored, self._labels, len(rule.modalities))
-        return replace(
-            self,
-            _confidence=checked,
-            _shares=self._stated_shares(confidence, checked),
-            _hard_weights=hardness,
+            in_turn = in_order(features, self.modalities, "features")
+        else:
+            in_turn = [
+                first_rows(get_item(self.data, keys[0]), self._n_rows)
+                if len(keys) == 1
+                else {key: first_rows(get_item(self.data, key), self._n_rows) for key in keys}
+                for keys in rule.keys.values()
+            ]
+        return measure_hardness(
+            rule.hardness,
+            in_turn,
+            self.modalities,
+            self._n_rows,
+            self.plan,
+            block_wise=self._drawn.block_wise,
         )
 
     # -- devices ---------------------------------------------------------------------------------
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Self:
         """Move every tensor; NumPy arrays of the data stay what they are."""
-        if self._numpy:
+        if self.is_numpy:
             raise MidasAugError(
                 "expected a batch of torch tensors to move, got one of NumPy arrays; convert the "
                 "batch before the augmentation"
@@ -302,100 +451,96 @@ class MisalignedBatch:
         return self._map(lambda tensor: tensor.contiguous().pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        def on_tensors(array: Any) -> Any:
-            return array if not hasattr(array, "pin_memory") else function(array)
-
-        return replace(
-            self,
-            data=map_arrays(on_tensors, self.data),
-            _labels=function(self._labels),
-            _source=function(self._source),
-            _anchor=function(self._anchor),
-            _valid=function(self._valid),
-            _confidence=None if self._confidence is None else function(self._confidence),
-            _shares=None if self._shares is None else function(self._shares),
-            _hard_weights=None if self._hard_weights is None else function(self._hard_weights),
+        out = self._copy()
+        out._data = map_arrays(
+            lambda array: function(array) if hasattr(array, "pin_memory") else array, self.data
         )
+        out._drawn = self._drawn.map(function)
+        for name in ("_confidence", "_log_confidence", "_mixed_shares", "_hard_weights"):
+            tensor = getattr(self, name)
+            setattr(out, name, None if tensor is None else function(tensor))
+        return out
 
-    def _aligned_data(self) -> Any:
-        """The N rows that came in."""
-        if not self._materialized:
-            return self.data
-        rows = range(len(self._labels))
-        return take_rows(
-            self.data,
-            torch.arange(len(rows), device=self._labels.device),
-            len(self._source),
-            path="batch",
-            strict=False,
-            host_index=lambda: rows,
-        )
+    def with_data(self, data: Any) -> Self:
+        """The same rows with other data, such as none: for what travels beside a model's inputs."""
+        out = self._copy()
+        out._data = data
+        return out
 
     # -- inside ----------------------------------------------------------------------------------
 
     @property
-    def _source_labels(self) -> Tensor:
-        return self._labels.take(self._source)
+    def _n_rows(self) -> int:
+        return self._drawn.labels.shape[0]
 
-    def _shares_for(self, name: str) -> Tensor:
-        count = len(self._rule.modalities)
-        even = torch.full((len(self._labels), count), 1 / count, device=self._labels.device)
-        if len(self._source) == len(self._labels):
-            return even
-        rows, confidence = self._shares, self._require_confidence(name)
-        if rows is None:
-            rows = label_shares(confidence, self._source[self.misaligned])
-        return torch.cat([even, rows])
+    def _aligned_data(self) -> Any:
+        """The N rows that came in."""
+        return first_rows(self.data, self._n_rows) if self.materialized else self.data
 
-    def _stated_shares(self, provider: Any, confidence: Tensor) -> Tensor | None:
-        """The shares of the misaligned rows, from a provider that states them itself."""
-        state = getattr(provider, "shares", None)
-        if not callable(state):
-            return None
-        source = self._source[self.misaligned]
-        stated = as_scores(state(self._give(confidence), self._give(source)), "shares")
-        check_shape(
-            stated, tuple(source.shape), "shares", "one share a misaligned row and modality"
-        )
-        return stated.detach().float()
+    def _copy(self) -> Self:
+        """Another batch of the same rows; what is computed once is left out."""
+        out = object.__new__(type(self))
+        out.__dict__.update(self.__dict__)
+        out._forget()
+        return out
 
     def _require_confidence(self, name: str) -> Tensor:
+        if self._confidence is None and self._log_confidence is not None:
+            confidence = self._log_confidence.exp()
+            self._confidence = confidence.masked_fill_(self._drawn.labels[:, None] < 0, 0.0)
         if self._confidence is None:
             raise MidasAugError(
-                f"expected a labelled batch for .{name}, got one that was only drawn (its "
-                "confidence comes from a model, which a data loader does not have); call "
-                "out = out.relabel(unimodal_logits=..., features=...) in the training loop"
+                f"expected a labelled batch for .{name}, got one that was only drawn; call "
+                "out = out.label(unimodal_logits=..., features=...) in the training loop"
             )
         return self._confidence
 
     def _give(self, tensor: Tensor) -> Any:
-        return tensor.detach().numpy() if self._numpy else tensor
+        return tensor.detach().numpy() if self.is_numpy else tensor
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("_source_labels", "_shares", "_weights", "_n_labelled", "_targets")
+        return self.__dict__ | dict.fromkeys(kept)
 
     def __repr__(self) -> str:
-        rows = f"{len(self._labels)} aligned + {len(self._source) - len(self._labels)} misaligned"
-        state = "labelled" if self._confidence is not None else "not labelled yet"
+        rows = f"{self._n_rows} aligned + {len(self._drawn.source) - self._n_rows} misaligned"
+        state = "labelled" if self._mixed_shares is not None else "not labelled yet"
         hard = "without" if self._hard_weights is None else "with"
         return (
-            f"MisalignedBatch({rows} rows, modalities={self._rule.modalities!r}, {state}, "
+            f"MisalignedBatch({rows} rows, modalities={self.modalities!r}, {state}, "
             f"{hard} hard-sample weights)"
         )
 
 
+def check_finite(log_confidence: Tensor, labels: Tensor) -> None:
+    """Raise for NaN in a row that counts; −∞ is a confidence of 0."""
+    if bool(log_confidence.sum().isnan()):
+        bad = log_confidence.isnan() & (labels >= 0)[:, None]
+        if bool(bad.any()):
+            raise MidasAugError(
+                f"expected unimodal logits that are numbers, got NaN or infinity in "
+                f"{int(bad.any(dim=1).sum())} of {len(labels)} rows; a head has diverged (lower "
+                "the learning rate, or look at its inputs)"
+            )
+
+
 def check_confidence(
-    confidence: Any, labels: Tensor, modalities: int, *, validate: bool = False
+    confidence: Any, labels: Tensor, n_modalities: int, *, validate: bool = False
 ) -> Tensor:
     """A provider's ``(N, M)`` answer as a float32 tensor without gradient."""
     scores = as_scores(confidence, "confidence").detach().float().contiguous()
-    why = "a confidence provider returns one non-negative number a row and modality"
-    check_shape(scores, (len(labels), modalities), "confidence", why)
+    why = "a confidence provider returns one non-negative number per row and modality"
+    check_shape(scores, (labels.shape[0], n_modalities), "confidence", why)
     if scores.device != labels.device:
         raise MidasAugError(
             f"expected confidence on the device of the labels, {labels.device}, got "
             f"{scores.device}; move it there in the provider"
         )
-    if (validate or may_read_values(scores)) and not bool((scores >= 0).all()):
-        raise MidasAugError(
-            "expected confidences of at least 0, got negative or NaN ones; a provider returns "
-            "probabilities or other non-negative numbers, not logits"
-        )
+    if (validate or may_read_values(scores)) and scores.numel():
+        low, high = (float(bound) for bound in scores.aminmax())
+        if not (low >= 0 and high < float("inf")):
+            raise MidasAugError(
+                "expected finite confidences of at least 0, got negative, infinite or NaN ones; a "
+                "provider returns probabilities or other non-negative numbers, not logits"
+            )
     return scores

@@ -1,20 +1,36 @@
 """The ``collate_fn`` that `MisalignAugment.collate` gives to a DataLoader."""
 
-import copy
 import pickle
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch.utils.data import default_collate
 
+from midas_aug._rows import as_columns
 from midas_aug.batch import MisalignedBatch
-from midas_aug.confidence.base import needs_model
 from midas_aug.errors import MidasAugError
 
-if TYPE_CHECKING:
-    from midas_aug.augment import MisalignAugment
+__all__ = ["Drawing", "MisalignCollate"]
 
-__all__ = ["MisalignCollate"]
+
+class Drawing(Protocol):
+    """What the collate function asks of an augmentation."""
+
+    confidence: Any
+    hardness: Any
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether labelling has to wait for the training loop."""
+        ...
+
+    def draw(self, batch: Any, *, materialize: bool) -> MisalignedBatch:
+        """Draw without labelling."""
+        ...
+
+    def without_provider(self) -> "Drawing":
+        """A copy that only draws, for loader workers."""
+        ...
 
 
 class MisalignCollate:
@@ -22,36 +38,55 @@ class MisalignCollate:
 
     Where the confidence needs a model, batches are drawn but not labelled, and the model stays in
     the training process.
+
+    Attributes:
+        label_later: Whether the training loop has to call ``out.label(...)``.
     """
 
     def __init__(
         self,
-        augment: "MisalignAugment",
+        augment: Drawing,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         materialize: bool = True,
     ) -> None:
+        if isinstance(collate_fn, list | tuple):
+            raise MidasAugError(
+                "expected a collate function for samples, got the samples themselves; pass "
+                "collate_fn=augment.collate(), with the parentheses"
+            )
+        if collate_fn is not None and not callable(collate_fn):
+            raise MidasAugError(
+                f"expected collate_fn to be a callable (samples) -> batch or None, got "
+                f"{type(collate_fn).__name__}; pass DataLoader(collate_fn=augment.collate())"
+            )
         self.augment = augment
         self.collate_fn = collate_fn or default_collate
         self.materialize = materialize
-        self.label_later = augment.confidence == "logits" or needs_model(augment.confidence)
+        self.label_later = augment.needs_model
         if callable(augment.hardness):
             _check_picklable(augment.hardness)  # it goes along with every batch
 
     def __call__(self, samples: list[Any]) -> MisalignedBatch:
         """Collate ``samples`` and augment the batch."""
-        return self.augment._augment(
-            self.collate_fn(samples),
-            None,
-            materialize=self.materialize,
-            label_later=self.label_later,
-        )
+        if not isinstance(samples, list):
+            raise MidasAugError(
+                f"expected a list of samples to collate, got {type(samples).__name__}, a batch "
+                "already as it seems (DataLoader(batch_size=None)); map augment(batch), or "
+                "augment.draw(batch), over the batches instead"
+            )
+        batch = self.collate_fn(samples)
+        if samples and self.collate_fn is default_collate:
+            batch = as_columns(batch, samples[0])
+        drawn = self.augment.draw(batch, materialize=self.materialize)
+        nothing_added = len(drawn.source) == len(drawn.labels)
+        if self.label_later or nothing_added:
+            return drawn
+        return drawn.label(self.augment.confidence)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         if self.label_later:
-            # The model is not sent to workers, which only draw.
-            state["augment"] = copy.copy(self.augment)
-            state["augment"].confidence = "logits"
+            state["augment"] = self.augment.without_provider()  # a model is not sent to workers
         return state
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from midas_aug._arrays import as_labels, check_rows, check_shape, is_array
+from midas_aug._tree import in_order, select_rows
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
-from midas_aug.tree import in_order, select_rows
 
 __all__ = ["FactoredLinear"]
 
@@ -103,11 +103,11 @@ class FactoredLinear(nn.Linear):
                 )
             return super().forward(features)
         if isinstance(features, MisalignedBatch):
-            if out is None and not features._materialized:
+            if out is None and not features.materialized:
                 out = features  # not materialized: still to be swapped
             features = features.data
         parts = in_order(features, self._keys(features, out), "features")
-        count = len(parts[0])
+        count = parts[0].shape[0]
         for key, part, dim in zip(self.modalities, parts, self.feature_dims, strict=True):
             why = "one row a row of the batch, as wide as this head was built for"
             check_shape(part, (count, dim), f"features[{key!r}]", why)

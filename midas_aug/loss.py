@@ -3,20 +3,29 @@
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape
+from midas_aug._replay import recomputing
+from midas_aug._state import Mirror, StatefulModule
+from midas_aug._tree import in_order
+from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import check_label_range
-from midas_aug.functional.losses import log_probability_at
-from midas_aug.tree import in_order
-from midas_aug.weak_modality import LabelledRows, WeakModalityWeight, rows_of
+from midas_aug.functional.shares import check_logit_width
+from midas_aug.weak_modality import (
+    LabelledRows,
+    WeakModalityWeight,
+    log_likelihoods_of,
+    rows_of,
+)
 
 __all__ = ["LossTerms", "MidasLoss"]
+
+UnimodalLogits = Mapping[Any, Tensor] | Sequence[Tensor]
 
 
 class LossTerms(NamedTuple):
@@ -28,27 +37,29 @@ class LossTerms(NamedTuple):
     unimodal: Tensor
 
 
-class MidasLoss(nn.Module):
+class MidasLoss(StatefulModule):
     """Cross-entropy of aligned rows, misaligned rows and unimodal heads (Eq. 9-11).
 
     total = L_align + λ·L_mis + ``unimodal_weight`` · Σ_m L_uni^m. λ and the hard-sample weights
-    come in ``out.weights``; α is ``criterion.weak.alpha``. Builds no dense targets. Rows with a
-    negative label, and rows without a partner, count nowhere.
+    come in ``out.weights``; α is ``criterion.weak_modality.alpha``. Builds no dense targets. Rows
+    with a negative label, and rows without a partner, count nowhere, whatever their logits hold.
 
     Args:
         num_modalities: M.
+        weak_modality: ``"paper"`` (a `WeakModalityWeight`), None (every α stays 1), or a module:
+            `WeakModalityWeight` with other settings, `RatioWeakModalityWeight`.
         unimodal_weight: Factor of the *sum* of the unimodal losses. 1 is the paper's; 1/M gives
             the public code's mean; with 0 they are not computed.
-        step_size: η, see `WeakModalityWeight`; 0 keeps every α at 1.
-        max_alpha: See `WeakModalityWeight`.
-        warmup_epochs: E_w. While ``set_epoch`` was told a smaller number, only the unimodal term
-            counts: the fusion head gets no gradient at all and α rests. ``warming_up`` tells, for
-            a loop that wants to save itself the swap and the fusion in these epochs.
-        sync: See `WeakModalityWeight`.
+        warmup_epochs: E_w. In training, while ``set_epoch`` was told a smaller number, only the
+            unimodal term counts: the fusion head gets no gradient at all and α rests.
+            ``warming_up`` tells, for a loop that wants to save itself the swap and the fusion.
+        warmup_steps: The same in training steps, for streams, which have no epochs. Counts the
+            calls in training mode.
 
     Attributes:
-        weak: The `WeakModalityWeight`. Assign another to change the rule.
+        weak_modality: The module that holds α, or None.
         epoch: int64 buffer, what `set_epoch` was told last.
+        steps: int64 buffer, the training steps so far; counted while warming up by steps.
 
     Raises:
         MidasAugError: An argument is out of range.
@@ -68,62 +79,75 @@ class MidasLoss(nn.Module):
     """
 
     epoch: Tensor
+    steps: Tensor
 
     def __init__(
         self,
         num_modalities: int,
         *,
+        weak_modality: Literal["paper"] | WeakModalityWeight | None = "paper",
         unimodal_weight: float = 1.0,
-        step_size: float = 0.05,
-        max_alpha: float | None = None,
         warmup_epochs: int = 0,
-        sync: bool = True,
+        warmup_steps: int = 0,
     ) -> None:
         super().__init__()
-        if not unimodal_weight >= 0:
-            raise MidasAugError(f"expected unimodal_weight of at least 0, got {unimodal_weight}")
-        if warmup_epochs < 0 or warmup_epochs != int(warmup_epochs):
-            raise MidasAugError(f"expected warmup_epochs as an integer ≥ 0, got {warmup_epochs!r}")
-        if warmup_epochs and not unimodal_weight:
+        if num_modalities < 2:
+            raise MidasAugError(f"expected num_modalities of at least 2, got {num_modalities}")
+        if not 0 <= unimodal_weight < float("inf"):
             raise MidasAugError(
-                f"expected unimodal_weight above 0 for a warm-up of {warmup_epochs} epochs, got 0; "
-                "the warm-up trains the unimodal term alone, there would be nothing to learn"
+                f"expected unimodal_weight to be a finite number of at least 0, got "
+                f"{unimodal_weight}"
+            )
+        for name, length in (("warmup_epochs", warmup_epochs), ("warmup_steps", warmup_steps)):
+            if not 0 <= length < float("inf") or length != int(length):
+                raise MidasAugError(f"expected {name} as an integer ≥ 0, got {length!r}")
+            if length and not unimodal_weight:
+                raise MidasAugError(
+                    f"expected unimodal_weight above 0 for {name}={length}, got 0; the warm-up "
+                    "trains the unimodal term alone, there would be nothing to learn"
+                )
+        if warmup_epochs and warmup_steps:
+            raise MidasAugError(
+                f"expected a warm-up in epochs or in steps, got {warmup_epochs} epochs and "
+                f"{warmup_steps} steps; set one of them"
             )
         self.num_modalities = num_modalities
         self.unimodal_weight = unimodal_weight
         self.warmup_epochs = warmup_epochs
-        self.weak = WeakModalityWeight(
-            num_modalities, step_size=step_size, max_alpha=max_alpha, sync=sync
-        )
-        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
-        # A Python copy of a comparison on `epoch`: to branch on the buffer would be a sync.
-        self._warming_up = warmup_epochs > 0
+        self.warmup_steps = warmup_steps
+        self.weak_modality = _check_weak_modality(weak_modality, num_modalities)
+        self.register_state("epoch", functools.partial(torch.zeros, (), dtype=torch.int64))
+        self.register_state("steps", functools.partial(torch.zeros, (), dtype=torch.int64))
+        # Python values of the two: to branch on a buffer would be a sync.
+        self._epoch = Mirror(int, 0)
+        self._steps = Mirror(int, 0)
         self._epoch_known = False
-        self.register_load_state_dict_post_hook(_restore_warmup)  # type: ignore[no-untyped-call]
+        self._missed_logits = False
+        self.register_load_state_dict_post_hook(_know_epoch)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
-        """The arguments that are not those of ``weak``, for ``repr``."""
+        """The arguments that are not those of ``weak_modality``, for ``repr``."""
+        warmup = f", warmup_steps={self.warmup_steps}" if self.warmup_steps else ""
         return (
             f"{self.num_modalities}, unimodal_weight={self.unimodal_weight}, "
-            f"warmup_epochs={self.warmup_epochs}"
+            f"warmup_epochs={self.warmup_epochs}{warmup}"
         )
 
     @property
     def warming_up(self) -> bool:
-        """Whether only the unimodal term counts now."""
-        return self._warming_up
+        """Whether only the unimodal term counts in training now."""
+        if self.warmup_steps:
+            return self._steps.of(self.steps) < self.warmup_steps
+        return self.warmup_epochs > 0 and self._epoch.of(self.epoch) < self.warmup_epochs
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the criterion which epoch (from 0) begins; ends the warm-up when it is time."""
         self._epoch_known = True
         self.epoch.fill_(epoch)
-        self._warming_up = epoch < self.warmup_epochs
+        self._epoch.set(self.epoch, epoch)
 
     def forward(
-        self,
-        logits: Tensor,
-        out: LabelledRows,
-        unimodal_logits: Mapping[Any, Tensor] | Sequence[Tensor] | None = None,
+        self, logits: Tensor, out: LabelledRows, unimodal_logits: UnimodalLogits | None = None
     ) -> Tensor:
         """The scalar loss; in training mode α steps afterwards.
 
@@ -136,87 +160,127 @@ class MidasLoss(nn.Module):
         Raises:
             MidasAugError: Shapes do not fit, or a warm-up has no unimodal logits to train.
         """
-        return self.terms(logits, out, unimodal_logits).total
+        return self.compute(logits, out, unimodal_logits).total
 
-    def terms(
-        self,
-        logits: Tensor,
-        out: LabelledRows,
-        unimodal_logits: Mapping[Any, Tensor] | Sequence[Tensor] | None = None,
+    def compute(
+        self, logits: Tensor, out: LabelledRows, unimodal_logits: UnimodalLogits | None = None
     ) -> LossTerms:
         """The loss with its parts, in place of `forward`: it steps α, too."""
-        if not hasattr(out, "labels"):
+        if not isinstance(out, MisalignedBatch) and not hasattr(out, "source_labels"):
             raise MidasAugError(
                 f"expected a MisalignedBatch as the second argument, got {type(out).__name__}; "
                 "call criterion(logits, out, unimodal_logits=...)"
             )
-        if self._warming_up and not self._epoch_known and not torch.compiler.is_compiling():
-            self._epoch_known = True  # once is enough
-            warnings.warn(
-                f"MidasLoss warms up for {self.warmup_epochs} epochs and was never told which one "
-                "this is: call criterion.set_epoch(epoch) in every epoch, or the fusion head will "
-                "never train",
-                stacklevel=2,
-            )
+        self.ready()
+        warms_up = self.warmup_epochs or self.warmup_steps
+        warming_up = bool(warms_up) and self.training and self.warming_up
+        if (warming_up or unimodal_logits is None) and not torch.compiler.is_compiling():
+            self._warn(out, unimodal_logits, warming_up)
         scores = as_scores(logits, "logits")
-        unimodal = self._unimodal(unimodal_logits, out, scores)
-        if self._warming_up:
+        unimodal = self._unimodal(unimodal_logits, out, scores, warming_up)
+        if warming_up:
+            self._count_step()
             nothing = torch.zeros((), device=scores.device)
             return LossTerms(self._weighted(unimodal), nothing, nothing, unimodal)
 
         rows = rows_of(out, self.num_modalities, scores)
         weights = as_tensor(out.weights, "weights")
-        check_shape(weights, (len(scores),), "weights", "one weight a row of logits")
-        count = len(out.labels)
-        log_p = log_probability_at(scores, rows.source_labels)
+        total_rows, n_rows = rows.shares.shape[0], out.labels.shape[0]
+        if weights.shape != (total_rows,):
+            check_shape(weights, (total_rows,), "weights", "one weight per row of logits")
+        log_p = log_likelihoods_of(out, scores, rows)
         # Not a mean: an empty batch has the loss 0, with a gradient.
-        factors = rows.shares * (weights / -max(len(weights), 1))[:, None]
-        factors[count:].mul_(self.weak.coefficients(out))
-        parts = torch.split(factors * log_p, [count, len(weights) - count])
-        aligned, misaligned = (part.sum() for part in parts)
-        if self.training:
-            self.weak.step(log_p.detach(), out, rows)
+        factors = rows.shares * (weights / -max(total_rows, 1))[:, None]
+        weak = self.weak_modality
+        if weak is not None:
+            factors[n_rows:].mul_(weak.coefficients(out))
+        terms = factors * log_p
+        aligned, misaligned = terms[:n_rows].sum(), terms[n_rows:].sum()
+        if self.training and weak is not None:
+            weak.step(log_p.detach(), out, rows)
         total = aligned + misaligned + self._weighted(unimodal)
         return LossTerms(total, aligned, misaligned, unimodal)
 
     def _weighted(self, unimodal: Tensor) -> Tensor:
         return unimodal if self.unimodal_weight == 1 else self.unimodal_weight * unimodal
 
+    def _count_step(self) -> None:
+        if self.warmup_steps and not recomputing():
+            steps = self._steps.of(self.steps) + 1
+            self.steps.add_(1)
+            self._steps.set(self.steps, steps)
+
+    def _warn(self, out: Any, unimodal_logits: Any, warming_up: bool) -> None:
+        """What is most likely a mistake, once each."""
+        if warming_up and not self._epoch_known and self.warmup_epochs:
+            self._epoch_known = True
+            warnings.warn(
+                f"MidasLoss warms up for {self.warmup_epochs} epochs and was never told which one "
+                "this is: call criterion.set_epoch(epoch) in every epoch, or the fusion head will "
+                "never train",
+                stacklevel=4,
+            )
+        if (
+            unimodal_logits is None
+            and self.unimodal_weight
+            and not self._missed_logits
+            and not warming_up
+            and getattr(out, "labelled_by_logits", False)
+        ):
+            self._missed_logits = True
+            warnings.warn(
+                "MidasLoss was given no unimodal_logits, though the labels of the mix come from "
+                "unimodal heads: these are never trained by it; call criterion(logits, out, "
+                "unimodal_logits=...), or build it with unimodal_weight=0 where something else "
+                "trains them",
+                stacklevel=4,
+            )
+
     def _unimodal(
         self,
-        unimodal_logits: Mapping[Any, Tensor] | Sequence[Tensor] | None,
+        unimodal_logits: UnimodalLogits | None,
         out: LabelledRows,
         scores: Tensor,
+        warming_up: bool,
     ) -> Tensor:
         """Sum over modalities of the mean cross-entropy of the rows with a label (Eq. 9)."""
         if unimodal_logits is None or self.unimodal_weight == 0:
-            if self._warming_up:
+            if warming_up:
                 raise MidasAugError(
-                    f"expected unimodal_logits during the warm-up (epoch {int(self.epoch)} of "
-                    f"{self.warmup_epochs}), got None; pass the unimodal heads' logits, or build "
-                    "MidasLoss with warmup_epochs=0"
+                    "expected unimodal_logits during the warm-up, got None; pass the unimodal "
+                    "heads' logits, or build MidasLoss without a warm-up"
                 )
             return torch.zeros((), device=scores.device)
         by_modality = _in_order(unimodal_logits, out)
         if len(by_modality) != self.num_modalities:
             raise MidasAugError(
                 f"expected unimodal logits of {self.num_modalities} modalities, got "
-                f"{len(by_modality)}; pass one (N, C) tensor a modality"
+                f"{len(by_modality)}; pass one (N, C) tensor per modality"
             )
-        labels = as_labels(out.labels, "labels")
+        labels = out.labels
+        if type(out) is not MisalignedBatch:
+            labels = as_labels(labels, "labels")
+        n_rows = labels.shape[0]
+        if type(out) is MisalignedBatch and not out.is_numpy:
+            labelled, total = out.valid[:n_rows], out.n_labelled
+        else:
+            labelled = labels >= 0
+            total = labelled.sum().clamp(min=1)
+        ignored = ~labelled[:, None]
         targets = labels.clamp(min=-1)
         losses: list[Tensor] = []
         width = getattr(out, "num_classes", None)  # its labels are known to be below
         for number, logits in enumerate(by_modality):
             name = f"unimodal_logits[{number}]"
             rows = as_scores(logits, name)
-            check_shape(rows, (len(labels), None), name, "the N aligned rows")
+            if rows.shape[0] != n_rows:
+                check_shape(rows, (n_rows, None), name, "the N aligned rows")
             if rows.shape[1] != width:
                 width = rows.shape[1]
-                check_label_range(labels, width)
+                check_logit_width(labels, width, name)
+            rows = rows.masked_fill(ignored, 0.0)  # whatever an ignored row holds
             losses.append(F.cross_entropy(rows, targets, ignore_index=-1, reduction="sum"))
-        total = functools.reduce(torch.add, losses)
-        return total / (labels >= 0).sum().clamp(min=1)
+        return functools.reduce(torch.add, losses) / total
 
 
 def _in_order(unimodal_logits: Any, out: Any) -> list[Tensor]:
@@ -229,7 +293,24 @@ def _in_order(unimodal_logits: Any, out: Any) -> list[Tensor]:
     return list(unimodal_logits)
 
 
-def _restore_warmup(module: nn.Module, _: Any) -> None:
-    if isinstance(module, MidasLoss):
-        module._epoch_known = True
-        module._warming_up = int(module.epoch) < module.warmup_epochs
+def _know_epoch(module: Any, _: Any) -> None:
+    """Whoever loads a state has told the epoch; a warning depends on it, and nothing else."""
+    module._epoch_known = True
+
+
+def _check_weak_modality(rule: Any, num_modalities: int) -> WeakModalityWeight | None:
+    if rule is None:
+        return None
+    if isinstance(rule, str) and rule == "paper":
+        return WeakModalityWeight(num_modalities)
+    if not isinstance(rule, WeakModalityWeight):
+        raise MidasAugError(
+            "expected weak_modality to be 'paper', None, or a module such as "
+            f"WeakModalityWeight({num_modalities}), got {rule!r}"
+        )
+    if rule.alpha.shape[0] != num_modalities:
+        raise MidasAugError(
+            f"expected a weak_modality of {num_modalities} modalities, got one of "
+            f"{rule.alpha.shape[0]}"
+        )
+    return rule

@@ -10,20 +10,22 @@
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from midas_aug._arrays import Array
+from midas_aug._hardness import Hardness
 from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import SkillConfidence
 from midas_aug.errors import MidasAugError
 from midas_aug.loss import MidasLoss
 
-__all__ = ["Choice", "Recipe", "SkillRecipe", "no_harm", "paper", "plain_swap", "skill"]
+__all__ = ["Choice", "Recipe", "no_harm", "paper", "plain_swap", "skill"]
 
 Result = TypeVar("Result")
 Label = Hashable | Callable[[Any], Any]
+Modalities = Sequence[Hashable] | Mapping[Any, Hashable | Sequence[Hashable]]
 
 
 class Recipe(NamedTuple):
@@ -33,19 +35,12 @@ class Recipe(NamedTuple):
     criterion: MidasLoss
 
 
-class SkillRecipe(NamedTuple):
-    """As `Recipe`, with the provider that is told about every validation."""
-
-    augment: MisalignAugment
-    criterion: MidasLoss
-    confidence: SkillConfidence
-
-
 def paper(
-    modalities: Sequence[Hashable],
+    modalities: Modalities,
     num_classes: int,
     *,
     warmup_epochs: int,
+    hardness: Hardness = "cosine",
     misaligned_weight: float = 1.0,
     label: Label = "label",
     seed: int | None = None,
@@ -53,10 +48,11 @@ def paper(
     """MIDAS as published (Alg. 1; A.2 for more than two modalities).
 
     Args:
-        modalities: Batch keys; each holds ``(N, D)`` features.
+        modalities: Batch keys, or names with their keys; each holds features.
         num_classes: C.
         warmup_epochs: E_w: 10 of 70 epochs on the paper's audio-visual sets, 2 of 30 on Food-101.
             Tell ``criterion.set_epoch(epoch)`` in every epoch.
+        hardness: As in `MisalignAugment`.
         misaligned_weight: λ.
         label: As in `MisalignAugment`.
         seed: As in `MisalignAugment`.
@@ -82,7 +78,7 @@ def paper(
         label=label,
         confidence="logits",
         swap="each" if len(modalities) == 2 else "permute",
-        hardness="cosine",
+        hardness=hardness,
         misaligned_weight=misaligned_weight,
         seed=seed,
     )
@@ -90,18 +86,19 @@ def paper(
 
 
 def skill(
-    modalities: Sequence[Hashable],
+    modalities: Modalities,
     num_classes: int,
     *,
     class_counts: Array | None = None,
     misaligned_weight: float = 1.0,
     label: Label = "label",
     seed: int | None = None,
-) -> SkillRecipe:
+) -> Recipe:
     """Labels shared by measured skill: no α, no hard-sample weights, no warm-up.
 
-    After each validation: ``confidence.update(unimodal_logits, labels)`` for its batches, then
-    ``confidence.step()``. Before the first one it is a plain swap with unimodal losses.
+    The provider is ``augment.confidence``. After each validation, ``update(unimodal_logits,
+    labels)`` it with the batches, then ``step()``. Before the first one it is a plain swap with
+    unimodal losses.
 
     Args:
         modalities: Batch keys.
@@ -117,19 +114,17 @@ def skill(
     Example:
         >>> import torch
         >>> from midas_aug import recipes
-        >>> augment, criterion, confidence = recipes.skill(("audio", "video"), 3)
+        >>> augment, criterion = recipes.skill(("audio", "video"), 3)
         >>> labels = torch.arange(6) % 3
         >>> knows, does_not = 9 * torch.nn.functional.one_hot(labels).float(), torch.zeros(6, 3)
-        >>> confidence.update({"video": does_not, "audio": knows}, labels)
-        >>> confidence.step()
+        >>> augment.confidence.update({"video": does_not, "audio": knows}, labels)
+        >>> augment.confidence.step()
         >>> out = augment({"audio": torch.rand(6, 8), "video": torch.rand(6, 4)}, labels)
         >>> out.shares[6]  # the label of the mix is that of the modality that knows
         tensor([0.9808, 0.0192])
     """
     names = tuple(modalities)
-    confidence = SkillConfidence(
-        len(names), num_classes, class_counts=class_counts, modalities=names
-    )
+    confidence = SkillConfidence(names, num_classes, class_counts=class_counts)
     augment = MisalignAugment(
         modalities,
         num_classes,
@@ -139,11 +134,11 @@ def skill(
         misaligned_weight=misaligned_weight,
         seed=seed,
     )
-    return SkillRecipe(augment, MidasLoss(len(names), step_size=0), confidence)
+    return Recipe(augment, MidasLoss(len(names), weak_modality=None))
 
 
 def plain_swap(
-    modalities: Sequence[Hashable],
+    modalities: Modalities,
     num_classes: int,
     *,
     misaligned_weight: float = 1.0,
@@ -181,7 +176,9 @@ def plain_swap(
         misaligned_weight=misaligned_weight,
         seed=seed,
     )
-    return Recipe(augment, MidasLoss(len(augment.modalities), unimodal_weight=0, step_size=0))
+    return Recipe(
+        augment, MidasLoss(len(augment.modalities), weak_modality=None, unimodal_weight=0)
+    )
 
 
 @dataclass(frozen=True)

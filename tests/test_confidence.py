@@ -38,14 +38,14 @@ def features() -> dict[str, torch.Tensor]:
 
 def all_providers() -> dict[str, object]:
     return {
-        "uniform": UniformConfidence(2),
+        "uniform": UniformConfidence(("a", "b")),
         "logits": LogitConfidence(("a", "b")),
         "heads": HeadConfidence(DIMS, C),
         "frozen": FrozenConfidence({key: nn.Linear(dim, C) for key, dim in DIMS.items()}),
-        "table": TableConfidence(N, 2),
+        "table": TableConfidence(("a", "b"), N),
         "prototypes": PrototypeConfidence(DIMS, C),
         "calibrated": CalibratedConfidence(HeadConfidence(DIMS, C)),
-        "skill": SkillConfidence(2, C),
+        "skill": SkillConfidence(("a", "b"), C),
     }
 
 
@@ -112,7 +112,7 @@ def test_frozen_classifiers_stay_in_eval_mode_and_out_of_the_optimiser():
 @pytest.mark.parametrize("provider", ["heads", "frozen", "prototypes", "calibrated"])
 def test_models_refuse_to_run_in_a_loader_worker(provider, monkeypatch):
     monkeypatch.setattr("midas_aug.confidence.base.get_worker_info", lambda: SimpleNamespace())
-    with pytest.raises(MidasAugError, match=r"DataLoader worker.*relabel"):
+    with pytest.raises(MidasAugError, match=r"DataLoader worker.*label"):
         all_providers()[provider](features(), LABELS)
 
 
@@ -122,44 +122,45 @@ def test_collate_draws_and_leaves_the_labels_of_a_model_to_the_loop(provider):
     augment = MisalignAugment(("a", "b"), C, confidence=confidence)
     batch = features() | {"label": LABELS}
     drawn = augment.collate(lambda _: batch)([])
-    with pytest.raises(MidasAugError, match="relabel"):
+    with pytest.raises(MidasAugError, match=r"out\.label"):
         drawn.targets  # noqa: B018
-    out = drawn.relabel(confidence=confidence, features=batch)
+    out = drawn.label(confidence=confidence, features=batch)
     assert torch.equal(out.confidence, confidence(batch, LABELS))
 
 
 def test_a_table_starts_even_and_remembers_what_it_is_told():
-    table = TableConfidence(20, 3, initial=0.5, index="row")
+    table = TableConfidence(("a", "b", "c"), 20, initial=0.5, index="row")
     batch = {"row": torch.tensor([3, 19, 3])}
     assert table(batch, LABELS[:3]).tolist() == [[0.5] * 3] * 3
     table.update(np.array([3]), np.array([[0.1, 0.2, 0.3]]))
     assert table(batch, LABELS[:3])[0].tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert table({"row": np.array([3])}, np.array([0])).dtype == np.float32
-    resumed = TableConfidence(20, 3, index="row")
+    resumed = TableConfidence(("a", "b", "c"), 20, index="row")
     resumed.load_state_dict(pickle.loads(pickle.dumps(table.state_dict())))
     assert torch.equal(resumed.table, table.table)
-    assert resumed.table.is_shared()
 
 
 def test_a_table_in_a_file_outlives_its_process_and_is_shared_by_copies(tmp_path):
     path = tmp_path / "confidence.bin"
-    table = TableConfidence(10, 2, path=path, initial=0.25)
+    table = TableConfidence(("a", "b"), 10, path=path, initial=0.25)
     table.update(torch.tensor([4]), torch.tensor([[0.9, 0.1]]))
     worker = pickle.loads(pickle.dumps(table))
     assert torch.equal(worker.table, table.table)
     table.update(torch.tensor([5]), torch.tensor([[0.7, 0.3]]))
     assert worker.table[5].tolist() == pytest.approx([0.7, 0.3])  # it is the same memory
-    reopened = TableConfidence(10, 2, path=path)
+    reopened = TableConfidence(("a", "b"), 10, path=path)
     assert torch.equal(reopened.table, table.table)
 
-    in_memory = TableConfidence(10, 2)
+    in_memory = TableConfidence(("a", "b"), 10)
     in_memory.load(path)
     assert torch.equal(in_memory.table, table.table)
     in_memory.update(torch.tensor([0]), torch.ones(1, 2))
     in_memory.save(tmp_path / "copy.bin")
-    assert torch.equal(TableConfidence(10, 2, path=tmp_path / "copy.bin").table, in_memory.table)
+    assert torch.equal(
+        TableConfidence(("a", "b"), 10, path=tmp_path / "copy.bin").table, in_memory.table
+    )
     with pytest.raises(MidasAugError, match=r"11 × 2 float32 numbers \(88 bytes\), got 80"):
-        TableConfidence(11, 2, path=path)
+        TableConfidence(("a", "b"), 11, path=path)
     with pytest.raises(MidasAugError, match="found none"):
         in_memory.load(tmp_path / "missing.bin")
 
@@ -178,12 +179,12 @@ def test_a_table_in_a_file_outlives_its_process_and_is_shared_by_copies(tmp_path
         (lambda t: t.update(torch.tensor([0]), torch.ones(1, 3)), ["(1, 2)", "(1, 3)"]),
         (lambda t: t.update(torch.tensor([25]), torch.ones(1, 2)), ["0 … 19", "25"]),
         (lambda t: t.load_state_dict({"table": torch.ones(3, 2)}), ["(20, 2)", "(3, 2)"]),
-        (lambda t: TableConfidence(0, 2), ["1 sample and 2 modalities", "0 and 2"]),
+        (lambda t: TableConfidence(("a", "b"), 0), ["num_samples", "at least 1", "0"]),
     ],
 )
 def test_a_table_names_what_does_not_fit(call, words):
     with pytest.raises(MidasAugError) as error:
-        call(TableConfidence(20, 2))
+        call(TableConfidence(("a", "b"), 20))
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -273,8 +274,11 @@ def test_calibration_brings_an_overconfident_modality_in_line():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: CalibratedConfidence(UniformConfidence(2)), ["unimodal_logits", "Uniform"]),
-        (lambda: UniformConfidence(1), ["at least 2", "1"]),
+        (
+            lambda: CalibratedConfidence(UniformConfidence(("a", "b"))),
+            ["unimodal_logits", "Uniform"],
+        ),
+        (lambda: UniformConfidence(1), ["at least two", "got 1"]),
         (lambda: LogitConfidence(("a", "b"), temperature=0), ["temperature above 0", "0"]),
         (lambda: PrototypeConfidence(DIMS, C, temperature=0), ["temperature above 0"]),
         (lambda: PrototypeConfidence(DIMS, C, momentum=1.0), ["[0, 1)", "1.0"]),
@@ -290,12 +294,14 @@ def test_bad_arguments_are_named(make, words):
 
 
 def test_representations_are_short():
-    assert repr(UniformConfidence(2)) == "UniformConfidence(2)"
+    assert repr(UniformConfidence(("a", "b"))) == "UniformConfidence(('a', 'b'))"
     assert repr(LogitConfidence(("a", "b"))) == "LogitConfidence(('a', 'b'), temperature=1.0)"
-    assert repr(TableConfidence(3, 2)) == "TableConfidence(3, 2, index='index', path=None)"
+    assert repr(TableConfidence(("a", "b"), 3)) == (
+        "TableConfidence(('a', 'b'), 3, index='index', path=None)"
+    )
 
 
-def test_relabel_asks_for_the_provider_the_augmentation_was_built_with():
+def test_label_asks_for_the_provider_the_augmentation_was_built_with():
     """Logits alone would be labelled without its temperatures."""
     calibrated = CalibratedConfidence(HeadConfidence(DIMS, C))
     calibrated.temperatures.fill_(5.0)
@@ -303,8 +309,8 @@ def test_relabel_asks_for_the_provider_the_augmentation_was_built_with():
     drawn = MisalignAugment(("a", "b"), C, confidence=calibrated).collate(lambda _: batch)([])
     logits = calibrated.unimodal_logits(batch)
     with pytest.raises(MidasAugError, match=r"confidence=\.\.\., the CalibratedConfidence"):
-        drawn.relabel(unimodal_logits=logits)
-    out = drawn.relabel(confidence=calibrated, unimodal_logits=logits)
+        drawn.label(unimodal_logits=logits)
+    out = drawn.label(confidence=calibrated, unimodal_logits=logits)
     assert torch.equal(out.confidence, calibrated(batch, LABELS))
 
 
@@ -315,22 +321,25 @@ def test_a_users_module_counts_as_a_model_and_stays_out_of_the_workers():
 
     batch = features() | {"label": LABELS}
     augment = MisalignAugment(("a", "b"), C, confidence=Mine())
-    with pytest.raises(MidasAugError, match="relabel"):
+    with pytest.raises(MidasAugError, match=r"out\.label"):
         augment.collate(lambda _: batch)([]).targets  # noqa: B018
     # `Mine` is local and could not be pickled: that it is not is what this shows.
     collate = pickle.loads(pickle.dumps(augment.collate()))
     assert collate.augment.confidence == "logits"
-    assert isinstance(augment.confidence, Mine)
+    assert isinstance(augment.confidence.wrapped, Mine)
 
 
-def test_a_copied_table_is_shared_with_workers_too():
-    assert copy.deepcopy(TableConfidence(4, 2)).table.is_shared()
+def test_a_copied_table_has_memory_of_its_own():
+    table = TableConfidence(("a", "b"), 4)
+    copied = copy.deepcopy(table)
+    copied.update(torch.tensor([0]), torch.tensor([[0.5, 0.25]]))
+    assert table.table[0].tolist() == [1, 1]
 
 
 def test_a_table_keeps_diverged_numbers_out():
     for bad in (-1.0, float("nan")):
-        with pytest.raises(MidasAugError, match="negative or NaN"):
-            TableConfidence(4, 2).update(torch.tensor([0]), torch.tensor([[0.5, bad]]))
+        with pytest.raises(MidasAugError, match="finite and at least 0"):
+            TableConfidence(("a", "b"), 4).update(torch.tensor([0]), torch.tensor([[0.5, bad]]))
 
 
 def test_prototypes_compute_in_float32_under_autocast():

@@ -10,16 +10,22 @@ import torch.multiprocessing as mp
 from torch import distributed as dist
 from torch import nn
 
-from midas_aug import MidasLoss, MisalignAugment, MisalignedBatch, RatioWeakModalityWeight
+from midas_aug import (
+    MidasLoss,
+    MisalignAugment,
+    MisalignedBatch,
+    RatioWeakModalityWeight,
+    WeakModalityWeight,
+)
 from midas_aug import functional as F
 
 ROWS, CLASSES, STEPS = 12, 5, 12
 
 
 def make_criterion(rule: str, sync: bool = True) -> MidasLoss:
-    criterion = MidasLoss(2, step_size=0.2, sync=sync)
+    criterion = MidasLoss(2, weak_modality=WeakModalityWeight(2, step_size=0.2, sync=sync))
     if rule == "public code":
-        criterion.weak = RatioWeakModalityWeight(2, step_size=0.2, sync=sync)
+        criterion.weak_modality = RatioWeakModalityWeight(2, step_size=0.2, sync=sync)
     return criterion
 
 
@@ -83,7 +89,7 @@ def run_rank(rank: int, folder: str, rule: str, sync: bool) -> None:
     for step in range(STEPS):
         out, logits = make_half(step, rank)
         criterion(logits, out)
-        alphas.append(criterion.weak.alpha.clone())
+        alphas.append(criterion.weak_modality.alpha.clone())
     if rank == 0:  # one rank may validate alone: an all-reduce would wait for the other
         criterion.eval()
         criterion(logits, out)
@@ -110,7 +116,7 @@ def test_ranks_agree_on_alpha_and_equal_one_process_with_both_halves(rule):
     for step in range(STEPS):
         out, logits = join_halves([make_half(step, rank) for rank in range(2)])
         criterion(logits, out)
-        assert torch.equal(criterion.weak.alpha, first[step])
+        assert torch.equal(criterion.weak_modality.alpha, first[step])
     assert first.max() > 1.3  # it moved
 
 

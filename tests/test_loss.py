@@ -96,9 +96,9 @@ def test_the_loss_is_equation_11(data, num_classes, modalities, swap, lam, unimo
     labels = data.draw(strategies.labels_arrays(num_classes=num_classes, dtype="int64"))
     step = make_step(labels, modalities, num_classes, swap=swap, misaligned_weight=lam)
     criterion = MidasLoss(modalities, unimodal_weight=unimodal_weight)
-    criterion.weak.alpha.copy_(1 + torch.arange(modalities) / 3)
-    alpha = criterion.weak.alpha.clone()
-    terms = criterion.terms(step.logits, step.out, step.unimodal)
+    criterion.weak_modality.alpha.copy_(1 + torch.arange(modalities) / 3)
+    alpha = criterion.weak_modality.alpha.clone()
+    terms = criterion.compute(step.logits, step.out, step.unimodal)
     expected = expected_terms(step, alpha, lam, unimodal_weight)
     assert float(terms.total.detach()) == pytest.approx(expected["total"], rel=1e-4, abs=1e-5)
     assert float(terms.aligned.detach()) == pytest.approx(expected["aligned"], rel=1e-4, abs=1e-5)
@@ -111,31 +111,31 @@ def test_the_loss_is_equation_11(data, num_classes, modalities, swap, lam, unimo
 
 @given(st.data(), st.integers(2, 9), st.integers(2, 4))
 def test_targets_and_weights_of_a_stock_loss_give_the_same_number(data, num_classes, modalities):
-    """(weights · CE(targets)).mean() is L_align + λ·L_mis, with α by WeakModalityWeight.apply."""
+    """(weights · CE(targets)).mean() is L_align + λ·L_mis, with α by WeakModalityWeight.fold."""
     labels = data.draw(strategies.labels_arrays(num_classes=num_classes, dtype="int64").filter(len))
     step = make_step(labels, modalities, num_classes, misaligned_weight=2.0)
-    criterion = MidasLoss(modalities)
+    criterion = MidasLoss(modalities, unimodal_weight=0)
     criterion.eval()
     logits = step.logits.detach()
     stock = cross_entropy(logits, step.out.targets, reduction="none") * step.out.weights
-    plain = criterion.terms(logits, step.out)
+    plain = criterion.compute(logits, step.out)
     assert float(stock.mean()) == pytest.approx(float(plain.total), rel=1e-4, abs=1e-5)
     folded = cross_entropy(logits, step.out.folded_targets())
     assert float(folded) == pytest.approx(float(plain.total), rel=1e-4, abs=1e-5)
 
-    criterion.weak.alpha.copy_(1 + torch.rand(modalities))
-    targets, weights = criterion.weak.apply(step.out)
+    criterion.weak_modality.alpha.copy_(1 + torch.rand(modalities))
+    targets, weights = criterion.weak_modality.fold(step.out)
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(len(targets)))
     stock = (cross_entropy(logits, targets, reduction="none") * weights).mean()
-    with_alpha = criterion.terms(logits, step.out)
+    with_alpha = criterion.compute(logits, step.out)
     assert float(stock) == pytest.approx(float(with_alpha.total), rel=1e-4, abs=1e-5)
 
 
 def test_gradients_are_those_of_the_dense_form():
     step = make_step(torch.arange(12) % 4, 3)
     criterion = MidasLoss(3)
-    criterion.weak.alpha.copy_(torch.tensor([1.0, 1.7, 1.0]))
-    targets, weights = criterion.weak.apply(step.out)
+    criterion.weak_modality.alpha.copy_(torch.tensor([1.0, 1.7, 1.0]))
+    targets, weights = criterion.weak_modality.fold(step.out)
     dense = (cross_entropy(step.logits, targets, reduction="none") * weights).mean()
     labels = step.out.labels
     dense = dense + sum(cross_entropy(logits, labels) for logits in step.unimodal.values())
@@ -148,9 +148,9 @@ def test_gradients_are_those_of_the_dense_form():
 
 def test_alpha_of_the_step_is_used_before_it_is_updated():
     step = make_step(torch.arange(30) % 5)
-    criterion = MidasLoss(2, step_size=0.5)
-    criterion.weak.alpha.copy_(torch.tensor([1.0, 2.0]))
-    before = criterion.weak.alpha.clone()
+    criterion = MidasLoss(2, weak_modality=WeakModalityWeight(2, step_size=0.5))
+    criterion.weak_modality.alpha.copy_(torch.tensor([1.0, 2.0]))
+    before = criterion.weak_modality.alpha.clone()
     total = float(criterion(step.logits, step.out, step.unimodal).detach())
     assert total == pytest.approx(expected_terms(step, before, 1.0, 1.0)["total"], rel=1e-5)
     rows = step.out.misaligned
@@ -162,22 +162,22 @@ def test_alpha_of_the_step_is_used_before_it_is_updated():
         step.out.valid[rows].numpy(),
         0.5,
     )
-    assert not torch.equal(criterion.weak.alpha, before)
-    np.testing.assert_allclose(criterion.weak.alpha.numpy(), expected, rtol=1e-6)
+    assert not torch.equal(criterion.weak_modality.alpha, before)
+    np.testing.assert_allclose(criterion.weak_modality.alpha.numpy(), expected, rtol=1e-6)
 
 
 def test_alpha_rests_in_eval_mode_and_without_a_valid_misaligned_row():
     criterion = MidasLoss(2)
-    criterion.weak.alpha.copy_(torch.tensor([1.0, 1.3]))
-    before = criterion.weak.alpha.clone()
+    criterion.weak_modality.alpha.copy_(torch.tensor([1.0, 1.3]))
+    before = criterion.weak_modality.alpha.clone()
     for labels in ([2, 2, 2], [], [3], [-1, -1, 0]):
         step = make_step(torch.tensor(labels, dtype=torch.int64))
         criterion(step.logits, step.out, step.unimodal)
-        assert torch.equal(criterion.weak.alpha, before)
+        assert torch.equal(criterion.weak_modality.alpha, before)
     criterion.eval()
     step = make_step(torch.arange(20) % 5)
     criterion(step.logits, step.out, step.unimodal)
-    assert torch.equal(criterion.weak.alpha, before)
+    assert torch.equal(criterion.weak_modality.alpha, before)
 
 
 def test_alpha_climbs_for_a_neglected_modality_and_stops_at_the_clamp():
@@ -186,35 +186,35 @@ def test_alpha_climbs_for_a_neglected_modality_and_stops_at_the_clamp():
     labels = step.out.source_labels
     weakest = int(step.out.shares[rows].mean(dim=0).argmin())
     deaf = 8.0 * torch.nn.functional.one_hot(labels[:, 1 - weakest], 5).float()
-    criterion = MidasLoss(2, step_size=0.25, max_alpha=1.6)
+    criterion = MidasLoss(2, weak_modality=WeakModalityWeight(2, step_size=0.25, max_alpha=1.6))
     seen = []
     for _ in range(4):
         criterion(deaf, step.out, step.unimodal)
-        seen.append(float(criterion.weak.alpha[weakest]))
+        seen.append(float(criterion.weak_modality.alpha[weakest]))
     assert seen == pytest.approx([1.25, 1.5, 1.6, 1.6])
-    assert float(criterion.weak.alpha[1 - weakest]) == 1.0
+    assert float(criterion.weak_modality.alpha[1 - weakest]) == 1.0
     fair = deaf.flip(0) * 0  # every class alike: the weak modality gets more than its share
     for _ in range(4):
         criterion(fair, step.out, step.unimodal)
-    assert float(criterion.weak.alpha[weakest]) == 1.0
+    assert float(criterion.weak_modality.alpha[weakest]) == 1.0
 
 
 def test_a_batch_that_overflows_does_not_stay_in_alpha():
     step = make_step(torch.arange(20) % 5)
     criterion = MidasLoss(2)
-    before = criterion.weak.alpha.clone()
+    before = criterion.weak_modality.alpha.clone()
     criterion(step.logits.detach() * torch.inf, step.out, step.unimodal)
-    assert torch.equal(criterion.weak.alpha, before)
+    assert torch.equal(criterion.weak_modality.alpha, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_underflowing_confidences_give_no_nan_in_any_dtype(dtype):
     step = make_step(torch.arange(16) % 5, dtype=dtype, scale=200.0)
     criterion = MidasLoss(2)
-    terms = criterion.terms(step.logits, step.out, step.unimodal)
+    terms = criterion.compute(step.logits, step.out, step.unimodal)
     assert all(torch.isfinite(term) for term in terms)
     assert torch.isfinite(step.out.targets).all()
-    assert torch.isfinite(criterion.weak.alpha).all()
+    assert torch.isfinite(criterion.weak_modality.alpha).all()
     gradients = torch.autograd.grad(terms.total, [step.logits, *step.unimodal.values()])
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     assert gradients[0].dtype == dtype
@@ -233,7 +233,7 @@ def test_batches_with_nothing_to_swap_train_on_what_there_is(labels):
     labels = torch.tensor(labels, dtype=torch.int64)
     step = make_step(labels)
     criterion = MidasLoss(2)
-    terms = criterion.terms(step.logits, step.out, step.unimodal)
+    terms = criterion.compute(step.logits, step.out, step.unimodal)
     assert float(terms.misaligned.detach()) == 0
     if bool((labels >= 0).any()):
         aligned = step.logits[step.out.aligned]
@@ -279,17 +279,17 @@ def test_the_warm_up_trains_the_unimodal_heads_alone():
     assert criterion.warming_up
     for epoch in (0, 1):
         criterion.set_epoch(epoch)
-        terms = criterion.terms(step.logits, step.out, step.unimodal)
+        terms = criterion.compute(step.logits, step.out, step.unimodal)
         expected = sum(cross_entropy(u, step.out.labels) for u in step.unimodal.values())
         torch.testing.assert_close(terms.unimodal, expected)
         torch.testing.assert_close(terms.total, 0.5 * expected)
         assert terms.aligned == terms.misaligned == 0
     terms.total.backward()
     assert step.logits.grad is None  # not zero: an optimiser must leave the fusion head alone
-    assert torch.equal(criterion.weak.alpha, torch.ones(2))
+    assert torch.equal(criterion.weak_modality.alpha, torch.ones(2))
     criterion.set_epoch(2)
     assert not criterion.warming_up
-    after = criterion.terms(step.logits, step.out, step.unimodal)
+    after = criterion.compute(step.logits, step.out, step.unimodal)
     assert float(after.misaligned.detach()) > 0
     criterion.set_epoch(1)
     with pytest.raises(MidasAugError, match="warm-up"):
@@ -319,7 +319,10 @@ def test_unimodal_logits_of_an_unnamed_batch_come_in_order():
 
 def test_no_unimodal_logits_means_no_unimodal_term():
     step = make_step(torch.arange(16) % 5)
-    terms = MidasLoss(2).terms(step.logits, step.out)
+    criterion = MidasLoss(2)
+    with pytest.warns(UserWarning, match="no unimodal_logits"):
+        terms = criterion.compute(step.logits, step.out)
+    criterion.compute(step.logits, step.out)  # a second warning would be an error here
     assert float(terms.unimodal) == 0
     torch.testing.assert_close(terms.total, terms.aligned + terms.misaligned)
 
@@ -328,12 +331,12 @@ def test_a_unimodal_weight_of_zero_leaves_the_heads_out():
     step = make_step(torch.arange(16) % 5)
     diverged = {name: logits * torch.inf for name, logits in step.unimodal.items()}
     total = MidasLoss(2, unimodal_weight=0)(step.logits, step.out, diverged)
-    assert torch.equal(total, MidasLoss(2)(step.logits, step.out))
+    assert torch.equal(total, MidasLoss(2, unimodal_weight=0)(step.logits, step.out))
 
 
 def test_the_mean_of_unimodal_losses_is_a_weight_of_one_over_m():
     step = make_step(torch.arange(16) % 5)
-    terms = MidasLoss(2, unimodal_weight=1 / 2).terms(step.logits, step.out, step.unimodal)
+    terms = MidasLoss(2, unimodal_weight=1 / 2).compute(step.logits, step.out, step.unimodal)
     losses = [cross_entropy(logits, step.out.labels) for logits in step.unimodal.values()]
     expected = terms.aligned + terms.misaligned + torch.stack(losses).mean()
     torch.testing.assert_close(terms.total, expected)
@@ -348,19 +351,22 @@ def test_a_resumed_criterion_goes_on_bit_for_bit():
             losses.append(float(criterion(step.logits, step.out, step.unimodal).detach()))
         return losses
 
-    whole = MidasLoss(2, warmup_epochs=1, step_size=0.3)
+    def rule() -> WeakModalityWeight:
+        return WeakModalityWeight(2, step_size=0.3)
+
+    whole = MidasLoss(2, weak_modality=rule(), warmup_epochs=1)
     expected = steps(whole, range(9))
-    first = MidasLoss(2, warmup_epochs=1, step_size=0.3)
+    first = MidasLoss(2, weak_modality=rule(), warmup_epochs=1)
     begun = steps(first, range(5))
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    resumed = MidasLoss(2, warmup_epochs=1, step_size=0.3)
+    resumed = MidasLoss(2, weak_modality=rule(), warmup_epochs=1)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert not resumed.warming_up  # known from the checkpoint, before any set_epoch
     assert begun + steps(resumed, range(5, 9)) == expected
-    assert torch.equal(whole.weak.alpha, resumed.weak.alpha)
-    assert set(whole.state_dict()) == {"epoch", "weak.alpha"}
+    assert torch.equal(whole.weak_modality.alpha, resumed.weak_modality.alpha)
+    assert set(whole.state_dict()) == {"epoch", "steps", "weak_modality.alpha"}
     assert copy.deepcopy(resumed).warming_up == resumed.warming_up
 
 
@@ -381,11 +387,11 @@ def test_any_object_with_the_fields_will_do():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_alpha_stays_float32_when_the_model_changes_its_dtype(dtype):
     criterion = MidasLoss(3)
-    criterion.weak.alpha.fill_(21.05)
+    criterion.weak_modality.alpha.fill_(21.05)
     criterion.to(dtype)
-    assert torch.equal(criterion.weak.alpha, torch.full((3,), 21.05))
-    assert criterion.to("meta").weak.alpha.device.type == "meta"
-    assert criterion.to_empty(device="cpu").weak.alpha.dtype == torch.float32
+    assert torch.equal(criterion.weak_modality.alpha, torch.full((3,), 21.05))
+    assert criterion.to("meta").weak_modality.alpha.device.type == "meta"
+    assert criterion.to_empty(device="cpu").weak_modality.alpha.dtype == torch.float32
     assert copy.deepcopy(criterion).state_dict().keys() == criterion.state_dict().keys()
 
 
@@ -424,7 +430,7 @@ def test_the_weights_alone_serve_a_stock_loss_in_either_library(library):
         step_size=0.4,
     )
     assert torch.equal(weak.alpha, expected)
-    targets, weights = weak.apply(out)
+    targets, weights = weak.fold(out)
     assert type(targets) is type(weights) is type(out.targets)
     alpha = torch.cat([torch.ones(20, 2), expected.expand(40, 2)])
     mass = (step.out.shares * alpha).sum(dim=1)
@@ -434,13 +440,13 @@ def test_the_weights_alone_serve_a_stock_loss_in_either_library(library):
 def test_the_public_codes_rule_is_one_number_for_the_weak_modality_of_the_batch():
     step = make_step(torch.arange(24) % 5, pairing=F.permutation_partners)
     criterion = MidasLoss(2, unimodal_weight=1 / 2)
-    criterion.weak = RatioWeakModalityWeight(2, step_size=0.5, max_alpha=10)
-    criterion.weak.alpha.fill_(2.0)
+    criterion.weak_modality = RatioWeakModalityWeight(2, step_size=0.5, max_alpha=10)
+    criterion.weak_modality.alpha.fill_(2.0)
     confidence = step.out.confidence
     weak = int(confidence.mean(dim=0).argmin())
     alpha = torch.ones(2)
     alpha[weak] = 2.0
-    assert torch.equal(criterion.weak.coefficients(step.out), alpha)
+    assert torch.equal(criterion.weak_modality.coefficients(step.out), alpha)
     total = float(criterion(step.logits, step.out, step.unimodal).detach())
     assert total == pytest.approx(expected_terms(step, alpha, 1.0, 0.5)["total"], rel=1e-5)
     rows = step.out.misaligned
@@ -454,8 +460,8 @@ def test_the_public_codes_rule_is_one_number_for_the_weak_modality_of_the_batch(
         0.5,
         10.0,
     )
-    assert criterion.weak.alpha.tolist() == pytest.approx([expected] * 2)
-    targets, weights = criterion.weak.apply(step.out)
+    assert criterion.weak_modality.alpha.tolist() == pytest.approx([expected] * 2)
+    targets, weights = criterion.weak_modality.fold(step.out)
     assert torch.isfinite(targets).all()
     assert torch.isfinite(weights).all()
 
@@ -463,14 +469,14 @@ def test_the_public_codes_rule_is_one_number_for_the_weak_modality_of_the_batch(
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda c, s: c(s.logits[:-1], s.out), ["logits", "(48, any)", "(47, 5)"]),
-        (lambda c, s: c(s.logits.long(), s.out), ["float dtype", "int64"]),
+        (lambda c, s: c(s.logits[:-1], s.out, s.unimodal), ["logits", "(48, any)", "(47, 5)"]),
+        (lambda c, s: c(s.logits.long(), s.out, s.unimodal), ["float dtype", "int64"]),
         (lambda c, s: c(s.logits, s.out, [s.logits[:16]]), ["unimodal_logits", "got 1"]),
         (lambda c, s: c(s.logits, s.out, {"m0": 0, "video": 0}), ["'m1'", "['m0', 'video']"]),
         (lambda c, s: c(s.out, s.logits), ["second argument", "Tensor", "criterion(logits, out"]),
-        (lambda c, s: c(s.logits[:16], s.out), ["fuse what out[...]"]),
+        (lambda c, s: c(s.logits[:16], s.out, s.unimodal), ["fuse what out[...]"]),
         (lambda c, s: c(s.logits, s.out, [s.logits, s.logits]), ["(16, any)", "(48, 5)"]),
-        (lambda c, s: c(s.logits[:, :2], s.out), ["num_classes=2"]),
+        (lambda c, s: c(s.logits[:, :2], s.out, s.unimodal), ["logits", "2 columns", "label 4"]),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(call, words):
@@ -485,8 +491,11 @@ def test_tensors_that_do_not_fit_are_named(call, words):
     [
         ({"num_modalities": 1}, ["at least 2", "1"]),
         ({"unimodal_weight": -1.0}, ["unimodal_weight", "-1.0"]),
-        ({"step_size": float("nan")}, ["η", "nan"]),
-        ({"max_alpha": 0.5}, ["max_alpha", "0.5"]),
+        ({"weak_modality": "paper code"}, ["'paper'", "'paper code'"]),
+        ({"weak_modality": WeakModalityWeight(3)}, ["2 modalities", "3"]),
+        ({"unimodal_weight": float("inf")}, ["unimodal_weight", "inf"]),
+        ({"warmup_steps": -1}, ["warmup_steps", "-1"]),
+        ({"warmup_steps": 5, "warmup_epochs": 1}, ["epochs or in steps"]),
         ({"warmup_epochs": -1}, ["warmup_epochs", "-1"]),
         ({"warmup_epochs": 1.5}, ["warmup_epochs", "1.5"]),
         (
@@ -498,6 +507,20 @@ def test_tensors_that_do_not_fit_are_named(call, words):
 def test_bad_options_are_named_at_construction(options, words):
     with pytest.raises(MidasAugError) as error:
         MidasLoss(**({"num_modalities": 2} | options))
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"step_size": float("nan")}, ["η", "nan"]),
+        ({"step_size": float("inf")}, ["η", "inf"]),
+        ({"max_alpha": 0.5}, ["max_alpha", "0.5"]),
+    ],
+)
+def test_bad_options_of_the_weights_are_named_at_construction(options, words):
+    with pytest.raises(MidasAugError) as error:
+        WeakModalityWeight(2, **options)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -515,7 +538,7 @@ def test_ignored_rows_and_masked_classes_give_no_nan():
     unimodal = {key: logits.detach().clone() for key, logits in step.unimodal.items()}
     for logits in unimodal.values():
         logits[:, 0] = -torch.inf
-    terms = MidasLoss(2).terms(masked, step.out, unimodal)
+    terms = MidasLoss(2).compute(masked, step.out, unimodal)
     assert all(torch.isfinite(term) for term in terms)
     torch.testing.assert_close(terms.aligned, cross_entropy(masked[:4], labels, ignore_index=-1))
     terms.total.backward()
@@ -528,20 +551,20 @@ def test_the_public_codes_rule_takes_batches_with_nothing_swapped():
     data = {"a": torch.rand(4, 2), "b": torch.rand(4, 2)}
     for labels in (torch.tensor([0, 1, 2, 3]), torch.tensor([], dtype=torch.int64)):
         criterion = MidasLoss(2)
-        criterion.weak = RatioWeakModalityWeight()
-        criterion.weak.alpha.fill_(1.4)
+        criterion.weak_modality = RatioWeakModalityWeight()
+        criterion.weak_modality.alpha.fill_(1.4)
         rows = len(labels)
         out = augment({key: value[:rows] for key, value in data.items()}, labels)
         loss = criterion(torch.randn(rows, 5), out)
         assert torch.isfinite(loss)
-        assert torch.equal(criterion.weak.alpha, torch.full((2,), 1.4))
-        assert torch.equal(criterion.weak.coefficients(out), torch.ones(2))
+        assert torch.equal(criterion.weak_modality.alpha, torch.full((2,), 1.4))
+        assert torch.equal(criterion.weak_modality.coefficients(out), torch.ones(2))
     with pytest.raises(MidasAugError, match="num_modalities of 2"):
         RatioWeakModalityWeight(3)
 
 
 def test_modules_show_their_arguments():
-    shown = repr(MidasLoss(2, warmup_epochs=3, max_alpha=10))
+    shown = repr(MidasLoss(2, weak_modality=WeakModalityWeight(2, max_alpha=10), warmup_epochs=3))
     assert "2, unimodal_weight=1.0, warmup_epochs=3" in shown
     assert "WeakModalityWeight(2, step_size=0.05, max_alpha=10, sync=True)" in shown
 
@@ -555,10 +578,10 @@ def test_fields_of_another_shape_are_named_not_broadcast():
     }
     column = SimpleNamespace(**fields | {"weights": out.weights[:, None]})
     with pytest.raises(MidasAugError, match=r"weights of shape \(48\), got \(48, 1\)"):
-        MidasLoss(2)(step.logits, column)
+        MidasLoss(2)(step.logits, column, step.unimodal)
     with pytest.raises(MidasAugError, match=r"3 modalities this loss was built for"):
-        MidasLoss(3)(step.logits, out)
+        MidasLoss(3, unimodal_weight=0)(step.logits, out)
     with pytest.raises(MidasAugError, match=r"logits of shape \(48, any\), got \(32, 5\)"):
         WeakModalityWeight(2).update(step.logits[16:], out)
-    with pytest.raises(MidasAugError, match="num_classes=3"):
+    with pytest.raises(MidasAugError, match=r"unimodal_logits\[0\].*3 columns and the label 4"):
         MidasLoss(2)(step.logits, out, [torch.zeros(16, 3)] * 2)

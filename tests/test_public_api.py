@@ -18,6 +18,7 @@ from midas_aug import (
     MidasAugError,
     MidasLoss,
     MisalignAugment,
+    MisalignedBatch,
     WeakModalityWeight,
     diagnostics,
     functional,
@@ -29,11 +30,12 @@ ROOT = Path(__file__).parents[1]
 INVENTORY = {
     "midas_aug": """FactoredLinear LossTerms MidasAugError MidasLoss MisalignAugment MisalignedBatch
         RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional
-        recipes""",
-    "midas_aug.recipes": "Choice Recipe SkillRecipe no_harm paper plain_swap skill",
+        recipes targets""",
+    "midas_aug.recipes": "Choice Recipe no_harm paper plain_swap skill",
     "midas_aug.functional": """SwapPlan gather_rows hard_sample_weights label_shares
         misaligned_accuracy misaligned_cross_entropy permutation_partners plan_swaps
-        ratio_weak_modality_step sample_partners shares_by_source skill_score soft_targets
+        ratio_weak_modality_step same_class_partners sample_partners shares_by_source skill_score
+        soft_targets
         true_class_confidence weak_modality_step""",
     "midas_aug.confidence": """CalibratedConfidence ConfidenceProvider FrozenConfidence
         HeadConfidence LogitConfidence LogitProvider PrototypeConfidence SkillConfidence
@@ -48,13 +50,15 @@ INVENTORY = {
 }
 SIGNATURES = {
     MisalignAugment: "modalities num_classes * label confidence pairing swap hardness "
-    "misaligned_weight seed validate",
+    "misaligned_weight keep seed validate",
+    MisalignAugment.draw: "self batch labels * plan generator materialize",
+    MisalignedBatch.label: "self confidence * unimodal_logits features",
     MisalignAugment.__call__: "self batch labels * unimodal_logits plan generator materialize",
     MisalignAugment.collate: "self collate_fn * materialize",
-    MidasLoss: "num_modalities * unimodal_weight step_size max_alpha warmup_epochs sync",
-    SkillConfidence: "num_modalities num_classes * ema eps class_counts modalities",
+    MidasLoss: "num_modalities * weak_modality unimodal_weight warmup_epochs warmup_steps",
+    SkillConfidence: "modalities num_classes * ema eps class_counts",
     SkillConfidence.cross_fit: "self fit labels * folds groups seed",
-    WeakModalityWeight: "num_modalities * step_size max_alpha sync",
+    WeakModalityWeight: "num_modalities * step_size max_alpha sync process_group",
     functional.sample_partners: "labels * generator num_classes",
     functional.plan_swaps: "labels num_modalities * swap pairing features generator num_classes",
     FactoredLinear: "feature_dims out_features bias device dtype",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from midas_aug import MidasLoss, MisalignAugment
+from midas_aug import MidasLoss, MisalignAugment, WeakModalityWeight
 from midas_aug.confidence import PrototypeConfidence
 
 ROWS, CLASSES = 24, 5
@@ -25,7 +25,9 @@ class Run:
                 "head_a": nn.Linear(8, CLASSES),
                 "head_b": nn.Linear(8, CLASSES),
                 "fusion": nn.Linear(16, CLASSES),
-                "criterion": MidasLoss(2, step_size=0.3, warmup_epochs=1),
+                "criterion": MidasLoss(
+                    2, weak_modality=WeakModalityWeight(2, step_size=0.3), warmup_epochs=1
+                ),
             }
         )
         if confidence == "prototypes":
@@ -54,7 +56,7 @@ class Run:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            history.append([loss.item(), *self.model["criterion"].weak.alpha.tolist()])
+            history.append([loss.item(), *self.model["criterion"].weak_modality.alpha.tolist()])
         return history
 
     def parts(self) -> dict:

@@ -40,7 +40,7 @@ def noisy(seed: int = 0, scale: float = 1.0, labels: Tensor = LABELS) -> Tensor:
 
 
 def measured(*logits: Tensor, labels: Tensor = LABELS, **options: Any) -> SkillConfidence:
-    skill = SkillConfidence(len(logits), C, **options)
+    skill = SkillConfidence(tuple("abcdef"[: len(logits)]), C, **options)
     skill.update(list(logits), labels)
     skill.step()
     return skill
@@ -131,28 +131,27 @@ def test_numpy_in_numpy_out_and_half_precision_in_float32():
         (lambda: F.skill_score(knows(), LABELS, torch.ones(3)), ["class_counts", "(4)", "(3,)"]),
         (lambda: F.skill_score(knows(), LABELS, torch.zeros(C)), ["not all 0", "bincount"]),
         (lambda: F.skill_score(knows(), LABELS, -torch.ones(C)), ["at least 0", "-1"]),
-        (lambda: F.skill_score(knows()[:, :2], LABELS), ["below num_classes=2", "3"]),
+        (lambda: F.skill_score(knows()[:, :2], LABELS), ["2 columns", "label 3"]),
         (lambda: F.shares_by_source(torch.ones(2, 3), torch.ones(1, 2).long()), ["(any, 3)"]),
         (lambda: F.shares_by_source(torch.ones(2, 2), torch.tensor([[0, 2]])), ["0 … 1", "2"]),
-        (lambda: SkillConfidence(1, 3), ["at least 2 modalities", "1 and 3"]),
-        (lambda: SkillConfidence(2, 3, ema=0), ["ema in (0, 1]", "0"]),
-        (lambda: SkillConfidence(2, 3, eps=0), ["eps above 0", "0"]),
-        (lambda: SkillConfidence(2, 3, modalities=("a",)), ["2 names", "('a',)"]),
-        (lambda: SkillConfidence(2, C).update([knows()], LABELS), ["unimodal_logits"]),
+        (lambda: SkillConfidence(("a",), 3), ["at least two", "('a',)"]),
+        (lambda: SkillConfidence(("a", "b"), 3, ema=0), ["ema above 0", "0"]),
+        (lambda: SkillConfidence(("a", "b"), 3, eps=0), ["eps above 0", "0"]),
+        (lambda: SkillConfidence(("a", "b"), C).update([knows()], LABELS), ["unimodal_logits"]),
         (
-            lambda: SkillConfidence(2, C).update([knows(), knows()[:, :3]], LABELS),
-            ["unimodal_logits[1]", "(200, 4)", "(200, 3)"],
+            lambda: SkillConfidence(("a", "b"), C).update([knows(), knows()[:, :3]], LABELS),
+            ["unimodal_logits['b']", "(200, 4)", "(200, 3)"],
         ),
         (
-            lambda: SkillConfidence(2, C, modalities=("a", "b")).update({"a": knows()}, LABELS),
+            lambda: SkillConfidence(("a", "b"), C).update({"a": knows()}, LABELS),
             ["unimodal_logits", "'b'"],
         ),
         (
-            lambda: SkillConfidence(2, C).cross_fit(lambda *_: [], LABELS[:3], folds=5),
+            lambda: SkillConfidence(("a", "b"), C).cross_fit(lambda *_: [], LABELS[:3], folds=5),
             ["5 folds of 3 rows"],
         ),
         (
-            lambda: SkillConfidence(2, C).cross_fit(
+            lambda: SkillConfidence(("a", "b"), C).cross_fit(
                 lambda *_: [], LABELS, groups=LABELS.clamp(max=1)
             ),
             ["5 folds of 2 groups"],
@@ -207,7 +206,7 @@ def test_two_modalities_share_as_the_rule_says():
 
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_with_three_modalities_the_kept_ones_have_one_vote(k):
-    skill = SkillConfidence(3, C)
+    skill = SkillConfidence(("a", "b", "c"), C)
     skill.skill.copy_(torch.tensor([0.9, 0.5, 0.1]))
     skill.load_state_dict(skill.state_dict())
     batch = {name: torch.rand(4, 2) for name in "abc"}
@@ -242,10 +241,10 @@ def test_any_provider_may_state_the_shares_and_they_travel_with_the_batch():
     assert torch.equal(again.shares, out.shares)
     assert torch.equal(out.to("cpu").shares, out.shares)
     assert out.to("meta").shares.device.type == "meta"
-    even = out.relabel(confidence=torch.ones(8, 2))  # labelled anew, by someone else
+    even = out.label(confidence=torch.ones(8, 2))  # labelled anew, by someone else
     assert torch.equal(even.shares, torch.full((24, 2), 0.5))
-    assert torch.equal(even.relabel(confidence=Stating()).shares, out.shares)
-    loss = MidasLoss(2, unimodal_weight=0, step_size=0)(torch.randn(24, C), out)
+    assert torch.equal(even.label(confidence=Stating()).shares, out.shares)
+    loss = MidasLoss(2, unimodal_weight=0, weak_modality=None)(torch.randn(24, C), out)
     assert torch.isfinite(loss)
 
 
@@ -272,7 +271,7 @@ def test_numpy_batches_have_numpy_shares():
 
 
 def test_the_first_measurement_replaces_the_start_and_later_ones_count_half():
-    skill = SkillConfidence(2, C)
+    skill = SkillConfidence(("a", "b"), C)
     assert skill.skill.tolist() == [1, 1]
     skill.step()  # nothing was seen
     assert skill.skill.tolist() == [1, 1]
@@ -291,7 +290,7 @@ def test_any_number_of_batches_is_one_batch():
     labels[::7] = -1
     whole = measured(noisy(), noisy(1), labels=labels)
     for size in (1, 13, 200):
-        streamed = SkillConfidence(2, C)
+        streamed = SkillConfidence(("a", "b"), C)
         for part in torch.arange(200).split(size):
             streamed.update([noisy()[part], noisy(1)[part]], labels[part])
         streamed.update([torch.zeros(0, C)] * 2, labels[:0])
@@ -308,7 +307,7 @@ def test_the_entropy_is_that_of_the_training_set_where_it_is_known():
 
 
 def test_logits_by_name_are_put_in_order_and_the_augmentation_checks_it():
-    skill = SkillConfidence(2, C, modalities=("a", "b"))
+    skill = SkillConfidence(("a", "b"), C)
     skill.update({"b": knows(), "a": torch.zeros(200, C)}, LABELS)
     skill.step()
     assert skill.skill.tolist() == [0, 1]
@@ -318,11 +317,10 @@ def test_logits_by_name_are_put_in_order_and_the_augmentation_checks_it():
 
 def test_the_state_is_in_the_state_dict_and_reaches_workers_when_loaded():
     skill = measured(noisy(), torch.zeros(200, C))
-    resumed = SkillConfidence(2, C)
+    resumed = SkillConfidence(("a", "b"), C)
     resumed.load_state_dict(pickle.loads(pickle.dumps(skill.state_dict())))
     for provider in (resumed, copy.deepcopy(skill), pickle.loads(pickle.dumps(skill))):
         assert torch.equal(provider({}, LABELS), skill({}, LABELS))
-        assert provider._shared_skill.is_shared()
         for either in (provider, skill):
             before = either.skill.clone()
             either.update([knows(), knows()], LABELS)
@@ -347,7 +345,7 @@ def test_an_nan_head_has_no_skill_and_the_other_keeps_its_own():
 
 def test_a_planted_modality_of_noise_has_no_skill_though_its_head_is_sure():
     case = planted.make_case("noise")
-    skill = SkillConfidence(2, planted.CLASSES, modalities=("audio", "video"))
+    skill = SkillConfidence(("audio", "video"), planted.CLASSES)
     sure = []
     with torch.no_grad():
         for batch in case.loader:
@@ -382,12 +380,12 @@ def test_cross_fitting_holds_every_row_out_once_and_measures_the_same(groups):
         calls.append(held_out)
         return [head[held_out] for head in logits]
 
-    skill = SkillConfidence(2, C)
+    skill = SkillConfidence(("a", "b"), C)
     skill.cross_fit(fit, labels, groups=groups)
     assert sorted(seen) == list(range(5, 200))
     assert len(calls) == 5
     torch.testing.assert_close(skill.skill, measured(*logits, labels=labels).skill)
-    other = SkillConfidence(2, C)
+    other = SkillConfidence(("a", "b"), C)
     calls_before = [part.tolist() for part in calls]
     calls.clear()
     other.cross_fit(fit, labels, groups=groups, seed=1)
@@ -410,7 +408,7 @@ class Rows(torch.utils.data.Dataset):
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 @pytest.mark.parametrize("materialize", [True, False])
 def test_running_workers_see_a_new_skill(context, materialize):
-    skill = SkillConfidence(3, C)
+    skill = SkillConfidence(("a", "b", "c"), C)
     augment = MisalignAugment(("a", "b", "c"), C, confidence=skill, hardness=None, seed=0)
     loader = DataLoader(
         Rows(),
@@ -428,7 +426,7 @@ def test_running_workers_see_a_new_skill(context, materialize):
         assert torch.equal(out.confidence, torch.tensor([[1.02, 0.02, 1.02]]).expand(16, 3))
         expected = F.shares_by_source(out.confidence, out.source[16:])
         assert torch.equal(out.shares[16:], expected)
-        anew = out.relabel(confidence=skill)
+        anew = out.label(confidence=skill)
         assert torch.equal(anew.shares, out.shares)
 
 
@@ -437,7 +435,7 @@ def run_rank(rank: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
-    skill = SkillConfidence(2, C)
+    skill = SkillConfidence(("a", "b"), C)
     half = slice(0, 150) if rank == 0 else slice(150, 200)
     skill.update([noisy()[half], noisy(1, labels=UNEVEN.repeat(2))[half]], LABELS[half])
     skill.step()
@@ -454,7 +452,7 @@ def test_ranks_agree_and_equal_one_process_with_all_rows():
         mp.spawn(run_rank, args=(folder,), nprocs=2)
         first, second = (torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2))
     assert torch.equal(first, second)
-    alone = SkillConfidence(2, C)
+    alone = SkillConfidence(("a", "b"), C)
     alone.update([noisy(), noisy(1, labels=UNEVEN.repeat(2))], LABELS)
     alone.step()
     torch.testing.assert_close(first[0], alone.skill)

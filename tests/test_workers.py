@@ -101,7 +101,7 @@ def test_persistent_workers_see_the_switch_and_go_on_drawing(context):
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_persistent_workers_read_what_the_training_loop_writes(context, tmp_path):
     for path in (None, tmp_path / "table.bin"):
-        table = TableConfidence(ROWS, 2, path=path)
+        table = TableConfidence(("a", "b"), ROWS, path=path)
         augment = MisalignAugment(("image", "text"), CLASSES, confidence=table, seed=0)
         loader = make_loader(augment, context, persistent_workers=True)
         for out in loader:
@@ -145,12 +145,12 @@ def test_workers_draw_and_the_loop_labels_when_confidence_needs_a_model():
     for confidence in ("logits", heads):
         augment = MisalignAugment(("image", "text"), CLASSES, confidence=confidence)
         out = next(iter(make_loader(augment)))
-        with pytest.raises(MidasAugError, match=r"relabel"):
+        with pytest.raises(MidasAugError, match=r"out.label"):
             out.weights  # noqa: B018
         features = {key: out[key][out.aligned] for key in ("image", "text")}
         unimodal = heads.unimodal_logits(features)
         given = {"confidence": heads} if confidence is heads else {}
-        labelled = out.relabel(unimodal_logits=unimodal, features=features, **given)
+        labelled = out.label(unimodal_logits=unimodal, features=features, **given)
         assert labelled.targets.shape == (3 * BATCH, CLASSES)
 
 

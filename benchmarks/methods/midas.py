@@ -63,7 +63,7 @@ class Midas(Method):
         return MidasLoss(
             self.num_modalities,
             unimodal_weight=self.unimodal_weight(),
-            step_size=0.05 if self.weak_modality else 0.0,
+            weak_modality="paper" if self.weak_modality else None,
             warmup_epochs=round(self.warmup * self.setting.epochs),
         )
 
@@ -106,5 +106,5 @@ class MidasPublicCode(Midas):
     def build_criterion(self) -> MidasLoss:
         criterion = super().build_criterion()
         if self.num_modalities == 2:
-            criterion.weak = RatioWeakModalityWeight(2)
+            criterion.weak_modality = RatioWeakModalityWeight(2)
         return criterion

@@ -27,12 +27,13 @@ class Skill(Method):
 
     def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
-        self.augment, self.criterion, self.confidence = recipes.skill(
+        self.augment, self.criterion = recipes.skill(
             model.modalities,
             model.num_classes,
             class_counts=torch.bincount(setting.labels, minlength=model.num_classes),
             misaligned_weight=self.misaligned_weight,
         )
+        self.confidence = self.augment.confidence
 
     def loss(self, features: Features, labels: Tensor) -> Tensor:
         out = self.augment(features, labels, generator=self.generator)

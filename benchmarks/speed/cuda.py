@@ -140,12 +140,12 @@ def stale_replays(device: torch.device, replays: int = 8) -> int:
         heads.features["video"].copy_(torch.nn.functional.one_hot(heads.labels, 32))
     replay = captured(step)
     stale = 0
-    drawn, alpha = source.clone(), heads.criterion.weak.alpha.clone()
+    drawn, alpha = source.clone(), heads.criterion.weak_modality.alpha.clone()
     for _ in range(replays):
         replay()
         stale += bool(torch.equal(drawn, source))
-        stale += not bool(heads.criterion.weak.alpha.max() > alpha.max())
-        drawn, alpha = source.clone(), heads.criterion.weak.alpha.clone()
+        stale += not bool(heads.criterion.weak_modality.alpha.max() > alpha.max())
+        drawn, alpha = source.clone(), heads.criterion.weak_modality.alpha.clone()
     return stale
 
 
@@ -170,7 +170,7 @@ def largest_error(device: torch.device, rows: int = 257, classes: int = 11) -> f
         criterion = MidasLoss(2).to(place)
         loss = criterion(logits, out, own)
         gradients = torch.autograd.grad(loss, [*leaves.values(), *own.values()])
-        return [part.detach().cpu().double() for part in (loss, *gradients, criterion.weak.alpha)]
+        return [part.detach().cpu().double() for part in (loss, *gradients, criterion.weak_modality.alpha)]
 
     pairs = zip(
         outcome(device, torch.float32), outcome(torch.device("cpu"), torch.float64), strict=True

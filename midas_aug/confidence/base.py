@@ -1,45 +1,103 @@
 """What a confidence provider is."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import Array, ArrayT, as_labels, as_tensor, check_shape, like
+from midas_aug._tree import in_order
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import true_class_log_probability
-from midas_aug.tree import in_order
+from midas_aug.functional.shares import label_shares, true_class_log_probability
 
-__all__ = ["ConfidenceProvider", "LogitProvider", "UnimodalLogits"]
+__all__ = ["ConfidenceProvider", "LogitProvider", "UnimodalLogits", "as_provider"]
 
 UnimodalLogits: TypeAlias = Mapping[Any, Array] | Sequence[Array]
 
 
-@runtime_checkable
-class ConfidenceProvider(Protocol):
-    """Any callable ``(batch, labels) -> (N, M)`` of non-negative numbers.
+class ConfidenceProvider(ABC):
+    """Says how sure each modality's own classifier is of each row's label.
 
-    An attribute ``needs_model`` says whether it cannot run in a loader worker (default: it is an
-    ``nn.Module``): `collate` then draws there and leaves the labels to ``out.relabel`` in the
-    training loop. An attribute ``modalities`` names the columns, for `MisalignAugment` to check.
-    A method ``shares(confidence, source) -> (S, M)`` states the shares of the misaligned rows, with
-    confidences ``(N, M)`` and source ``(S, M)`` as `midas_aug.functional.label_shares` takes them;
-    without it they are the confidences, normalised.
+    Derive from it and write ``__call__``; where the provider has parameters or buffers, derive from
+    ``nn.Module`` first, and write ``forward``. A plain function ``(batch, labels) -> (N, M)`` needs
+    no class: `MisalignAugment` takes it as it is.
+
+    Attributes:
+        modalities: The names of the columns, in order, for `MisalignAugment` to check; None: any.
+        needs_model: Whether it cannot run in a loader worker. ``augment.collate()`` then only
+            draws there, and the training loop labels.
+        takes_logits: Whether unimodal logits that are at hand are given to ``from_logits``.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug import MisalignAugment
+        >>> from midas_aug.confidence import ConfidenceProvider
+        >>> class Loudness(ConfidenceProvider):
+        ...     def __call__(self, batch, labels):
+        ...         return torch.stack([batch["volume"], 1 - batch["volume"]], dim=1)
+        >>> augment = MisalignAugment(("audio", "video"), 2, confidence=Loudness())
+        >>> batch = {"audio": torch.rand(2, 4), "video": torch.rand(2, 4)}
+        >>> out = augment(batch | {"volume": torch.tensor([0.9, 0.9])}, torch.tensor([0, 1]))
+        >>> out.shares[2]
+        tensor([0.9000, 0.1000])
     """
 
+    modalities: tuple[Any, ...] | None = None
+    needs_model: bool = False
+    takes_logits: bool = False
+
+    @abstractmethod
     def __call__(self, batch: Any, labels: Any, /) -> Any:
-        """Confidences ``(N, M)``."""
-        ...
+        """Confidences ``(N, M)``, finite and non-negative, of the library of ``labels``."""
+
+    def from_logits(self, unimodal_logits: UnimodalLogits, labels: Any) -> Any:
+        """Confidences ``(N, M)`` from logits ``(N, C)`` of each modality that are at hand already.
+
+        Raises:
+            MidasAugError: The provider does not read logits.
+        """
+        raise MidasAugError(
+            f"expected a provider that reads unimodal logits, got {type(self).__name__}; call it "
+            "with the batch, or choose one with takes_logits, such as LogitConfidence"
+        )
+
+    def shares(self, confidence: Any, source: Any) -> Any:
+        """Shares ``(S, M)`` of the misaligned rows: the confidences, normalised (Eq. 3).
+
+        Args:
+            confidence: ``(N, M)``.
+            source: ``(S, M)`` integers, the batch row of each modality.
+        """
+        return label_shares(confidence, source)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps; nothing, unless a provider says otherwise."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any:
+        """Take over the state of another run.
+
+        Raises:
+            MidasAugError: There is a state, and the provider has no place for it.
+        """
+        if state:
+            raise MidasAugError(
+                f"expected no state for {type(self).__name__}, which keeps none, got "
+                f"{sorted(state)}; build the provider that the checkpoint was written with"
+            )
 
 
 @runtime_checkable
-class LogitProvider(ConfidenceProvider, Protocol):
+class LogitProvider(Protocol):
     """A provider whose confidences come from unimodal logits, which it can also give away."""
 
     @property
-    def modalities(self) -> Sequence[Any]:
+    def modalities(self) -> Any:
         """The keys of the modalities, in order."""
         ...
 
@@ -52,30 +110,97 @@ class LogitProvider(ConfidenceProvider, Protocol):
         ...
 
 
+class WrappedConfidence(ConfidenceProvider):
+    """A plain callable as a provider; what it has of a provider's attributes counts.
+
+    Attributes:
+        wrapped: The callable.
+    """
+
+    def __init__(self, wrapped: Callable[[Any, Any], Any]) -> None:
+        self.wrapped = wrapped
+        names = getattr(wrapped, "modalities", None)
+        self.modalities = None if names is None else tuple(names)
+        # A loader worker has a stale copy of a module at best.
+        self.needs_model = bool(getattr(wrapped, "needs_model", isinstance(wrapped, nn.Module)))
+        self.takes_logits = callable(getattr(wrapped, "from_logits", None))
+
+    def __call__(self, batch: Any, labels: Any, /) -> Any:
+        """What the callable says."""
+        return self.wrapped(batch, labels)
+
+    def from_logits(self, unimodal_logits: UnimodalLogits, labels: Any) -> Any:
+        """The callable's own, where it has one."""
+        own = getattr(self.wrapped, "from_logits", super().from_logits)
+        return own(unimodal_logits, labels)
+
+    def shares(self, confidence: Any, source: Any) -> Any:
+        """The callable's own, where it has some."""
+        return getattr(self.wrapped, "shares", super().shares)(confidence, source)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The callable's own, where it has one."""
+        state: dict[str, Any] = getattr(self.wrapped, "state_dict", super().state_dict)()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any:
+        """The callable's own, where it has one."""
+        return getattr(self.wrapped, "load_state_dict", super().load_state_dict)(state)
+
+    def __repr__(self) -> str:
+        return repr(self.wrapped)
+
+
+def as_provider(thing: Any) -> ConfidenceProvider:
+    """Take a provider as it is, and wrap a plain callable ``(batch, labels) -> (N, M)``.
+
+    Raises:
+        MidasAugError: It is neither, or a class in place of an object.
+    """
+    if isinstance(thing, ConfidenceProvider):
+        return thing
+    if isinstance(thing, type) or not callable(thing):
+        raise MidasAugError(
+            "expected a confidence provider, or a function (batch, labels) -> (N, M), got "
+            f"{thing!r}; pass one that is built, such as UniformConfidence(('image', 'text'))"
+        )
+    return WrappedConfidence(thing)
+
+
+def module_of(provider: ConfidenceProvider) -> nn.Module | None:
+    """The module that a provider is, or wraps: what belongs into a model that holds it."""
+    inner = provider.wrapped if isinstance(provider, WrappedConfidence) else provider
+    return inner if isinstance(inner, nn.Module) else None
+
+
 def ask(
-    provider: ConfidenceProvider, batch: Any, labels: Any, unimodal_logits: UnimodalLogits | None
+    provider: Callable[[Any, Any], Any],
+    batch: Any,
+    labels: Any,
+    unimodal_logits: UnimodalLogits | None,
 ) -> Any:
     """The provider's confidences, from logits that are at hand where it can use them."""
-    from_logits = getattr(provider, "from_logits", None)
-    if unimodal_logits is not None and from_logits is not None:
-        return from_logits(unimodal_logits, labels)
-    return provider(batch, labels)
+    asked = as_provider(provider)
+    if unimodal_logits is not None and asked.takes_logits:
+        return asked.from_logits(unimodal_logits, labels)
+    return asked(batch, labels)
 
 
-def needs_model(provider: object) -> bool:
+def needs_model(provider: Any) -> bool:
     """Whether a provider holds a model, of which a loader worker has a stale copy at best."""
-    return bool(getattr(provider, "needs_model", isinstance(provider, nn.Module)))
+    return callable(provider) and as_provider(provider).needs_model
 
 
 def check_unimodal_logits(
-    unimodal_logits: Any, modalities: Sequence[Any], rows: int, num_classes: int
-) -> None:
-    """Raise unless there are ``(N, C)`` logits for each modality."""
+    unimodal_logits: Any, modalities: Sequence[Any], n_rows: int, num_classes: int
+) -> list[Tensor]:
+    """The ``(N, C)`` logits of each modality, in order, checked."""
     found = in_order(unimodal_logits, modalities, "unimodal_logits")
     for key, logits in zip(modalities, found, strict=True):
         name = f"unimodal_logits[{key!r}]"
         why = "the N aligned rows, one column a class"
-        check_shape(as_tensor(logits, name), (rows, num_classes), name, why)
+        check_shape(as_tensor(logits, name), (n_rows, num_classes), name, why)
+    return found
 
 
 def logits_to_confidence(
@@ -110,4 +235,46 @@ def refuse_in_worker(provider: object) -> None:
             f"expected {type(provider).__name__} to be called in the training process, got a call "
             "in a DataLoader worker, where its weights are a stale copy; use augment.collate(), "
             "which only draws, and label in the loop with out.relabel(...)"
+        )
+
+
+def check_modalities(modalities: Any) -> tuple[Any, ...]:
+    """The names of the modalities, which come first in every provider's constructor."""
+    if isinstance(modalities, (Mapping, Sequence)) and not isinstance(modalities, str):
+        names = tuple(modalities)
+        if len(names) >= 2 and len(set(names)) == len(names):
+            return names
+    raise MidasAugError(
+        "expected modalities to be at least two different names, such as ('image', 'text'), got "
+        f"{modalities!r}; pass the modalities of MisalignAugment, in the same order"
+    )
+
+
+def check_count(value: Any, name: str) -> int:
+    """A positive integer."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise MidasAugError(f"expected {name} to be an integer of at least 1, got {value!r}")
+    return int(value)
+
+
+def check_number(value: Any, name: str, low: float, why: str, *, exclusive: bool = False) -> float:
+    """A finite number of at least ``low``, or above it."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        number = float(value)
+        if (number > low if exclusive else number >= low) and number < float("inf"):
+            return number
+    least = f"above {low:g}" if exclusive else f"of at least {low:g}"
+    raise MidasAugError(f"expected a finite {name} {least}, got {value!r}; {why}")
+
+
+def check_finite(confidence: Tensor, what: str) -> None:
+    """Raise unless all confidences are finite and non-negative; looks at the values."""
+    if confidence.numel() == 0:
+        return
+    low, high = (float(bound) for bound in confidence.aminmax())
+    if not (low >= 0 and high < float("inf")):  # NaN is neither
+        raise MidasAugError(
+            f"expected {what} to be finite and at least 0, got {low} … {high}; a provider gives "
+            "probabilities or other non-negative numbers, not logits, and a classifier that "
+            "diverged gives nothing to go by"
         )

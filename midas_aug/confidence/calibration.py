@@ -1,22 +1,31 @@
 """Temperature scaling of unimodal classifiers (Guo et al., ICML 2017, arXiv 1706.04599)."""
 
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape
-from midas_aug.confidence.base import LogitProvider, UnimodalLogits, logits_to_confidence
+from midas_aug._state import StatefulModule
+from midas_aug._tree import in_order
+from midas_aug.confidence.base import (
+    ConfidenceProvider,
+    LogitProvider,
+    UnimodalLogits,
+    check_modalities,
+    logits_to_confidence,
+)
 from midas_aug.errors import MidasAugError
-from midas_aug.tree import in_order
+from midas_aug.functional.shares import check_label_range
 
 __all__ = ["CalibratedConfidence", "fit_temperature"]
 
 LOWEST, HIGHEST = 0.05, 20.0
 
 
-class CalibratedConfidence(nn.Module):
+class CalibratedConfidence(StatefulModule, ConfidenceProvider):
     """Another provider's confidences at temperatures fitted on held-out data.
 
     Unimodal heads that memorise their training set are overconfident; a temperature for each
@@ -41,6 +50,8 @@ class CalibratedConfidence(nn.Module):
         tensor([0.7500, 0.7500])
     """
 
+    modalities: tuple[Any, ...]
+    takes_logits = True
     temperatures: Tensor
 
     def __init__(self, base: LogitProvider) -> None:
@@ -52,13 +63,11 @@ class CalibratedConfidence(nn.Module):
                 "needs logits"
             )
         self.base = base
-        self.modalities = tuple(base.modalities)
-        self.register_buffer("temperatures", torch.ones(len(self.modalities)))
-
-    @property
-    def needs_model(self) -> bool:
-        """Whether ``base`` holds a model, which loader workers do not have."""
-        return bool(getattr(self.base, "needs_model", False))
+        self.modalities = check_modalities(base.modalities)
+        # Where it holds a model, loader workers have none.
+        self.needs_model = bool(getattr(base, "needs_model", False))
+        ones = partial(torch.ones, len(self.modalities), dtype=torch.float32)
+        self.register_state("temperatures", ones)
 
     @torch.no_grad()
     def fit(self, unimodal_logits: UnimodalLogits, labels: Array) -> None:
@@ -67,12 +76,21 @@ class CalibratedConfidence(nn.Module):
         Args:
             unimodal_logits: ``(N, C)`` of each modality, by modality or in order.
             labels: ``(N,)`` integers; negative ones are left out.
+
+        Raises:
+            MidasAugError: Shapes do not fit, no row has a label, or a row has no finite
+                likelihood. The temperatures are then as they were.
         """
+        self.ready()
         found = [
-            fit_temperature(logits, labels)
-            for logits in in_order(unimodal_logits, self.modalities, "unimodal_logits")
+            fit_temperature(logits, labels, f"unimodal_logits[{key!r}]")
+            for key, logits in zip(
+                self.modalities,
+                in_order(unimodal_logits, self.modalities, "unimodal_logits"),
+                strict=True,
+            )
         ]
-        self.temperatures.copy_(torch.tensor(found))
+        self.temperatures.copy_(torch.tensor(found, dtype=torch.float32))
 
     def unimodal_logits(self, batch: Any) -> Any:
         """The logits of ``base``, not divided by anything."""
@@ -80,6 +98,7 @@ class CalibratedConfidence(nn.Module):
 
     def from_logits(self, unimodal_logits: UnimodalLogits, labels: Any) -> Any:
         """Confidences ``(N, M)`` of undivided logits, at the fitted temperatures."""
+        self.ready()
         return logits_to_confidence(
             unimodal_logits, labels, self.modalities, list(self.temperatures)
         )
@@ -90,7 +109,7 @@ class CalibratedConfidence(nn.Module):
         return self.from_logits(self.unimodal_logits(batch), labels)
 
 
-def fit_temperature(logits: Array, labels: Array) -> float:
+def fit_temperature(logits: Array, labels: Array, name: str = "logits") -> float:
     """The temperature in [0.05, 20] that minimises the NLL of ``logits / T``.
 
     The NLL is convex in 1/T, hence unimodal in log T: golden-section search finds it.
@@ -98,16 +117,29 @@ def fit_temperature(logits: Array, labels: Array) -> float:
     Args:
         logits: ``(N, C)`` float.
         labels: ``(N,)`` integers; negative ones are left out.
+        name: What an error message calls the logits.
 
     Raises:
-        MidasAugError: Shapes do not fit, or no row has a label.
+        MidasAugError: Shapes do not fit, no row has a label, or the likelihood of a row is not
+            finite.
     """
     classes = as_labels(labels, "labels")
-    scores = as_scores(as_tensor(logits, "logits"), "logits").detach().double()
-    check_shape(scores, (len(classes), None), "logits", "one row a label")
+    scores = as_scores(as_tensor(logits, name), name).detach().double()
+    check_shape(scores, (len(classes), None), name, "one row a label")
+    check_label_range(classes, scores.shape[1], force=True)
     scores, classes = scores[classes >= 0], classes[classes >= 0]
     if len(classes) == 0:
-        raise MidasAugError("expected at least one row with a label to fit a temperature on")
+        raise MidasAugError(
+            "expected at least one row with a label to fit a temperature on, got none; pass "
+            "held-out rows with labels of at least 0"
+        )
+    lost = int((~cross_entropy(scores, classes, reduction="none").isfinite()).sum())
+    if lost:
+        raise MidasAugError(
+            f"expected {name} with a finite likelihood of each label, got {lost} of "
+            f"{len(classes)} rows with NaN or infinity; leave these rows out, or mend the "
+            "classifier"
+        )
 
     def nll(log_temperature: Tensor) -> float:
         return float(cross_entropy(scores / log_temperature.exp(), classes))

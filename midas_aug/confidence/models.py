@@ -7,21 +7,31 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from midas_aug.confidence.base import UnimodalLogits, logits_to_confidence, refuse_in_worker
+from midas_aug._tree import get_item
+from midas_aug.confidence.base import (
+    ConfidenceProvider,
+    UnimodalLogits,
+    check_count,
+    check_modalities,
+    logits_to_confidence,
+    refuse_in_worker,
+)
 from midas_aug.errors import MidasAugError
-from midas_aug.tree import get_item
 
 __all__ = ["FrozenConfidence", "HeadConfidence"]
 
 
-class HeadConfidence(nn.Module):
+class HeadConfidence(nn.Module, ConfidenceProvider):
     """Linear classifiers on the features, the paper's unimodal heads (Sec. 3.3).
 
     Trained by the unimodal loss, whose logits it gives too; the confidences carry no gradient.
 
     Args:
-        feature_dims: Feature size D_m of each modality, in modality order.
+        modalities: Feature size D_m of each modality, in modality order.
         num_classes: C.
+
+    Raises:
+        MidasAugError: An argument is out of range; a call's features are missing.
 
     Example:
         >>> import torch
@@ -36,12 +46,18 @@ class HeadConfidence(nn.Module):
         torch.Size([15, 3])
     """
 
+    modalities: tuple[Any, ...]
     needs_model = True
+    takes_logits = True
 
-    def __init__(self, feature_dims: Mapping[Hashable, int], num_classes: int) -> None:
+    def __init__(self, modalities: Mapping[Hashable, int], num_classes: int) -> None:
         super().__init__()
-        self.modalities = tuple(feature_dims)
-        self.heads = nn.ModuleList(nn.Linear(dim, num_classes) for dim in feature_dims.values())
+        self.modalities = check_modalities(modalities)
+        classes = check_count(num_classes, "num_classes")
+        self.heads = nn.ModuleList(
+            nn.Linear(check_count(dim, f"the feature size of {key!r}"), classes)
+            for key, dim in modalities.items()
+        )
 
     def unimodal_logits(self, batch: Any) -> dict[Hashable, Tensor]:
         """``(N, C)`` logits by modality, with gradient: for the unimodal loss."""
@@ -61,14 +77,14 @@ class HeadConfidence(nn.Module):
             return self.from_logits(self.unimodal_logits(batch), labels)
 
 
-class FrozenConfidence(nn.Module):
+class FrozenConfidence(nn.Module, ConfidenceProvider):
     """Pretrained unimodal classifiers: always in eval mode, never trained, no gradient.
 
     Takes the modules over: they are frozen in place. Give it a copy of one that is still trained.
 
     Args:
-        classifiers: A module for each modality, in modality order, that maps ``batch[modality]``
-            to ``(N, C)`` logits.
+        modalities: A classifier for each modality, in modality order: a module that maps
+            ``batch[modality]`` to ``(N, C)`` logits.
 
     Raises:
         MidasAugError: A classifier is no ``nn.Module``.
@@ -81,17 +97,20 @@ class FrozenConfidence(nn.Module):
         torch.Size([5, 2])
     """
 
+    modalities: tuple[Any, ...]
     needs_model = True
+    takes_logits = True
 
-    def __init__(self, classifiers: Mapping[Hashable, nn.Module]) -> None:
+    def __init__(self, modalities: Mapping[Hashable, nn.Module]) -> None:
         super().__init__()
-        for key, classifier in classifiers.items():
+        self.modalities = check_modalities(modalities)
+        for key, classifier in modalities.items():
             if not isinstance(classifier, nn.Module):
                 raise MidasAugError(
-                    f"expected an nn.Module for {key!r}, got {type(classifier).__name__}"
+                    f"expected an nn.Module for {key!r}, got {type(classifier).__name__}; wrap a "
+                    "function in a module, so that it moves to a device with the others"
                 )
-        self.modalities = tuple(classifiers)
-        self.classifiers = nn.ModuleList(classifiers.values())
+        self.classifiers = nn.ModuleList(modalities.values())
         self.classifiers.requires_grad_(False)
         self.train(False)
 

@@ -1,29 +1,37 @@
 """Class centroids as classifiers: confidence with nothing to train."""
 
 from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape, full_precision, like
-from midas_aug.confidence.base import refuse_in_worker
+from midas_aug._state import StatefulModule
+from midas_aug._tree import get_item
+from midas_aug.confidence.base import (
+    ConfidenceProvider,
+    check_count,
+    check_modalities,
+    check_number,
+    refuse_in_worker,
+)
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import check_label_range
-from midas_aug.tree import get_item
+from midas_aug.functional.shares import check_label_range
 
 __all__ = ["PrototypeConfidence"]
 
 
-class PrototypeConfidence(nn.Module):
+class PrototypeConfidence(StatefulModule, ConfidenceProvider):
     """Softmax over the cosines of a feature with the class centroids of its modality.
 
     For models without unimodal heads. Not in the paper; centroids as classifiers are those of
     prototypical networks (Snell et al., NeurIPS 2017, arXiv 1703.05175), here as a moving average.
 
     Args:
-        feature_dims: Feature size D_m of each modality, in modality order.
+        modalities: Feature size D_m of each modality, in modality order.
         num_classes: C.
         temperature: Divides the cosines; smaller is more decided.
         momentum: How much of a centroid an `update` keeps. The first batch of a class sets it.
@@ -45,66 +53,83 @@ class PrototypeConfidence(nn.Module):
                 [1.0000, 0.5000]])
     """
 
+    modalities: tuple[Any, ...]
     needs_model = True
     seen: Tensor
 
     def __init__(
         self,
-        feature_dims: Mapping[Hashable, int],
+        modalities: Mapping[Hashable, int],
         num_classes: int,
         *,
         temperature: float = 0.1,
         momentum: float = 0.9,
     ) -> None:
         super().__init__()
-        if temperature <= 0 or not 0 <= momentum < 1:
+        self.modalities = check_modalities(modalities)
+        classes = check_count(num_classes, "num_classes")
+        self.temperature = check_number(
+            temperature, "temperature", 0, "0.1 is the default", exclusive=True
+        )
+        self.momentum = check_number(momentum, "momentum", 0, "0.9 is the default")
+        if self.momentum >= 1:
             raise MidasAugError(
-                "expected temperature above 0 and momentum in [0, 1), got "
-                f"{temperature} and {momentum}"
+                f"expected a momentum in [0, 1), got {momentum!r}; with 1 no centroid would move"
             )
-        self.modalities = tuple(feature_dims)
-        self.temperature = temperature
-        self.momentum = momentum
-        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
-        for number, dim in enumerate(feature_dims.values()):
-            self.register_buffer(f"centroids_{number}", torch.zeros(num_classes, dim))
+        self.register_state("seen", partial(torch.zeros, classes, dtype=torch.bool))
+        for number, key in enumerate(self.modalities):
+            dim = check_count(modalities[key], f"the feature size of {key!r}")
+            self.register_state(
+                f"centroids_{number}", partial(torch.zeros, classes, dim, dtype=torch.float32)
+            )
 
     @torch.no_grad()
     def update(self, features: Any, labels: Any) -> None:
-        """Move the centroids of the classes in this batch; rows with a negative label are left out.
+        """Move the centroids of the classes in this batch.
+
+        Rows with a negative label are left out, and so are rows with a feature that is not finite:
+        a moving average would never forget them.
 
         Args:
             features: ``(N, D_m)`` of each modality, by modality.
             labels: ``(N,)`` integers below C.
         """
+        self.ready()
         classes = as_labels(labels, "labels")
         check_label_range(classes, len(self.seen))
-        # Ignored rows are added to class 0 with weight 0: no data-dependent shape.
-        counted = (classes >= 0).to(torch.float32)
+        vectors = self._vectors(features, len(classes))
+        counted = classes >= 0
+        for rows in vectors:
+            counted = counted & rows.isfinite().all(dim=1)
+        # Rows that do not count are added to class 0 as zeros: no data-dependent shape.
         slot = classes.clamp(min=0)
-        count = torch.zeros(len(self.seen), device=self.seen.device).scatter_add_(0, slot, counted)
-        here = count > 0
-        for number in range(len(self.modalities)):
-            rows = self._rows(features, number, len(classes)).to(torch.float32)
+        count = torch.zeros(len(self.seen), dtype=torch.float32, device=self.seen.device)
+        count.scatter_add_(0, slot, counted.to(torch.float32))
+        means = []
+        moves = count > 0
+        for number, rows in enumerate(vectors):
+            total = torch.zeros_like(self._centroids(number))
+            total.index_add_(0, slot, torch.where(counted[:, None], rows, 0.0))
+            means.append(total / count.clamp(min=1)[:, None])
+            moves = moves & means[-1].isfinite().all(dim=1)  # a sum may overflow
+        keep = (self.seen.to(torch.float32) * self.momentum)[:, None]
+        for number, mean in enumerate(means):
             centroids = self._centroids(number)
-            total = torch.zeros_like(centroids).index_add_(0, slot, rows * counted[:, None])
-            mean = total / count.clamp(min=1)[:, None]
-            keep = torch.where(self.seen, self.momentum, 0.0)[:, None]
             moved = keep * centroids + (1 - keep) * mean
-            centroids.copy_(torch.where(here[:, None], moved, centroids))
-        self.seen |= here
+            centroids.copy_(torch.where(moves[:, None], moved, centroids))
+        self.seen.logical_or_(moves)
 
     @torch.no_grad()
     def forward(self, batch: Any, labels: Any) -> Any:
         """Confidences ``(N, M)`` of the features in ``batch``; no gradient."""
         refuse_in_worker(self)
+        self.ready()
         classes = as_labels(labels, "labels")
         check_label_range(classes, len(self.seen))
         slot = classes.clamp(min=0)
         usable = (classes >= 0) & self.seen[slot]
         columns = []
-        for number in range(len(self.modalities)):
-            rows = self._rows(batch, number, len(classes)).to(torch.float32)
+        for number, rows in enumerate(self._vectors(batch, len(classes))):
             with full_precision(rows):
                 cosine = normalize(rows, dim=1) @ normalize(self._centroids(number), dim=1).T
             # A finite stand-in for −∞ keeps a table without any centroid free of NaN.
@@ -116,10 +141,13 @@ class PrototypeConfidence(nn.Module):
     def _centroids(self, number: int) -> Tensor:
         return self.get_buffer(f"centroids_{number}")
 
-    def _rows(self, features: Any, number: int, count: int) -> Tensor:
-        name = f"features[{self.modalities[number]!r}]"
-        array = as_tensor(get_item(features, self.modalities[number], "feature"), name)
-        rows = as_scores(array, name)
-        why = "one feature vector a label, of the size given at construction"
-        check_shape(rows, (count, self._centroids(number).shape[1]), name, why)
-        return rows
+    def _vectors(self, features: Any, n_rows: int) -> list[Tensor]:
+        """The feature vectors of each modality, in float32."""
+        found = []
+        for number, key in enumerate(self.modalities):
+            name = f"features[{key!r}]"
+            rows = as_scores(as_tensor(get_item(features, key, "feature"), name), name)
+            why = "one feature vector a label, of the size given at construction"
+            check_shape(rows, (n_rows, self._centroids(number).shape[1]), name, why)
+            found.append(rows.to(torch.float32))
+        return found

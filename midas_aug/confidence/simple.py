@@ -6,41 +6,50 @@ from typing import Any
 import torch
 
 from midas_aug._arrays import as_labels, like
-from midas_aug.confidence.base import UnimodalLogits, logits_to_confidence
-from midas_aug.errors import MidasAugError
-from midas_aug.tree import get_item
+from midas_aug._tree import get_item
+from midas_aug.confidence.base import (
+    ConfidenceProvider,
+    UnimodalLogits,
+    check_modalities,
+    check_number,
+    logits_to_confidence,
+)
 
 __all__ = ["LogitConfidence", "UniformConfidence"]
 
 
-class UniformConfidence:
+class UniformConfidence(ConfidenceProvider):
     """Every modality equally sure: each gets a share of 1/M. The plain-swap control.
 
     Args:
-        num_modalities: M.
+        modalities: The names of the modalities.
+
+    Raises:
+        MidasAugError: There are not at least two different names.
 
     Example:
         >>> import torch
         >>> from midas_aug.confidence import UniformConfidence
-        >>> UniformConfidence(2)({}, torch.tensor([0, 1, 1])).shape
+        >>> UniformConfidence(("image", "text"))({}, torch.tensor([0, 1, 1])).shape
         torch.Size([3, 2])
     """
 
-    def __init__(self, num_modalities: int) -> None:
-        if num_modalities < 2:
-            raise MidasAugError(f"expected num_modalities of at least 2, got {num_modalities}")
-        self.num_modalities = num_modalities
+    modalities: tuple[Any, ...]
 
-    def __call__(self, batch: Any, labels: Any) -> Any:
+    def __init__(self, modalities: Sequence[Hashable]) -> None:
+        self.modalities = check_modalities(modalities)
+
+    def __call__(self, batch: Any, labels: Any, /) -> Any:
         """Ones, ``(N, M)``."""
         classes = as_labels(labels, "labels")
-        return like(torch.ones(len(classes), self.num_modalities, device=classes.device), labels)
+        shape = len(classes), len(self.modalities)
+        return like(torch.ones(shape, dtype=torch.float32, device=classes.device), labels)
 
     def __repr__(self) -> str:
-        return f"UniformConfidence({self.num_modalities})"
+        return f"UniformConfidence({self.modalities!r})"
 
 
-class LogitConfidence:
+class LogitConfidence(ConfidenceProvider):
     """Softmax probability of the true class, from unimodal logits that the batch brings (Eq. 2).
 
     Args:
@@ -48,7 +57,8 @@ class LogitConfidence:
         temperature: Positive divisor of the logits.
 
     Raises:
-        MidasAugError: A key is missing, or shapes do not fit the labels.
+        MidasAugError: An argument is out of range, a key is missing, or shapes do not fit the
+            labels.
 
     Example:
         >>> import torch
@@ -58,11 +68,14 @@ class LogitConfidence:
         tensor([[0.5000, 0.9526]])
     """
 
+    modalities: tuple[Any, ...]
+    takes_logits = True
+
     def __init__(self, modalities: Sequence[Hashable], *, temperature: float = 1.0) -> None:
-        if temperature <= 0:
-            raise MidasAugError(f"expected a temperature above 0, got {temperature}")
-        self.modalities = tuple(modalities)
-        self.temperature = temperature
+        self.modalities = check_modalities(modalities)
+        self.temperature = check_number(
+            temperature, "temperature", 0, "1 leaves the logits as they are", exclusive=True
+        )
 
     def unimodal_logits(self, batch: Any) -> tuple[Any, ...]:
         """The logits of each modality, in order."""
@@ -73,7 +86,7 @@ class LogitConfidence:
         temperatures = [self.temperature] * len(self.modalities)
         return logits_to_confidence(unimodal_logits, labels, self.modalities, temperatures)
 
-    def __call__(self, batch: Any, labels: Any) -> Any:
+    def __call__(self, batch: Any, labels: Any, /) -> Any:
         """Confidences ``(N, M)``."""
         return self.from_logits(self.unimodal_logits(batch), labels)
 

@@ -1,27 +1,37 @@
 """One number a modality: how much its classifier knows, measured on held-out data."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import Self
+from torch import Tensor
+from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import Array, as_labels, like, share_memory
+from midas_aug._arrays import Array, as_labels, like
 from midas_aug._ranks import several_ranks
-from midas_aug.confidence.base import UnimodalLogits, check_unimodal_logits
+from midas_aug._shared import SharedNumbers
+from midas_aug._state import Mirror, StatefulModule
+from midas_aug._tree import in_order
+from midas_aug.confidence.base import (
+    ConfidenceProvider,
+    UnimodalLogits,
+    check_count,
+    check_modalities,
+    check_number,
+    check_unimodal_logits,
+)
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import shares_by_source
-from midas_aug.functional.labels import check_label_range
+from midas_aug.functional.shares import check_label_range
 from midas_aug.functional.skill import STEPS, as_counts, count_classes, nll_sums, skill_from_sums
-from midas_aug.tree import in_order
 
 __all__ = ["FitUnimodal", "SkillConfidence"]
 
 FitUnimodal: TypeAlias = Callable[[Tensor, Tensor], UnimodalLogits]
 
 
-class SkillConfidence(nn.Module):
+class SkillConfidence(StatefulModule, ConfidenceProvider):
     """Labels shared by the measured skill of each modality, not by confidences sample by sample.
 
     Not in the paper. Heads that memorise their training rows are sure of everything, and a modality
@@ -34,14 +44,12 @@ class SkillConfidence(nn.Module):
     Runs in loader workers, running ones included: they read the skill from shared memory.
 
     Args:
-        num_modalities: M.
+        modalities: The names of the modalities, in order.
         num_classes: C.
         ema: Weight of a new measurement; the first one replaces the start value.
         eps: Added to each skill, so that a share is never 0.
         class_counts: ``(C,)`` rows a class in the training set. None: those of the rows that were
             measured.
-        modalities: The keys of the modalities, in order, for logits that come by name. None: they
-            are taken in the order in which they come.
 
     Attributes:
         skill: ``(M,)`` float32 buffer.
@@ -52,7 +60,7 @@ class SkillConfidence(nn.Module):
     Example:
         >>> import torch
         >>> from midas_aug.confidence import SkillConfidence
-        >>> skill = SkillConfidence(2, num_classes=2)
+        >>> skill = SkillConfidence(("image", "text"), num_classes=2)
         >>> labels = torch.tensor([0, 1, 0, 1])
         >>> knows = 9 * torch.nn.functional.one_hot(labels).float()
         >>> skill.update([knows, torch.zeros(4, 2)], labels)
@@ -63,6 +71,7 @@ class SkillConfidence(nn.Module):
         tensor([1.0200, 0.0200])
     """
 
+    modalities: tuple[Any, ...]
     needs_model = False  # a worker does not need one: the skill lies in shared memory
     skill: Tensor
     steps: Tensor
@@ -70,49 +79,40 @@ class SkillConfidence(nn.Module):
 
     def __init__(
         self,
-        num_modalities: int,
+        modalities: Sequence[Hashable],
         num_classes: int,
         *,
         ema: float = 0.5,
         eps: float = 0.02,
         class_counts: Array | None = None,
-        modalities: Sequence[Hashable] | None = None,
     ) -> None:
         super().__init__()
-        if num_modalities < 2 or num_classes < 1:
-            raise MidasAugError(
-                "expected at least 2 modalities and 1 class, got "
-                f"{num_modalities} and {num_classes}"
-            )
-        if not 0 < ema <= 1 or not 0 < eps < float("inf"):
-            raise MidasAugError(
-                f"expected ema in (0, 1] and a finite eps above 0, got {ema} and {eps}"
-            )
-        self.num_modalities = num_modalities
-        self.num_classes = num_classes
-        self.ema = ema
-        self.eps = eps
-        if modalities is not None:
-            self.modalities = tuple(modalities)
-            if len(self.modalities) != num_modalities:
-                raise MidasAugError(
-                    f"expected {num_modalities} names of modalities, got {self.modalities!r}"
-                )
-        self.register_buffer("skill", torch.ones(num_modalities))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        counts = None if class_counts is None else as_counts(class_counts, num_classes).clone()
-        self.register_buffer("class_counts", counts)
+        self.modalities = check_modalities(modalities)
+        self.num_classes = check_count(num_classes, "num_classes")
+        self.ema = check_number(ema, "ema", 0, "1 forgets what was measured before", exclusive=True)
+        if self.ema > 1:
+            raise MidasAugError(f"expected ema in (0, 1], got {ema!r}; 1 is the newest alone")
+        self.eps = check_number(eps, "eps", 0, "0.02 is the default", exclusive=True)
+        # What workers read, on the CPU wherever the buffers are.
+        ones = torch.ones(len(self.modalities), dtype=torch.float32, device="cpu")
+        self._shared = SharedNumbers(ones)
+        self._published = Mirror(self._shared.write, None)
         # A measurement under way. No buffers: DistributedDataParallel overwrites these with those
         # of rank 0, and every rank validates on rows of its own.
         self._sums: Tensor | None = None
         self._counts: Tensor | None = None
-        # What workers read, on the CPU wherever the buffers are.
-        self._shared_skill = share_memory(torch.ones(num_modalities, device="cpu"))
-        self.register_load_state_dict_post_hook(_publish)  # type: ignore[no-untyped-call]
+        self.register_state("skill", ones.clone)
+        self.register_state("steps", partial(torch.zeros, (), dtype=torch.int64))
+        if class_counts is None:
+            self.register_buffer("class_counts", None)
+        else:
+            counts = as_counts(class_counts, self.num_classes).cpu()
+            counts = counts.clone() if counts.is_floating_point() else counts.long()
+            self.register_state("class_counts", counts.clone)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
-        return f"{self.num_modalities}, {self.num_classes}, ema={self.ema}, eps={self.eps}"
+        return f"{self.modalities!r}, {self.num_classes}, ema={self.ema}, eps={self.eps}"
 
     @torch.no_grad()
     def update(self, unimodal_logits: UnimodalLogits, labels: Array) -> None:
@@ -124,10 +124,15 @@ class SkillConfidence(nn.Module):
         """
         classes = as_labels(labels, "labels")
         check_label_range(classes, self.num_classes)
-        logits = self._in_order(unimodal_logits)
-        keys = range(self.num_modalities)
-        check_unimodal_logits(logits, keys, len(classes), self.num_classes)
-        sums = torch.stack([nll_sums(logits[m], classes, f"unimodal_logits[{m!r}]") for m in keys])
+        names = self.modalities
+        check_unimodal_logits(unimodal_logits, names, len(classes), self.num_classes)
+        logits = in_order(unimodal_logits, names, "unimodal_logits")
+        sums = torch.stack(
+            [
+                nll_sums(scores, classes, f"unimodal_logits[{name!r}]")
+                for name, scores in zip(names, logits, strict=True)
+            ]
+        )
         counts = count_classes(classes, self.num_classes)
         self._sums = sums if self._sums is None else self._sums + sums
         self._counts = counts if self._counts is None else self._counts + counts
@@ -139,8 +144,10 @@ class SkillConfidence(nn.Module):
         In a distributed run the ranks add up what they saw, so every rank has to call this, also
         one without a batch. Without any row with a label the skill stays as it is.
         """
+        self.ready()
         device = self.skill.device
-        sums = torch.zeros(self.num_modalities, STEPS, device=device)
+        shape = len(self.modalities), STEPS
+        sums = torch.zeros(shape, dtype=torch.float32, device=device)
         seen = torch.zeros(self.num_classes, dtype=torch.int64, device=device)
         if self._sums is not None and self._counts is not None:
             sums, seen = sums + self._sums.to(device), seen + self._counts.to(device)
@@ -152,11 +159,11 @@ class SkillConfidence(nn.Module):
         measured = skill_from_sums(
             sums, rows, seen if self.class_counts is None else self.class_counts
         )
-        keep = torch.where(self.steps > 0, 1 - self.ema, 0.0)
+        keep = (self.steps > 0).to(torch.float32) * (1 - self.ema)
         moved = keep * self.skill + (1 - keep) * measured
         self.skill.copy_(torch.where(rows > 0, moved, self.skill))
-        self.steps += (rows > 0).long()
-        _publish(self)
+        self.steps.add_(rows > 0)
+        self.on_new_state()
 
     def cross_fit(
         self,
@@ -197,33 +204,27 @@ class SkillConfidence(nn.Module):
     def forward(self, batch: Any, labels: Any) -> Any:
         """Skill plus ``eps``, the same for every row, ``(N, M)``."""
         classes = as_labels(labels, "labels")
-        skill = self._shared_skill if classes.device.type == "cpu" else self.skill
-        row = skill.to(classes.device, non_blocking=True) + self.eps
+        if torch.compiler.is_compiling() or classes.device.type != "cpu":
+            skill = self.skill
+        else:
+            if get_worker_info() is None:  # a worker has a stale copy of the buffer
+                self.on_new_state()
+            skill = self._shared.tensor
+        row = skill.to(classes.device, torch.float32, non_blocking=True) + self.eps
         return like(row.expand(len(classes), -1), labels)
 
-    def _in_order(self, unimodal_logits: Any) -> list[Any]:
-        if hasattr(self, "modalities"):
-            return list(in_order(unimodal_logits, self.modalities, "unimodal_logits"))
-        if isinstance(unimodal_logits, Mapping):
-            return list(unimodal_logits.values())
-        return list(unimodal_logits)
+    def on_new_state(self) -> None:
+        """Let workers see the skill."""
+        if "skill" in self._buffers:
+            self._published.of(self.skill)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # model.to(torch.bfloat16) moves the skill and keeps it float32.
-        skill = self.skill
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.skill = self.skill.float() if skill.is_meta else skill.to(self.skill.device)
-        return self
+    def __getstate__(self) -> dict[str, Any]:
+        self.on_new_state()
+        return dict(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        share_memory(self._shared_skill)  # it is shared already unless this is a copy
-
-
-def _publish(module: nn.Module, _: Any = None) -> None:
-    """Let workers see the skill."""
-    if isinstance(module, SkillConfidence) and not module.skill.is_meta:
-        module._shared_skill.copy_(module.skill)
+        self._published.set(self.skill, None)  # a copy publishes what it learns itself, only
 
 
 def _folds(

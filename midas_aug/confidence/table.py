@@ -1,10 +1,11 @@
 """A confidence for every sample of the data set, kept between epochs."""
 
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,76 +17,100 @@ from midas_aug._arrays import (
     check_shape,
     like,
     may_read_values,
-    share_memory,
+)
+from midas_aug._files import write_atomically
+from midas_aug._shared import SharedNumbers
+from midas_aug._tree import get_item
+from midas_aug.confidence.base import (
+    ConfidenceProvider,
+    check_count,
+    check_finite,
+    check_modalities,
+    check_number,
 )
 from midas_aug.errors import MidasAugError
-from midas_aug.tree import get_item
 
 __all__ = ["TableConfidence"]
 
 
-class TableConfidence:
+class TableConfidence(ConfidenceProvider):
     """Looks up confidences by data set index; loader workers read what the training loop writes.
 
-    The table lies in shared memory, or in a memory-mapped file, which also outlives the process
-    and may be larger than memory.
+    The table lies in memory that workers share, or in a memory-mapped file, which also outlives the
+    process and may be larger than memory.
 
     Args:
+        modalities: The names of the modalities, one column each.
         num_samples: Size of the data set.
-        num_modalities: M.
         index: Batch key of the ``(N,)`` integer data set indices.
-        path: File to map (created if it is missing, else read and updated in place). None keeps
-            the table in shared memory.
+        path: File to map (created if it is missing, else read and updated in place; several
+            processes may do so at once). None keeps the table in memory.
         initial: Confidence of samples that have not been updated.
 
     Attributes:
-        table: ``(num_samples, M)`` float32, on the CPU.
+        table: ``(num_samples, M)`` float32, on the CPU; write it with `update`.
 
     Raises:
-        MidasAugError: Sizes are not positive, or the file at ``path`` has another size.
+        MidasAugError: An argument is out of range, or the file at ``path`` has another size or
+            cannot be made or mapped.
 
     Example:
         >>> import torch
         >>> from midas_aug.confidence import TableConfidence
-        >>> table = TableConfidence(100, 2)
+        >>> table = TableConfidence(("image", "text"), num_samples=100)
         >>> table.update(torch.tensor([7]), torch.tensor([[0.9, 0.3]]))
         >>> table({"index": torch.tensor([7, 8])}, torch.tensor([0, 1]))
         tensor([[0.9000, 0.3000],
                 [1.0000, 1.0000]])
     """
 
+    modalities: tuple[Any, ...]
+
     def __init__(
         self,
+        modalities: Sequence[Hashable],
         num_samples: int,
-        num_modalities: int,
         *,
         index: Hashable = "index",
         path: str | os.PathLike[str] | None = None,
         initial: float = 1.0,
     ) -> None:
-        if num_samples < 1 or num_modalities < 2:
-            raise MidasAugError(
-                "expected at least 1 sample and 2 modalities, got "
-                f"{num_samples} and {num_modalities}"
-            )
+        self.modalities = check_modalities(modalities)
         self.index = index
         self.path = None if path is None else Path(path)
-        shape = (num_samples, num_modalities)
+        self._shape = check_count(num_samples, "num_samples"), len(self.modalities)
+        first = check_number(initial, "initial confidence", 0, "1 makes all of them even at first")
+        self._memory: SharedNumbers | None = None
+        self._mapped: Tensor | None = None
         if self.path is None:
-            self.table = share_memory(torch.full(shape, float(initial), device="cpu"))
+            start = torch.tensor(first, dtype=torch.float32, device="cpu")
+            self._memory = SharedNumbers(start.expand(self._shape))
         else:
-            self.table = _map_file(self.path, shape, float(initial))
+            _create_file(self.path, self._shape, first)
+            self._mapped = _map_file(self.path, self._shape, shared=True)
 
-    def __call__(self, batch: Any, labels: Any) -> Any:
+    @property
+    def table(self) -> Tensor:
+        """The confidences, ``(num_samples, M)``."""
+        mapped = self._mapped
+        if mapped is not None:
+            return mapped
+        if self._memory is None:
+            raise MidasAugError("expected a table in memory or in a file, got neither")
+        return self._memory.tensor
+
+    def __call__(self, batch: Any, labels: Any, /) -> Any:
         """Confidences ``(N, M)`` of the samples whose indices ``batch`` brings."""
-        rows = as_labels(get_item(batch, self.index, "data set index"), "the data set index")
-        if rows.device.type != "cpu":
+        index = as_labels(get_item(batch, self.index, "data set index"), "the data set index")
+        if index.device.type != "cpu":
             raise MidasAugError(
-                f"expected data set indices on the CPU, where the table is, got {rows.device}; "
+                f"expected data set indices on the CPU, where the table is, got {index.device}; "
                 f"leave batch[{self.index!r}] on the CPU, or look the table up in collate()"
             )
-        self._check(rows)
-        found = self.table.index_select(0, rows)
+        self._check(index)
+        found = self.table.index_select(0, index)
+        if may_read_values(found):  # a file may hold anything
+            check_finite(found, "the confidences in the table")
         if isinstance(labels, Tensor):
             return found.to(labels.device, non_blocking=True)
         return like(found, labels)
@@ -96,78 +121,136 @@ class TableConfidence:
         Values on an accelerator are copied to the CPU, which waits for them.
         """
         rows = as_labels(index, "index").cpu()
-        values = as_scores(confidence, "confidence").detach().cpu()
-        check_shape(values, (len(rows), self.table.shape[1]), "confidence", "one row an index")
+        values = as_scores(confidence, "confidence").detach().to("cpu", torch.float32)
+        check_shape(values, (len(rows), self._shape[1]), "confidence", "one row an index")
         self._check(rows)
-        if not bool((values >= 0).all()):
-            raise MidasAugError(
-                "expected confidences of at least 0, got negative or NaN ones; keep a diverged "
-                "classifier's numbers out of the table"
-            )
-        self.table[rows] = values.to(torch.float32)
+        check_finite(values, "confidence")
+        if self._memory is None:
+            self.table[rows] = values
+        else:
+            self._memory.write(values, rows)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table to a file that ``path=`` or `load` reads."""
-        as_tensor(self.table, "table").numpy().tofile(path)
+        """Write the table to a file that ``path=`` or `load` reads.
+
+        The file is replaced when the new one is whole. Where it is the table's own file, which is
+        up to date at all times, what is not on the disk yet is written there.
+        """
+        if self.path is not None and _same_file(self.path, Path(path)):
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+            return
+        numbers = self.table.numpy()
+        write_atomically(path, lambda file: file.write(numbers.data), size=numbers.nbytes)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Read a table of the same size from a file, in place: running workers see it."""
-        stored = _map_file(Path(path), tuple(self.table.shape), None)
-        self.table.copy_(stored)
+        """Read a table of the same size from a file, in place: running workers see it.
 
-    def state_dict(self) -> dict[str, Tensor]:
+        Raises:
+            MidasAugError: The file is missing, has another size, or holds numbers that are no
+                confidences. The table is then as it was.
+        """
+        if self.path is not None and _same_file(self.path, Path(path)):
+            return
+        self._replace(_map_file(Path(path), self._shape, shared=False), f"the numbers in {path}")
+
+    def state_dict(self) -> dict[str, Any]:
         """A copy of the table."""
         return {"table": self.table.clone()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over a table of the same size, in place."""
-        check_shape(state["table"], tuple(self.table.shape), "table", "the size of the data set")
-        self.table.copy_(state["table"])
+    def load_state_dict(self, state: Any, /) -> None:
+        """Take over a table of the same size, in place.
 
-    def _check(self, rows: Tensor) -> None:
-        if not may_read_values(rows) or len(rows) == 0:
-            return
-        low, high = int(rows.min()), int(rows.max())
-        if low < 0 or high >= len(self.table):
+        Raises:
+            MidasAugError: There is no such table in ``state``. The table is then as it was.
+        """
+        if not isinstance(state, Mapping) or set(state) != {"table"}:
+            found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
             raise MidasAugError(
-                f"expected data set indices in 0 … {len(self.table) - 1}, got {low} … {high}; "
+                f"expected the state of a TableConfidence with the key 'table', got {found}; pass "
+                "what state_dict() gave"
+            )
+        table = as_scores(as_tensor(state["table"], "table"), "table")
+        check_shape(table, self._shape, "table", "the size of the data set and the modalities")
+        self._replace(table.detach().to("cpu", torch.float32), "the table")
+
+    def _replace(self, table: Tensor, what: str) -> None:
+        check_finite(table, what)
+        if self._memory is None:
+            self.table.copy_(table)
+        else:
+            self._memory.write(table)
+
+    def _check(self, index: Tensor) -> None:
+        if not may_read_values(index) or len(index) == 0:
+            return
+        low, high = (int(bound) for bound in index.aminmax())
+        if low < 0 or high >= self._shape[0]:
+            raise MidasAugError(
+                f"expected data set indices in 0 … {self._shape[0] - 1}, got {low} … {high}; "
                 "build the table with num_samples=len(dataset)"
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        if self.path is not None:
-            state["table"] = tuple(self.table.shape)  # a worker maps the file again
-        return state
+        return {**self.__dict__, "_mapped": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self.path is not None:
-            self.table = _map_file(self.path, state["table"], None)
-        else:
-            share_memory(self.table)  # it is shared already unless this is a copy
+        if self.path is not None:  # a worker maps the file again
+            self._mapped = _map_file(self.path, self._shape, shared=True)
 
     def __repr__(self) -> str:
-        samples, modalities = self.table.shape
-        return f"TableConfidence({samples}, {modalities}, index={self.index!r}, path={self.path})"
+        return (
+            f"TableConfidence({self.modalities!r}, {self._shape[0]}, index={self.index!r}, "
+            f"path={self.path})"
+        )
 
 
-def _map_file(path: Path, shape: tuple[int, ...], initial: float | None) -> Tensor:
-    """Map ``path`` as float32, creating it with ``initial`` where that is given."""
+def _create_file(path: Path, shape: tuple[int, int], initial: float) -> None:
+    """Make the file with ``initial`` in it, unless it is there or another process is first."""
+    if path.exists():
+        return
     count = shape[0] * shape[1]
-    missing = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if missing and initial is None:
-        raise MidasAugError(f"expected a table file at {path}, found none")
-    if not missing and path.stat().st_size != 4 * count:
+
+    def fill(file: BinaryIO) -> None:
+        some = np.full(min(count, 1 << 20), initial, dtype=np.float32)
+        for start in range(0, count, len(some)):
+            file.write(some[: count - start].data)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, fill, size=4 * count, replace=False)
+    except OSError as error:
+        raise MidasAugError(
+            f"expected to make a table file of {4 * count} bytes at {path}, got: {error}; choose a "
+            "path on a disk with space that this process may write to"
+        ) from error
+
+
+def _map_file(path: Path, shape: tuple[int, int], *, shared: bool) -> Tensor:
+    """Map the float32 numbers of a file: to write them, or for this process to read."""
+    count = shape[0] * shape[1]
+    if not path.is_file():
+        raise MidasAugError(
+            f"expected a table file at {path}, found none; write one with save(path)"
+        )
+    size = path.stat().st_size
+    if size != 4 * count:  # mapping would make a file that is shorter longer
         raise MidasAugError(
             f"expected {path} to hold {shape[0]} × {shape[1]} float32 numbers ({4 * count} bytes), "
-            f"got {path.stat().st_size} bytes; it was made for another data set"
+            f"got {size} bytes; it was made for another data set, or is not whole"
         )
-    mapped: Tensor = torch.from_file(
-        str(path), shared=True, size=count, dtype=torch.float32, device="cpu"
-    )
-    table = mapped.view(shape)
-    if missing and initial is not None:
-        table.fill_(initial)
-    return table
+    try:
+        mapped: Tensor = torch.from_file(
+            str(path), shared=shared, size=count, dtype=torch.float32, device="cpu"
+        )
+    except RuntimeError as error:
+        raise MidasAugError(
+            f"expected to map {path}, got: {error}; a table file has to be readable, and writable "
+            "where it is given as path="
+        ) from error
+    return mapped.view(shape)
+
+
+def _same_file(own: Path, other: Path) -> bool:
+    return own.exists() and other.exists() and own.samefile(other)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_tensor, check_shape, is_array
+from midas_aug._rows import take_rows
+from midas_aug._tree import get_item, map_arrays
 from midas_aug.diagnostics.removal import spread
 from midas_aug.errors import MidasAugError
-from midas_aug.tree import get_item, map_arrays, take_rows
 
 __all__ = ["Block", "Modality", "as_logits", "as_modalities"]
 
@@ -148,7 +149,7 @@ def select(value: Any, index: Tensor, n_rows: int, key: Any) -> Any:
     """The rows ``index`` of all leaves of a modality of ``n_rows`` rows."""
     leaves = all_leaves(value)
     at = index.to(leaves[0].device) if leaves else index
-    return take_rows(value, at, n_rows, path=str(key), strict=True, host_index=index.tolist)
+    return take_rows(value, at, n_rows, path=str(key), modality=False, host_index=index.tolist)
 
 
 def leaves_of(value: Any, key: Any) -> list[Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from midas_aug._tree import in_order
 from midas_aug.diagnostics.blocks import (
     Block,
     as_logits,
@@ -27,7 +28,6 @@ from midas_aug.functional import (
     sample_partners,
     true_class_confidence,
 )
-from midas_aug.tree import in_order
 
 __all__ = ["observe"]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import check_label_range
 from midas_aug.functional.metrics import check_misaligned, has_two_labels
+from midas_aug.functional.shares import check_label_range
 
 __all__ = [
     "accuracy",

@@ -24,13 +24,13 @@ from midas_aug.diagnostics.measures import (
     source_probability,
 )
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import true_class_confidence
 from midas_aug.functional.metrics import (
     SameLabel,
     check_misaligned,
     check_same_label,
     misaligned_hits,
 )
+from midas_aug.functional.shares import true_class_confidence
 
 require(
     "torchmetrics", "the accumulating metrics (the functions of midas_aug.diagnostics need none)"

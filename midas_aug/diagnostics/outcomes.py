@@ -23,8 +23,8 @@ from midas_aug.diagnostics.measures import (
 from midas_aug.diagnostics.report import ModalityReport
 from midas_aug.diagnostics.shapley import Subset, all_subsets, sample_shapley, shapley
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import true_class_confidence
 from midas_aug.functional.metrics import misaligned_hits
+from midas_aug.functional.shares import true_class_confidence
 
 __all__ = ["Outcomes", "join"]
 

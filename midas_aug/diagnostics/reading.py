@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_labels, as_tensor
+from midas_aug._tree import get_item, in_order, item_keys, map_arrays, map_items, resolve_key
 from midas_aug.diagnostics.blocks import (
     Block,
     Modality,
@@ -23,7 +24,6 @@ from midas_aug.diagnostics.blocks import (
 )
 from midas_aug.diagnostics.removal import mean_of
 from midas_aug.errors import MidasAugError
-from midas_aug.tree import get_item, in_order, item_keys, map_arrays, map_items, resolve_key
 
 __all__ = ["Reader", "progress_bar"]
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_tensor
+from midas_aug._rows import count_rows, take_rows
+from midas_aug._tree import map_arrays
 from midas_aug.errors import MidasAugError
-from midas_aug.tree import first_rows, map_arrays, take_rows
 
 __all__ = ["Removal", "remove_modality"]
 
@@ -71,11 +72,11 @@ def absent(
     if removal == "zero":
         return map_arrays(lambda array: torch.zeros_like(as_tensor(array, name)), value)
     if removal == "permute":
-        n_rows = first_rows(value)
+        n_rows = rows_of_modality(value, name)
         order = torch.randperm(n_rows, generator=generator)
-        return take_rows(value, order_like(order, value), n_rows, path=name, strict=True)
+        return take_rows(value, order_like(order, value), n_rows, path=name, modality=True)
     means = mean_of(value, name) if mean is None else mean
-    return spread(means, first_rows(value))
+    return spread(means, rows_of_modality(value, name))
 
 
 def check_removal(removal: str) -> None:
@@ -117,3 +118,14 @@ def spread(means: Any, n_rows: int) -> Any:
         return row.expand(n_rows, *row.shape)
 
     return map_arrays(repeated, means)
+
+
+def rows_of_modality(value: Any, name: str) -> int:
+    """The number of rows of a modality."""
+    n_rows = count_rows(value)
+    if n_rows is None:
+        raise MidasAugError(
+            f"expected {name!r} to hold an array with rows, got {type(value).__name__}; pass "
+            "tensors or NumPy arrays whose first axis is the batch"
+        )
+    return n_rows

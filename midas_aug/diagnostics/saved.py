@@ -15,7 +15,7 @@ from midas_aug.diagnostics.outcomes import Outcomes
 from midas_aug.diagnostics.report import ModalityReport
 from midas_aug.diagnostics.shapley import Subset
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import true_class_confidence
+from midas_aug.functional.shares import true_class_confidence
 
 __all__ = ["read_arrays", "report_from_logits"]
 

@@ -102,7 +102,7 @@ class TrainingLog:
         >>> unimodal = {"audio": torch.zeros(4, 3), "video": torch.zeros(4, 3)}
         >>> out = augment(features, torch.tensor([0, 1, 2, 0]), unimodal_logits=unimodal)
         >>> logits = torch.rand(12, 3)
-        >>> terms = criterion.terms(logits, out, unimodal)  # terms.total.backward()
+        >>> terms = criterion.compute(logits, out, unimodal)  # terms.total.backward()
         >>> log.update(out, logits=logits, terms=terms, criterion=criterion)
         >>> record = log.end_epoch(0)
         >>> record["share.audio"], record["collapsed"]
@@ -192,7 +192,7 @@ class TrainingLog:
         one = torch.ones(1, device=shares.device)
         steps = {kinds.WARMING_UP.name: one * warming_up}
         if criterion is not None:
-            steps[kinds.ALPHA.name] = criterion.weak.alpha
+            steps[kinds.ALPHA.name] = criterion.weak_modality.alpha
         if terms is not None:
             steps[kinds.LOSS.name] = torch.stack([terms.total.detach(), terms.unimodal.detach()])
             if not warming_up:  # which has placeholders for these

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from midas_aug._arrays import Array, ArrayT, as_labels, as_scores, check_shape, like
-from midas_aug.functional.labels import check_label_range
+from midas_aug.functional.shares import check_logit_width
 
 __all__ = ["misaligned_cross_entropy"]
 
@@ -42,7 +42,7 @@ def misaligned_cross_entropy(
     weights = as_scores(shares, "shares").detach().to(scores.dtype)
     check_shape(classes, (len(scores), None), "source_labels", "one row a row of logits")
     check_shape(weights, tuple(classes.shape), "shares", "one share a source label")
-    check_label_range(classes, scores.shape[1])
+    check_logit_width(classes, scores.shape[1], "logits")
     if alpha is not None:
         factors = as_scores(alpha, "alpha", ndim=1).detach()
         why = "one weak-modality weight a modality"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from midas_aug._arrays import Array, ArrayT, as_labels, as_scores, as_tensor, check_shape, like
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import check_label_range
+from midas_aug.functional.shares import check_logit_width
 
 __all__ = ["misaligned_accuracy"]
 
@@ -65,7 +65,7 @@ def check_misaligned(
     scores = as_scores(logits, "logits").detach()
     classes = as_labels(source_labels, "source_labels", ndim=2)
     check_shape(classes, (len(scores), None), "source_labels", "one row a row of logits")
-    check_label_range(classes, scores.shape[1])
+    check_logit_width(classes, scores.shape[1], "logits")
     counted = (classes >= 0).all(dim=1)
     if valid is not None:
         mask = as_tensor(valid, "valid")

@@ -8,18 +8,17 @@ from torch import Tensor
 from midas_aug._arrays import (
     Array,
     ArrayT,
-    Generator,
     as_labels,
     as_tensor,
     check_rows,
     check_shape,
     like,
 )
-from midas_aug._draws import DRAW_BITS, random_integers
+from midas_aug._draws import DRAW_BITS, Draws, as_draws
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import check_label_range
+from midas_aug.functional.shares import check_label_range
 
-__all__ = ["Pairing", "permutation_partners", "sample_partners"]
+__all__ = ["Pairing", "permutation_partners", "same_class_partners", "sample_partners"]
 
 
 class Pairing(Protocol):
@@ -36,7 +35,7 @@ class Pairing(Protocol):
 
 
 def sample_partners(
-    labels: ArrayT, *, generator: Generator | None = None, num_classes: int | None = None
+    labels: ArrayT, *, generator: Draws = None, num_classes: int | None = None
 ) -> tuple[ArrayT, ArrayT]:
     r"""Draw, for every row independently, one row of another class, uniformly.
 
@@ -70,46 +69,56 @@ def sample_partners(
     classes = as_labels(labels, "labels")
     if num_classes is not None:
         check_label_range(classes, num_classes)
-    draws = random_integers(1 << DRAW_BITS, (len(classes),), labels, generator)
+    draws = as_draws(labels, generator)((len(classes),))
     partner, valid = partners_from_draws(classes, draws, num_classes)
     return like(partner, labels), like(valid, labels)
 
 
 def partners_from_draws(
-    labels: Tensor, draws: Tensor, num_classes: int | None = None
+    labels: Tensor,
+    draws: Tensor,
+    num_classes: int | None = None,
+    *,
+    own: Tensor | None = None,
+    labelled: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Turn N draws, uniform in ``0 … 2^40 - 1``, into a partner of another class for each row.
 
     Sorted by class, the rows of other classes are what a cyclic walk over the labelled rows meets
     after the end of the own class block; the scaled draw says how far to walk.
     """
-    rows = len(labels)
+    rows = labels.shape[0]
     if rows > 1 << (62 - DRAW_BITS):
         raise MidasAugError(
             f"expected at most {1 << (62 - DRAW_BITS)} labels, got {rows}; pair in chunks"
         )
-    own = torch.arange(rows, device=labels.device)
+    if own is None:
+        own = torch.arange(rows, device=labels.device)
+    if labelled is None:
+        labelled = labels >= 0
     if rows == 0:
-        return own, labels >= 0
-    # Ignored rows come after all others.
-    keys = labels.masked_fill(labels < 0, torch.iinfo(torch.int64).max)
-    if num_classes is not None and rows >= max(num_classes, _TABLE_ROWS):
-        order, end, others, labelled = _blocks_by_class(keys, num_classes)
+        return own, labelled
+    keys = torch.where(labelled, labels, _LAST)  # ignored rows come after all others
+    if num_classes is not None and rows >= _TABLE_ROWS and rows >= num_classes:
+        order, end, others, count = _blocks_by_class(keys, num_classes)
     else:
-        order, end, others, labelled = _blocks_by_row(labels, keys)
+        order, end, others, count = _blocks_by_row(labels, keys, labelled)
     walk = (draws * others) >> DRAW_BITS
-    position = (walk + end).remainder(labelled.clamp(min=1))
+    position = (walk + end).remainder(count.clamp(min=1))
     valid = others > 0
     return torch.where(valid, order.index_select(0, position), own), valid
 
 
+_LAST = (1 << 63) - 1
 # In smaller batches a table of classes costs more operators than it saves.
 _TABLE_ROWS = 512
 # From here on a CPU sorts short integers faster, three times at a million.
 _NARROW_ROWS = 1 << 15
 
 
-def _blocks_by_row(labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _blocks_by_row(
+    labels: Tensor, keys: Tensor, labelled: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sorted order of the rows, where each row's class block ends, how many rows lie outside.
 
     An ignored row has none outside (a number ≤ 0). The last value is the number of labelled rows.
@@ -118,8 +127,8 @@ def _blocks_by_row(labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor
     # An ignored row asks with a negative label: its block starts at 0 and holds all labelled rows.
     start = torch.searchsorted(ordered, labels.contiguous())  # warns of a copy that it makes itself
     end = torch.searchsorted(ordered, keys, right=True)
-    labelled = (labels >= 0).sum()
-    return order, end, start - end + labelled, labelled
+    count = labelled.sum()
+    return order, end, start - end + count, count
 
 
 def _blocks_by_class(keys: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -137,7 +146,7 @@ def _blocks_by_class(keys: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Te
 
 
 def permutation_partners(
-    labels: ArrayT, *, features: Any = None, generator: Generator | None = None
+    labels: ArrayT, *, features: Any = None, generator: Draws = None
 ) -> tuple[ArrayT, ArrayT]:
     """Pair by a random permutation of the batch, as the public research code does.
 
@@ -164,7 +173,7 @@ def permutation_partners(
         [0, 1, 2]
     """
     classes = as_labels(labels, "labels")
-    draws = random_integers(1 << DRAW_BITS, (len(classes),), labels, generator)
+    draws = as_draws(labels, generator)((len(classes),))
     valid = classes >= 0
     own = torch.arange(len(classes), device=classes.device)
     # Both orders list the labelled rows first: once as they stand, once shuffled.
@@ -172,6 +181,48 @@ def permutation_partners(
     shuffled = torch.argsort(torch.where(valid, draws, 1 << DRAW_BITS), stable=True)
     partner = own.scatter(0, standing, shuffled)
     return like(torch.where(valid, partner, own), labels), like(valid, labels)
+
+
+def same_class_partners(
+    labels: ArrayT, *, features: Any = None, generator: Draws = None
+) -> tuple[ArrayT, ArrayT]:
+    """Draw, for every row independently, another row of its own class, uniformly.
+
+    A `Pairing`: pass it as ``pairing=``. The mix then keeps its one label: new pairs of intact
+    views, the control that tells what misalignment adds to re-pairing.
+
+    Args:
+        labels: ``(N,)``, any integer dtype. Rows with a negative label stay out of it.
+        features: Not read; part of the `Pairing` protocol.
+        generator: As in `sample_partners`.
+
+    Returns:
+        ``partner`` ``(N,)`` int64 and ``valid`` ``(N,)`` bool. A row that is alone in its class
+        gets itself and False.
+
+    Raises:
+        MidasAugError: ``labels`` is no 1-d integer array.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import same_class_partners
+        >>> partner, valid = same_class_partners(torch.tensor([3, 5, 3]))
+        >>> partner.tolist(), valid.tolist()
+        ([2, 1, 0], [True, False, True])
+    """
+    classes = as_labels(labels, "labels")
+    draws = as_draws(labels, generator)((len(classes),))
+    own = torch.arange(len(classes), device=classes.device)
+    ordered, order = torch.sort(classes, stable=True)
+    place = torch.empty_like(order).scatter_(0, order, own)
+    start = torch.searchsorted(ordered, classes.contiguous())
+    size = torch.searchsorted(ordered, classes.contiguous(), right=True) - start
+    # A cyclic walk through the own block, at least one and at most size - 1 steps.
+    walk = place - start + 1 + ((draws * (size - 1)) >> DRAW_BITS)
+    valid = (size > 1) & (classes >= 0)
+    position = start + walk.remainder(size.clamp(min=1))
+    partner = torch.where(valid, order[position.clamp(max=max(len(classes) - 1, 0))], own)
+    return like(partner, labels), like(valid, labels)
 
 
 def check_partners(partner: Array, valid: Array, labels: Tensor) -> tuple[Tensor, Tensor]:

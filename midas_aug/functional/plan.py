@@ -1,15 +1,16 @@
 """Swap plans: which batch row supplies each modality of each misaligned sample (Sec. 3.2, A.2)."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import Array, Generator, as_labels, like
-from midas_aug._draws import DRAW_BITS, random_integers
+from midas_aug._arrays import Array, as_labels, like
+from midas_aug._draws import DRAW_BITS, Draws, as_draws
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import check_label_range
 from midas_aug.functional.pairing import Pairing, check_partners, partners_from_draws
+from midas_aug.functional.shares import check_label_range
 
 __all__ = ["Swap", "SwapPlan", "plan_swaps"]
 
@@ -39,7 +40,7 @@ def plan_swaps(
     swap: Swap = "each",
     pairing: Literal["uniform"] | Pairing = "uniform",
     features: Any = None,
-    generator: Generator | None = None,
+    generator: Draws = None,
     num_classes: int | None = None,
 ) -> SwapPlan:
     """Draw which modality of which row goes where.
@@ -73,10 +74,19 @@ def plan_swaps(
                 [0, 1],
                 [1, 0]])
     """
+    check_swap(swap)
+    check_pairing(pairing)
+    if num_modalities < 2:
+        raise MidasAugError(
+            f"expected num_modalities of at least 2, got {num_modalities}; with one modality "
+            "there is nothing to misalign"
+        )
+    classes = as_labels(labels, "labels")
     if num_classes is not None:
-        check_label_range(as_labels(labels, "labels"), num_classes)
+        check_label_range(classes, num_classes)
     rows = draw_rows(
         labels,
+        classes,
         num_modalities,
         swap=swap,
         pairing=pairing,
@@ -89,35 +99,32 @@ def plan_swaps(
 
 def draw_rows(
     labels: Array,
+    classes: Tensor,
     num_modalities: int,
     *,
     swap: Swap,
     pairing: Literal["uniform"] | Pairing,
     features: Any,
     num_classes: int | None,
-    generator: Generator | None,
+    generator: Draws,
 ) -> SwapPlan:
-    """`plan_swaps` with the N aligned rows in front, as tensors.
+    """`plan_swaps` with the N aligned rows in front, as tensors; ``classes`` are ``labels`` viewed.
 
     The columns of ``source`` are contiguous: each of them indexes one modality.
     """
-    check_swap(swap)
-    check_pairing(pairing)
-    if num_modalities < 2:
-        raise MidasAugError(
-            f"expected num_modalities of at least 2, got {num_modalities}; with one modality "
-            "there is nothing to misalign"
-        )
-    classes = as_labels(labels, "labels")
+    n_rows = classes.shape[0]
+    bits = as_draws(labels, generator)
+    own = torch.arange(n_rows, device=classes.device)
+    labelled = classes >= 0
     if callable(pairing):
         drawn = pairing(labels, features=features, generator=generator)
         partner, valid = check_partners(*drawn, classes)
     else:
-        draws = random_integers(1 << DRAW_BITS, (len(classes),), labels, generator)
-        partner, valid = partners_from_draws(classes, draws, num_classes)
+        draws = bits((n_rows,))
+        partner, valid = partners_from_draws(
+            classes, draws, num_classes, own=own, labelled=labelled
+        )
 
-    rows = len(classes)
-    own = torch.arange(rows, device=classes.device)
     if swap == "each":
         blocks = num_modalities + 1
         by_modality = own.repeat(num_modalities, blocks, 1)
@@ -126,36 +133,32 @@ def draw_rows(
     else:
         blocks = 2
         if swap == "one":
-            modality = random_integers(num_modalities, (rows,), labels, generator)
+            modality = (bits((n_rows,)) * num_modalities) >> DRAW_BITS
             replaced = modality == torch.arange(num_modalities, device=classes.device)[:, None]
             swapped = torch.where(replaced, partner, own)
         else:
-            swapped = _deal(labels, classes, partner, valid, num_modalities, generator)
+            swapped = _deal(bits, classes, partner, valid, num_modalities)
         by_modality = torch.stack([own.expand(num_modalities, -1), swapped], dim=1)
     return SwapPlan(
-        source=by_modality.view(num_modalities, blocks * rows).t(),
+        source=by_modality.view(num_modalities, blocks * n_rows).t(),
         anchor=own.repeat(blocks),
-        valid=torch.cat([classes >= 0] + [valid] * (blocks - 1)),
+        valid=torch.cat([labelled] + [valid] * (blocks - 1)),
     )
 
 
 def _deal(
-    given: Array,
+    bits: Callable[[tuple[int, ...]], Tensor],
     labels: Tensor,
     partner: Tensor,
     valid: Tensor,
     num_modalities: int,
-    generator: Generator | None,
 ) -> Tensor:
     """The source rows of ``swap="permute"``, ``(M, N)``."""
-    rows = len(labels)
-    own = torch.arange(rows, device=labels.device)
-    others = [
-        random_integers(1 << DRAW_BITS, (rows,), given, generator)
-        for _ in range(num_modalities - 2)
-    ]
+    n_rows = labels.shape[0]
+    own = torch.arange(n_rows, device=labels.device)
+    others = [bits((n_rows,)) for _ in range(num_modalities - 2)]
     hand = torch.stack([own, partner, *_distinct_rows(labels, own, partner, others)], dim=1)
-    keys = random_integers(1 << DRAW_BITS, (rows, num_modalities), given, generator)
+    keys = bits((n_rows, num_modalities))
     dealt = hand.gather(1, keys.argsort(dim=1))
     return torch.where(valid, dealt.t(), own)
 

@@ -17,7 +17,7 @@ from midas_aug._arrays import (
     like,
 )
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.labels import check_label_range
+from midas_aug.functional.shares import check_logit_width
 
 __all__ = ["shares_by_source", "skill_score"]
 
@@ -98,7 +98,10 @@ def shares_by_source(confidence: ArrayT, source: Array) -> ArrayT:
     check_rows(rows, len(scores), "source")
     together = (rows[:, :, None] == rows[:, None, :]).to(scores.dtype)
     size = together.sum(dim=2)
-    vote = (together * scores.gather(0, rows)[:, None, :]).sum(dim=2) / size
+    chosen = scores.gather(0, rows)
+    largest = chosen.amax(dim=1, keepdim=True)
+    chosen = chosen / torch.where(largest > 0, largest, 1.0)  # no sum of finite ones overflows
+    vote = (together * chosen[:, None, :]).sum(dim=2) / size
     total = (vote / size).sum(dim=1, keepdim=True)  # each source once
     sources = (1 / size).sum(dim=1, keepdim=True)
     # Not `total > 0`: the NaN of a diverged classifier must not pass for an even share.
@@ -112,7 +115,7 @@ def nll_sums(logits: Array, classes: Tensor, name: str) -> Tensor:
     """
     scores = as_scores(as_tensor(logits, name), name).detach()
     check_shape(scores, (len(classes), None), name, "one row a label, one column a class")
-    check_label_range(classes, scores.shape[1])
+    check_logit_width(classes, scores.shape[1], name)
     counted, slot = classes >= 0, classes.clamp(min=0)[:, None]
     with full_precision(scores):
         # A loop over temperatures, not one big array: C may be thousands.
@@ -143,9 +146,10 @@ def as_counts(class_counts: Array, num_classes: int) -> Tensor:
     """Counts or frequencies of the classes as a tensor that was looked at."""
     counts = as_tensor(class_counts, "class_counts").detach()
     check_shape(counts, (num_classes,), "class_counts", "one number a class")
-    if not bool((counts >= 0).all()) or not bool(counts.sum() > 0):
+    # The sum is finite only if all of them are.
+    if not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < math.inf:
         raise MidasAugError(
-            f"expected class_counts of at least 0 and not all 0, got {counts.tolist()}; pass "
-            "torch.bincount(training_labels, minlength=num_classes)"
+            f"expected finite class_counts of at least 0 and not all 0, got {counts.tolist()}; "
+            "pass torch.bincount(training_labels, minlength=num_classes)"
         )
     return counts

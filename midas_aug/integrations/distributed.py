@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, distributed
 
 from midas_aug._ranks import in_process_group, several_ranks
+from midas_aug._rows import take_rows
+from midas_aug._tree import in_order, map_arrays
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
-from midas_aug.tree import in_order, map_arrays, take_rows
+from midas_aug.functional import soft_targets
 
 __all__ = ["AllRanksBatch", "augment_across_ranks"]
 
@@ -18,46 +20,119 @@ __all__ = ["AllRanksBatch", "augment_across_ranks"]
 class AllRanksBatch:
     """This rank's N aligned rows, then its S misaligned ones, with partners from every rank.
 
-    What `MidasLoss` reads of a `MisalignedBatch`, for this rank's rows. ``source`` and ``anchor``
-    count in ``whole``, the batch of all ranks, which is not materialized. Ranks weigh as if all
-    rows were one batch: the mean of their losses, which is what ``DistributedDataParallel`` makes
-    of the gradients, is the loss of that batch.
+    A view of the batch of all ranks with all that `MidasLoss` and the rules of α ask for. What is
+    not asked for is not computed. ``source`` and ``anchor`` count in ``whole``. Ranks weigh as if
+    all rows were one batch: the mean of their losses, which is what ``DistributedDataParallel``
+    makes of the gradients, is the loss of that batch.
 
     Attributes:
-        whole: The drawn and labelled batch of all ranks. Ranks draw differently, and each keeps
-            the samples of its own anchors.
-        rows: ``(N + S,)`` int64, the rows of ``whole`` that are this rank's.
+        whole: The drawn and labelled batch of all ranks, not materialized. Ranks draw differently,
+            and each keeps the samples of its own anchors.
+        index: ``(N + S,)`` int64, the rows of ``whole`` that are this rank's.
+        modalities: The names of the modalities, in order.
+        num_classes: C.
+        aligned: The rows of this rank's batch as it came.
+        misaligned: The rows that the augmentation added.
     """
 
-    def __init__(self, whole: MisalignedBatch, count: int, rank: int) -> None:
-        pool = len(whole.labels)
+    def __init__(self, whole: MisalignedBatch, n_rows: int, rank: int) -> None:
+        pool = whole.labels.shape[0]
         device = whole.labels.device
-        own = torch.arange(rank * count, (rank + 1) * count, device=device)
-        starts = torch.arange(0, len(whole.source), max(pool, 1), device=device)
+        own = torch.arange(rank * n_rows, (rank + 1) * n_rows, device=device)
+        starts = torch.arange(0, whole.source.shape[0], max(pool, 1), device=device)
         self.whole = whole
         # Anchors are the pool over and over, so each block has this rank's rows at the same place.
-        self.rows = (starts[:, None] + own).flatten()
-        self._own = own
-        self.labels: Tensor = whole.labels.index_select(0, own)
+        self.index = (starts[:, None] + own).flatten()
         self.modalities = whole.modalities
         self.num_classes = whole.num_classes
-        self.aligned = slice(0, count)
-        self.misaligned = slice(count, len(self.rows))
-        self.source: Tensor = whole.source[self.rows]
-        self.anchor: Tensor = whole.anchor[self.rows]
-        self.valid: Tensor = whole.valid[self.rows]
-        self.source_labels: Tensor = whole.source_labels[self.rows]
-        self.shares: Tensor = whole.shares[self.rows]
-        self.weights: Tensor = whole.weights[self.rows]
-        self.targets: Tensor = whole.targets[self.rows]
+        self.labelled_by_logits = whole.labelled_by_logits
+        self.aligned = slice(0, n_rows)
+        self.misaligned = slice(n_rows, self.index.shape[0])
+        self._own = own
+
+    @property
+    def labels(self) -> Tensor:
+        """``(N,)`` int64 labels of this rank's rows."""
+        return torch.as_tensor(self.whole.labels).index_select(0, self._own)
+
+    @property
+    def source(self) -> Tensor:
+        """``(N + S, M)`` int64, rows of ``whole``."""
+        return self._rows(self.whole.source)
+
+    @property
+    def anchor(self) -> Tensor:
+        """``(N + S,)`` int64, rows of ``whole``."""
+        return self._rows(self.whole.anchor)
+
+    @property
+    def valid(self) -> Tensor:
+        """``(N + S,)`` bool."""
+        return self._rows(self.whole.valid)
+
+    @property
+    def source_labels(self) -> Tensor:
+        """``(N + S, M)`` int64."""
+        return self._rows(self.whole.source_labels)
+
+    @property
+    def is_misaligned(self) -> Tensor:
+        """``(N + S,)`` bool."""
+        return self._rows(self.whole.is_misaligned)
+
+    @property
+    def source_confidence(self) -> Tensor:
+        """``(N + S, M)``: each modality's confidence in the label of its source."""
+        return self._rows(self.whole.source_confidence)
+
+    @property
+    def shares(self) -> Tensor:
+        """``(N + S, M)``."""
+        return self._rows(self.whole.shares)
+
+    @property
+    def hard_weights(self) -> Tensor | None:
+        """``(S,)``, or None where none are."""
+        weights = self.whole.hard_weights
+        if weights is None:
+            return None
+        misaligned = self.index[self.misaligned] - self.whole.misaligned.start
+        return torch.as_tensor(weights).index_select(0, misaligned)
+
+    @property
+    def weights(self) -> Tensor:
+        """``(N + S,)`` float32."""
+        return self._rows(self.whole.weights)
+
+    @property
+    def targets(self) -> Tensor:
+        """``(N + S, C)`` soft labels of this rank's rows."""
+        return soft_targets(self.source_labels, self.shares, self.num_classes)
+
+    def folded_targets(self) -> Tensor:
+        """``(N + S, C)`` targets · weights; see `MisalignedBatch.folded_targets`."""
+        return self.targets * self.weights[:, None]
+
+    def gather(self, name: Any, features: Any) -> Any:
+        """Swap ``features`` of the rows of all ranks, as `MisalignedBatch.gather` does.
+
+        Raises:
+            MidasAugError: ``name`` is no modality, or a leaf has another number of rows.
+        """
+        if name not in self.modalities:
+            raise MidasAugError(f"expected one of the modalities {self.modalities!r}, got {name!r}")
+        column = self.source[:, self.modalities.index(name)]
+        pool = self.whole.labels.shape[0]
+        return take_rows(features, column, pool, path=f"features of {name!r}", modality=True)
 
     def __getitem__(self, name: Any) -> Any:
         """The modality ``name``, N + S rows; gradients flow to the rank that a row came from."""
         if name not in self.modalities:
             raise MidasAugError(f"expected one of the modalities {self.modalities!r}, got {name!r}")
-        column = self.source[:, self.modalities.index(name)]
-        count = len(self.whole.labels)
-        return take_rows(self.whole[name], column, count, path=repr(name), strict=True)
+        return self.gather(name, self.whole[name])
+
+    def _rows(self, of_whole: Any) -> Tensor:
+        return torch.as_tensor(of_whole).index_select(0, self.index)
 
     def __repr__(self) -> str:
         return f"AllRanksBatch({len(self._own)} aligned rows of {self.whole!r})"
@@ -103,13 +178,28 @@ def augment_across_ranks(
         raise MidasAugError(f"expected labels as a torch tensor, got {type(labels).__name__}")
     pool, every = features, labels
     if several_ranks():
+        _check_even(labels)
         pool = map_arrays(_gather, features)
         every = _gather(labels)
         if unimodal_logits is not None:
             in_turn = in_order(unimodal_logits, augment.modalities, "unimodal_logits")
             unimodal_logits = [_gather(torch.as_tensor(logits).detach()) for logits in in_turn]
-    whole = augment._augment(pool, every, unimodal_logits=unimodal_logits, materialize=False)
+    whole = augment(pool, every, unimodal_logits=unimodal_logits, materialize=False)
     return AllRanksBatch(whole, len(labels), distributed.get_rank() if in_process_group() else 0)
+
+
+def _check_even(labels: Tensor) -> None:
+    """Raise on every rank unless all have the same number of rows, where looking is free."""
+    if labels.device.type != "cpu":
+        return
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, torch.tensor([labels.shape[0]]))
+    n_rows = [int(count) for count in counts]
+    if len(set(n_rows)) > 1 or n_rows[0] == 0:
+        raise MidasAugError(
+            f"expected the same number of rows on every rank, at least one, got {n_rows}; build "
+            "the loaders with drop_last=True"
+        )
 
 
 class _AllGather(torch.autograd.Function):

@@ -8,7 +8,6 @@ is left as it is.
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ class MidasTrainer(Trainer):
                 f"expected the inputs of the modalities {augment.modalities!r}, got those of "
                 f"{tuple(self.collate_inputs)!r}"
             )
-        if augment.collate().label_later:
+        if augment.needs_model:
             raise MidasAugError(
                 f"expected a confidence that needs no model, got {augment.confidence!r}; choose "
                 "'uniform' or a TableConfidence, or augment in the model's forward (MidasCallback)"
@@ -191,7 +190,7 @@ class _InputCollate:
         grouped = {key: {name: batch[name] for name in group} for key, group in self.inputs.items()}
         out = self.augment({**rest, **grouped})
         flat = {name: out[key][name] for key, group in self.inputs.items() for name in group}
-        return {key: out[key] for key in rest} | flat | {MISALIGNED: replace(out, data={})}
+        return {key: out[key] for key in rest} | flat | {MISALIGNED: out.with_data({})}
 
 
 class _Keeper(TrainerCallback):

@@ -54,6 +54,6 @@ class ResumableDataset(Dataset[Any]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken."""
         # Not the switch, which is one for all workers and may have been turned since.
-        self.augment._stream.load_state_dict(state["augment"]["stream"])
+        self.augment.stream.set_calls(state["augment"]["stream"]["calls"])
         if state["dataset"] is not None:
             self.dataset.load_state_dict(state["dataset"])

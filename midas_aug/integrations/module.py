@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from midas_aug._arrays import Array
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
-from midas_aug.collate import MisalignCollate
+from midas_aug.confidence.base import module_of
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
 from midas_aug.loss import MidasLoss
@@ -29,7 +29,10 @@ class AugmentModule(nn.Module):
 
     Attributes:
         augment: The same.
-        draws: int64 buffer, the number of draws when ``state_dict`` was taken last.
+        stream: The draws of a seeded augmentation, whose position is saved with the model.
+        confidence: The provider, where it is a module: its parameters and buffers are the
+            model's.
+        draws: ``(1,)`` int64, the number of seeded calls so far.
 
     Raises:
         MidasAugError: ``augment`` is no `MisalignAugment`.
@@ -42,20 +45,25 @@ class AugmentModule(nn.Module):
         >>> batch = {"a": torch.rand(2, 4), "b": torch.rand(2, 5), "label": torch.tensor([0, 1])}
         >>> len(augment(batch).source), len(augment.eval()(batch).source)
         (6, 2)
-        >>> augment.state_dict()["draws"]
-        tensor(1)
+        >>> augment.state_dict()["stream.calls"]
+        tensor([1])
     """
-
-    draws: Tensor
 
     def __init__(self, augment: MisalignAugment) -> None:
         super().__init__()
         if not isinstance(augment, MisalignAugment):
             raise MidasAugError(f"expected a MisalignAugment, got {type(augment).__name__}")
         self.augment = augment
-        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
-        self.register_state_dict_pre_hook(_count_draws)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(_restore_draws)  # type: ignore[no-untyped-call]
+        self.stream = augment.stream
+        provider = augment.confidence
+        module = None if isinstance(provider, str) else module_of(provider)
+        if module is not None:
+            self.confidence = module
+
+    @property
+    def draws(self) -> Tensor:
+        """The number of seeded calls so far."""
+        return self.stream.calls
 
     def extra_repr(self) -> str:
         """The augmentation, for ``repr``."""
@@ -77,29 +85,28 @@ class AugmentModule(nn.Module):
         """
         if self.training:
             return self.augment(batch, labels, unimodal_logits=unimodal_logits)
-        return self._without_swaps(batch, labels)
+        return self.augment.draw(batch, labels, plan=self._no_swaps(batch, labels))
 
     def draw(self, batch: Any, *, materialize: bool = True) -> MisalignedBatch:
         """Augment a batch of inputs as ``augment.collate()`` does, on the batch's own device.
 
         For a hook between the loader and the training step. Where the confidence needs a model,
-        the batch is drawn and the step calls ``out.relabel``.
+        the batch is drawn and the step calls ``out.label``.
 
         Args:
             batch: A collated batch with labels.
             materialize: See `MisalignAugment.collate`.
         """
-        if self.training:
-            return MisalignCollate(self.augment, _same, materialize)(batch)
-        return self._without_swaps(batch, None)
+        if not self.training:
+            return self.augment.draw(batch, plan=self._no_swaps(batch, None))
+        drawn = self.augment.draw(batch, materialize=materialize)
+        return drawn if self.augment.needs_model else drawn.label(self.augment.confidence)
 
-    def _without_swaps(self, batch: Any, labels: Array | None) -> MisalignedBatch:
-        given = self.augment._find_labels(batch) if labels is None else labels
+    def _no_swaps(self, batch: Any, labels: Array | None) -> SwapPlan:
+        given = self.augment.find_labels(batch) if labels is None else labels
         none = torch.zeros(0, dtype=torch.int64, device=getattr(given, "device", "cpu"))
-        plan = SwapPlan(
-            none.new_zeros(0, len(self.augment.modalities)), none, torch.zeros_like(none).bool()
-        )
-        return self.augment._augment(batch, labels, plan=plan, label_later=True)
+        n_modalities = len(self.augment.modalities)
+        return SwapPlan(none.new_zeros(0, n_modalities), none, torch.zeros_like(none).bool())
 
 
 def find_losses(model: nn.Module) -> list[MidasLoss]:
@@ -120,17 +127,3 @@ def find_losses(model: nn.Module) -> list[MidasLoss]:
 
 def _losses(model: nn.Module) -> Iterator[MidasLoss]:
     return (module for module in model.modules() if isinstance(module, MidasLoss))
-
-
-def _same(batch: Any) -> Any:
-    return batch
-
-
-def _count_draws(module: nn.Module, *_: Any) -> None:
-    if isinstance(module, AugmentModule):
-        module.draws.fill_(module.augment._stream.calls)
-
-
-def _restore_draws(module: nn.Module, _: Any) -> None:
-    if isinstance(module, AugmentModule):
-        module.augment._stream.load_state_dict({"calls": int(module.draws)})

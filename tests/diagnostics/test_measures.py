@@ -365,7 +365,7 @@ def test_errors_say_what_came_and_what_to_do(call, words):
 
 
 def test_no_measure_waits_for_the_device(monkeypatch):
-    monkeypatch.setattr("midas_aug.functional.labels.may_read_values", lambda _: False)
+    monkeypatch.setattr("midas_aug.functional.shares.may_read_values", lambda _: False)
     logits, labels = torch.randn(12, 4), torch.arange(12) % 4
     sources = torch.stack([labels, labels.roll(1)], dim=1)
     shares = logits[:, :2].softmax(dim=1)

@@ -123,7 +123,7 @@ def test_no_two_metrics_are_taken_for_one_in_a_collection(pair):
 
 
 def test_an_update_does_not_wait_for_the_device(monkeypatch):
-    monkeypatch.setattr("midas_aug.functional.labels.may_read_values", lambda _: False)
+    monkeypatch.setattr("midas_aug.functional.shares.may_read_values", lambda _: False)
     metrics, half = make_metrics(), halves()[0]
     with OperatorCount() as log:
         update(metrics, *half)

@@ -43,7 +43,7 @@ class Steps:
             unimodal = {name: 0.1 * logits for name, logits in unimodal.items()}
         out = self.augment(features, labels, unimodal_logits=unimodal, generator=data)
         logits = draw(len(out.source), CLASSES)
-        terms = self.criterion.terms(logits, out, unimodal)
+        terms = self.criterion.compute(logits, out, unimodal)
         return out, {"logits": logits, "terms": terms, "criterion": self.criterion}
 
 
@@ -80,8 +80,8 @@ def slow_record(names, steps):
             add("collapsed", sum(near) / len(near))
             entropy = -sum(share * math.log(share) for share in shares if share)
             add("entropy", entropy / math.log(len(names)))
-            if out.hardness is not None:
-                add("hardness", out.hardness[s - count])
+            if out.hard_weights is not None:
+                add("hardness", out.hard_weights[s - count])
             if not warming_up:
                 top = set(np.argsort(-p[s])[: len(set(classes))].tolist())
                 add("misaligned_accuracy", top == set(classes))
@@ -103,7 +103,7 @@ def test_the_means_are_those_of_a_slow_loop(names, options):
         for step in range(3 * epoch, 3 * epoch + 3):
             out, given = steps.take(step)
             log.update(out, **given)
-            kept.append((out, given, steps.criterion.weak.alpha.tolist(), epoch == 0))
+            kept.append((out, given, steps.criterion.weak_modality.alpha.tolist(), epoch == 0))
         expected = slow_record(names, kept)
         record = dict(log.end_epoch(epoch))
         assert record.pop("epoch") == epoch
@@ -122,7 +122,7 @@ def test_the_histograms_are_numpys():
         log.update(out, **given)
         valid = out.valid[out.misaligned]
         shares.append(out.shares[out.misaligned][valid])
-        similarities.append(2 * out.hardness[valid] - 3)
+        similarities.append(2 * out.hard_weights[valid] - 3)
     log.end_epoch(0)
     histograms = log.to_dict()["histograms"]
     wanted = {f"share.{name}": torch.cat(shares)[:, m].numpy() for m, name in enumerate(NAMES)}
@@ -244,7 +244,7 @@ def test_update_leaves_the_gradients_alone():
     steps, log = Steps(), TrainingLog(NAMES)
     out, given = steps.take(1)
     logits = given["logits"].clone().requires_grad_()
-    terms = steps.criterion.terms(logits, out)
+    terms = steps.criterion.compute(logits, out)
     log.update(out, logits=logits, terms=terms, criterion=steps.criterion)
     terms.total.backward()
     assert logits.grad is not None

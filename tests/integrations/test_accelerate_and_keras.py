@@ -64,7 +64,7 @@ def test_accelerate_scales_once_and_saves_what_is_in_the_model(tmp_path):
     accelerator.save_state(str(tmp_path))
     (batch,) = DataLoader(data(), ROWS)
     after = [model(batch).item() for _ in range(2)]
-    model.criterion.weak.alpha.fill_(9)
+    model.criterion.weak_modality.alpha.fill_(9)
     accelerator.load_state(str(tmp_path))
     assert model.augment.state_dict()["draws"] == 2
     assert [model(batch).item() for _ in range(2)] == after

@@ -55,7 +55,7 @@ class Fused(nn.Module):
 def train(model: Any, rank: int, folder: str, name: str) -> None:
     """Some steps; what a rank saw, drew and computed goes into a file."""
     criterion = MidasLoss(2, step_size=0.3)
-    criterion.weak.alpha.fill_(2.0)  # so that it moves whatever is drawn
+    criterion.weak_modality.alpha.fill_(2.0)  # so that it moves whatever is drawn
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     losses, plans, alphas = [], [], []
     for step in range(STEPS):
@@ -66,7 +66,7 @@ def train(model: Any, rank: int, folder: str, name: str) -> None:
         optimizer.step()
         losses.append(loss.detach())
         plans.append(tuple((out.whole if hasattr(out, "whole") else out).plan))
-        alphas.append(criterion.weak.alpha.clone())
+        alphas.append(criterion.weak_modality.alpha.clone())
     weights = {
         key.removeprefix("module."): getattr(value, "full_tensor", lambda value=value: value)()
         for key, value in model.state_dict().items()
@@ -126,7 +126,7 @@ def test_ranks_train_as_one_process_with_the_whole_batch(ranks, name):
     world, results = ranks
     model = Fused(swap="permute" if name == "permuted" else "each")
     criterion = MidasLoss(2, step_size=0.3)
-    criterion.weak.alpha.fill_(2.0)  # so that it moves whatever is drawn
+    criterion.weak_modality.alpha.fill_(2.0)  # so that it moves whatever is drawn
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for step in range(STEPS):
         data, labels = zip(*(rows_of(step, rank) for rank in range(world)), strict=True)
@@ -141,7 +141,7 @@ def test_ranks_train_as_one_process_with_the_whole_batch(ranks, name):
         told = torch.stack([losses[step] for losses, _, _, _ in results[name]])
         torch.testing.assert_close(told.mean(), loss.detach())
         for _, _, alphas, _ in results[name]:
-            torch.testing.assert_close(alphas[step], criterion.weak.alpha)
+            torch.testing.assert_close(alphas[step], criterion.weak_modality.alpha)
     for _, _, _, weights in results[name]:
         for key, value in model.state_dict().items():
             torch.testing.assert_close(weights[key], value, msg=key)

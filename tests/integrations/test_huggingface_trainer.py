@@ -111,7 +111,7 @@ def test_a_step_is_that_of_the_mean_loss_of_the_batches(tmp_path, steps):
     for batch in batches[:steps]:
         out = batch["misaligned"]
         logits = twin(batch["pixels"], batch["ids"], batch["mask"])["logits"]
-        targets, weights = weak.apply(out)
+        targets, weights = weak.fold(out)
         total = total + (weights * cross_entropy(logits, targets, reduction="none")).mean() / steps
         weak.update(logits.detach(), out)
     total.backward()
@@ -140,8 +140,8 @@ def test_a_checkpoint_brings_back_alpha_and_the_draws(tmp_path):
     watch(resumed, "resumed").train(resume_from_checkpoint=True)
     assert len(seen["resumed"]) == 2
     assert all(map(torch.equal, seen["resumed"], seen["whole"][4:]))
-    alpha = resumed.criterion.weak.alpha
-    assert alpha.tolist() == whole.criterion.weak.alpha.tolist()
+    alpha = resumed.criterion.weak_modality.alpha
+    assert alpha.tolist() == whole.criterion.weak_modality.alpha.tolist()
     assert torch.equal(resumed.model.fusion.weight, whole.model.fusion.weight)
 
 

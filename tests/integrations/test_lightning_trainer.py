@@ -111,10 +111,13 @@ def test_a_checkpoint_holds_alpha_and_the_draws(tmp_path):
     fit(whole, 3)
     fit(begun, 2).save_checkpoint(tmp_path / "two.ckpt")
     state = torch.load(tmp_path / "two.ckpt", weights_only=True)["state_dict"]
-    assert {"criterion.weak.alpha", "criterion.epoch", "augment.draws"} <= state.keys()
+    assert {"criterion.weak_modality.alpha", "criterion.epoch", "augment.draws"} <= state.keys()
     fit(resumed, 3, path=tmp_path / "two.ckpt", num_sanity_val_steps=0)
     assert all(map(torch.equal, resumed.sources, whole.sources[4:]))
-    assert resumed.criterion.weak.alpha.tolist() == whole.criterion.weak.alpha.tolist()
+    assert (
+        resumed.criterion.weak_modality.alpha.tolist()
+        == whole.criterion.weak_modality.alpha.tolist()
+    )
 
 
 def test_gradients_that_are_accumulated_are_the_mean_of_the_batches():

@@ -96,7 +96,7 @@ def test_alpha_moves_where_a_modality_is_ignored(moves, alpha):
     method = set_up(Midas(warmup=0, weak_modality=moves), model)
     method.on_epoch_start(0)
     method.loss(features, labels)
-    torch.testing.assert_close(method.criterion.weak.alpha, torch.tensor(alpha))
+    torch.testing.assert_close(method.criterion.weak_modality.alpha, torch.tensor(alpha))
 
 
 @pytest.mark.parametrize("modalities", [2, 3])

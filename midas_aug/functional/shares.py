@@ -16,8 +16,8 @@ from midas_aug._arrays import (
     like,
     may_read_values,
 )
+from midas_aug._rows import count_rows, take_rows
 from midas_aug.errors import MidasAugError
-from midas_aug.tree import first_rows, take_rows
 
 __all__ = [
     "gather_rows",
@@ -47,9 +47,14 @@ def gather_rows(tree: Any, index: Array) -> Any:
         >>> gather_rows({"ids": torch.tensor([[1], [2]])}, torch.tensor([1, 1, 0]))["ids"].tolist()
         [[2], [2], [1]]
     """
-    rows, count = as_labels(index, "index"), first_rows(tree)
-    check_rows(rows, count, "index")
-    return take_rows(tree, rows, count, path="tree", strict=True)
+    rows, n_rows = as_labels(index, "index"), count_rows(tree)
+    if n_rows is None:
+        raise MidasAugError(
+            f"expected an array with rows, got {type(tree).__name__}; pass tensors or NumPy arrays "
+            "whose first axis is the batch"
+        )
+    check_rows(rows, n_rows, "index")
+    return take_rows(tree, rows, n_rows, path="tree", modality=True)
 
 
 def true_class_confidence(
@@ -95,7 +100,7 @@ def true_class_log_probability(
     scores = as_scores(logits, "logits").detach()
     check_shape(scores, (len(labels), None), "logits", "one row a label, one column a class")
     if scores.shape[1] != num_classes:
-        check_label_range(labels, scores.shape[1])
+        check_logit_width(labels, scores.shape[1], "logits")
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise MidasAugError(f"expected a temperature above 0, got {temperature}; 1 is neutral")
     if isinstance(temperature, Tensor) or temperature != 1:
@@ -172,6 +177,18 @@ def soft_targets(source_labels: Array, shares: ArrayT, num_classes: int) -> Arra
     return like(targets.masked_fill(ignored, 1 / num_classes), shares)
 
 
+def check_logit_width(labels: Tensor, width: int, name: str) -> None:
+    """Raise if logits have no column for a label, where looking is free."""
+    if not may_read_values(labels) or labels.numel() == 0:
+        return
+    highest = int(labels.max())
+    if highest >= width:
+        raise MidasAugError(
+            f"expected {name} with a column for each class, got {width} columns and the label "
+            f"{highest}; build that head with at least {highest + 1} outputs"
+        )
+
+
 def check_label_range(labels: Tensor, num_classes: int, *, force: bool = False) -> None:
     """Raise if a label is not below ``num_classes``, where looking is free (or ``force``)."""
     if not (force or may_read_values(labels)) or labels.numel() == 0:
@@ -179,6 +196,6 @@ def check_label_range(labels: Tensor, num_classes: int, *, force: bool = False) 
     highest = int(labels.max())
     if highest >= num_classes:
         raise MidasAugError(
-            f"expected labels below num_classes={num_classes}, got {highest}; raise num_classes, "
-            "or give rows without a class a negative label"
+            f"expected labels below num_classes={num_classes}, got {highest}; num_classes is the "
+            "highest label plus one"
         )

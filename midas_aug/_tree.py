@@ -1,9 +1,8 @@
-"""Batches of any structure: look up by key, map over leaves, index rows.
+"""Batches of any structure: look up by key, map over leaves, rebuild.
 
-Mappings (``dict``, ``OrderedDict``, Hugging Face ``BatchEncoding``, ``TensorDict``, …), lists,
-tuples, named tuples and dataclass instances are containers; everything else is a leaf. A list of
-N things (N strings, N clips of different length) is a leaf with N rows, unless each of the things
-has N rows itself.
+Mappings (``dict``, ``OrderedDict``, Hugging Face ``BatchEncoding``, …), tuples, named tuples,
+dataclass instances and `Columns` are containers; everything else is a leaf. A plain list is a leaf
+with one row per item, except at the top of a batch, where it is a tuple batch.
 """
 
 import copy
@@ -21,18 +20,24 @@ from midas_aug._arrays import is_array
 from midas_aug.errors import MidasAugError
 
 __all__ = [
-    "first_rows",
+    "Columns",
     "get_item",
     "in_order",
+    "is_container",
+    "is_tensordict",
     "item_keys",
+    "items",
     "map_arrays",
     "map_items",
     "resolve_key",
     "select_rows",
-    "take_rows",
 ]
 
 Key = Hashable
+
+
+class Columns(list[Any]):
+    """A list that is a container of columns, as ``default_collate`` makes of tuple samples."""
 
 
 def item_keys(batch: Any) -> list[Any]:
@@ -64,6 +69,8 @@ def resolve_key(batch: Any, key: Key) -> Any:
 
 def get_item(batch: Any, key: Key, what: str = "batch key") -> Any:
     """The item ``key`` of a container, with an error that lists the keys there are."""
+    if type(batch) is dict and key in batch:
+        return batch[key]
     found = resolve_key(batch, key)
     if found is None:
         raise MidasAugError(
@@ -88,103 +95,20 @@ def in_order(values: Any, keys: Sequence[Key], what: str) -> list[Any]:
 
 def map_items(function: Callable[[Any, Any], Any], batch: Any) -> Any:
     """Copy the container ``batch`` with ``function(key, value)`` in place of every value."""
-    return _rebuild(batch, [function(key, value) for key, value in _items(batch)])
+    if type(batch) is dict:
+        return {key: function(key, value) for key, value in batch.items()}
+    return _rebuild(batch, [function(key, value) for key, value in items(batch)])
 
 
 def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
     """Copy ``tree`` with ``function(array)`` in place of every tensor and NumPy array."""
-    if is_array(tree) or _is_tensordict(tree):
+    if is_array(tree) or is_tensordict(tree):
         return function(tree)
-    if _is_container(tree):
+    if type(tree) is list:
+        return [map_arrays(function, item) for item in tree]
+    if is_container(tree):
         return map_items(lambda _, value: map_arrays(function, value), tree)
     return tree
-
-
-def take_rows(
-    tree: Any,
-    index: Tensor,
-    rows: int,
-    *,
-    path: str,
-    strict: bool,
-    host_index: Callable[[], Sequence[int]] | None = None,
-) -> Any:
-    """Index every row-aligned leaf of ``tree`` with ``index``.
-
-    Args:
-        tree: One leaf or any nesting of containers.
-        index: ``(R,)`` int64 rows in ``0 … rows - 1``.
-        rows: N, the number of rows by which a leaf counts as row-aligned.
-        path: What an error message calls ``tree``.
-        strict: Raise for an array that has not N rows instead of passing it through.
-        host_index: Gives ``index`` as Python numbers where they are known without asking the
-            device. With it, leaves that stay on the host (lists of strings, lengths on the CPU)
-            go along with labels on an accelerator.
-
-    Raises:
-        MidasAugError: A leaf has not N rows and ``strict`` is on, or lies on another device.
-    """
-    if is_array(tree) or _is_tensordict(tree):
-        if tree.ndim > 0 and tree.shape[0] == rows:
-            return _take(tree, index, path, host_index)
-        if strict:
-            raise MidasAugError(
-                f"expected {path} to have {rows} rows (one a label), got shape "
-                f"{tuple(tree.shape)}; every array of a modality needs the batch as its first axis"
-            )
-        return tree
-    if _is_row_list(tree, rows):
-        chosen = index.tolist() if host_index is None else host_index()
-        return type(tree)(tree[row] for row in chosen)
-    if _is_container(tree):
-
-        def inside(key: Any, value: Any) -> Any:
-            here = f"{path}[{key!r}]"
-            return take_rows(value, index, rows, path=here, strict=strict, host_index=host_index)
-
-        return map_items(inside, tree)
-    if strict and tree is not None:
-        raise MidasAugError(
-            f"expected {path} to hold arrays of {rows} rows, got {type(tree).__name__}; leave "
-            "what has no rows out of the modality (other keys of the batch pass through)"
-        )
-    return tree
-
-
-def first_rows(tree: Any) -> int:
-    """The number of rows of the first array in ``tree``."""
-    for leaf in _arrays(tree):
-        if leaf.ndim > 0:
-            return int(leaf.shape[0])
-    raise MidasAugError(
-        f"expected an array with rows, got {type(tree).__name__}; pass tensors or NumPy arrays "
-        "whose first axis is the batch"
-    )
-
-
-def _arrays(tree: Any) -> Iterator[Any]:
-    if is_array(tree) or _is_tensordict(tree):
-        yield tree
-    elif _is_container(tree):
-        for _, value in _items(tree):
-            yield from _arrays(value)
-
-
-def _take(
-    array: Any, index: Tensor, path: str, host_index: Callable[[], Sequence[int]] | None
-) -> Any:
-    device = torch.device("cpu") if isinstance(array, np.ndarray) else array.device
-    if device is not None and device != index.device:
-        if device.type == "cpu" and host_index is not None:
-            on_host = torch.tensor(host_index(), dtype=torch.int64, device="cpu")
-            return _take(array, on_host, path, None)
-        raise MidasAugError(
-            f"expected {path} on the device of the labels, {index.device}, got {device}; "
-            "move the whole batch to one device first"
-        )
-    if isinstance(array, np.ndarray):
-        return np.take(array, index.numpy(), axis=0)
-    return select_rows(array, index) if isinstance(array, Tensor) else array[index]
 
 
 def select_rows(array: Tensor, index: Tensor) -> Tensor:
@@ -222,21 +146,14 @@ class _SelectRows(torch.autograd.Function):
         return rows.index_add_(0, index, gradient.contiguous()), None
 
 
-def _is_row_list(tree: Any, rows: int) -> bool:
-    """A list of ``rows`` things that are not all arrays of ``rows`` rows themselves."""
-    if type(tree) not in (list, tuple) or len(tree) != rows:
+def is_container(tree: Any) -> bool:
+    """Whether ``tree`` is made of items that are looked at one by one."""
+    kind = type(tree)
+    if kind is dict or kind is tuple or kind is Columns:
+        return True
+    if kind is list or isinstance(tree, Tensor | np.ndarray) or is_tensordict(tree):
         return False
-    return not all(_has_rows(value, rows) for value in tree)
-
-
-def _has_rows(tree: Any, rows: int) -> bool:
-    if is_array(tree):
-        return bool(tree.ndim > 0 and tree.shape[0] == rows)
-    return _is_container(tree) and any(_has_rows(value, rows) for _, value in _items(tree))
-
-
-def _is_container(tree: Any) -> bool:
-    return isinstance(tree, Mapping) or _is_sequence(tree) or _is_dataclass(tree)
+    return isinstance(tree, Mapping | tuple) or _is_dataclass(tree)
 
 
 def _is_sequence(tree: Any) -> bool:
@@ -247,12 +164,16 @@ def _is_dataclass(tree: Any) -> bool:
     return dataclasses.is_dataclass(tree) and not isinstance(tree, type)
 
 
-def _is_tensordict(tree: Any) -> bool:
+def is_tensordict(tree: Any) -> bool:
+    """Whether ``tree`` is a TensorDict or an instance of a tensorclass."""
     tensordict = sys.modules.get("tensordict")
-    return tensordict is not None and isinstance(tree, tensordict.TensorDictBase)
+    if tensordict is None:
+        return False
+    return isinstance(tree, tensordict.TensorDictBase) or bool(tensordict.is_tensorclass(tree))
 
 
-def _items(tree: Any) -> Iterator[tuple[Any, Any]]:
+def items(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """The keys and values of a container."""
     for key in item_keys(tree):
         yield key, _value(tree, key)
 
@@ -267,8 +188,8 @@ def _value(tree: Any, key: Any) -> Any:
 
 def _rebuild(tree: Any, values: list[Any]) -> Any:
     """A container like ``tree`` with new ``values``, in the order of its keys."""
-    if type(tree) is dict:
-        return dict(zip(tree, values, strict=True))
+    if isinstance(tree, Columns):
+        return Columns(values)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*values)
     if _is_dataclass(tree) and not isinstance(tree, Mapping):

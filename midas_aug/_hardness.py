@@ -1,0 +1,94 @@
+"""Which measure of hardness a batch gets (Sec. 3.5)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from midas_aug._arrays import as_scores, as_tensor, check_shape, is_array
+from midas_aug.errors import MidasAugError
+from midas_aug.functional.hard_samples import each_block_weights, hard_sample_weights
+from midas_aug.functional.plan import SwapPlan
+
+__all__ = ["Hardness", "check_hardness", "measure_hardness"]
+
+Hardness: TypeAlias = Literal["cosine", "auto"] | Callable[[Sequence[Any], SwapPlan], Any] | None
+
+
+def measure_hardness(
+    hardness: Hardness,
+    features: Sequence[Any],
+    names: Sequence[Any],
+    n_rows: int,
+    plan: SwapPlan,
+    *,
+    block_wise: bool = False,
+) -> Tensor | None:
+    """Weights ``(S,)`` of the misaligned samples of ``plan``; None weighs all of them 1.
+
+    Args:
+        hardness: ``"cosine"``, ``"auto"`` (cosine where every modality is float features, none
+            elsewhere), None, or a callable ``(features, plan) -> (S,)``. Float features are
+            ``(N, D)``; of tokens ``(N, T, D)`` the mean over T is compared, of maps
+            ``(N, D, …)`` with two or more further axes the mean over these.
+        features: The N aligned rows of each modality, in order.
+        names: What messages call them.
+        n_rows: N.
+        plan: The draws.
+        block_wise: The plan is one of ``swap="each"``: block m replaces modality m alone.
+
+    Raises:
+        MidasAugError: The cosine is asked for where there are no float features, or a callable
+            returns another shape.
+    """
+    if hardness is None:
+        return None
+    if callable(hardness):
+        weights = as_scores(hardness(features, plan), "the hardness", ndim=1).detach()
+        why = "a hardness callable returns one weight per misaligned sample"
+        check_shape(weights, (plan.anchor.shape[0],), "the hardness", why)
+        return weights.float()
+    vectors = [_as_vectors(array) for array in features]
+    if any(rows is None for rows in vectors):
+        if hardness == "auto":
+            return None
+        unfit = [name for name, rows in zip(names, vectors, strict=True) if rows is None]
+        raise MidasAugError(
+            f"expected float features for hardness='cosine', but {unfit!r} hold something else; "
+            "use hardness='auto' or None, or pass features to label"
+        )
+    found = [rows for rows in vectors if rows is not None]
+    for name, rows in zip(names, found, strict=True):
+        if rows.shape[0] != n_rows:
+            raise MidasAugError(
+                f"expected features of {name!r} for the {n_rows} aligned rows, got "
+                f"{rows.shape[0]} rows; pass what the encoders made of the batch before the swap"
+            )
+    measure = each_block_weights if block_wise else hard_sample_weights
+    return measure(found, plan).float()
+
+
+def check_hardness(hardness: Any) -> None:
+    """Raise unless ``hardness`` is one of the ways to weigh samples."""
+    if hardness not in ("cosine", "auto", None) and not callable(hardness):
+        raise MidasAugError(
+            "expected hardness to be 'auto', 'cosine', None or a callable (features, plan) -> "
+            f"(S,), got {hardness!r}"
+        )
+
+
+def _as_vectors(array: Any) -> Tensor | None:
+    """``(N, D)`` of float features; None for anything else."""
+    if not is_array(array):
+        return None
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind != "f":
+            return None
+        array = as_tensor(array, "features")
+    if not array.is_floating_point() or array.ndim < 2:
+        return None
+    rows: Tensor = array.detach()
+    if rows.ndim == 2:
+        return rows
+    return rows.mean(dim=1) if rows.ndim == 3 else rows.flatten(2).mean(dim=2)

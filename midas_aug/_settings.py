@@ -1,0 +1,144 @@
+"""The arguments of `MisalignAugment`, checked once, at construction."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from midas_aug.confidence.base import as_provider
+from midas_aug.confidence.simple import UniformConfidence
+from midas_aug.errors import MidasAugError
+
+__all__ = [
+    "check_keep",
+    "check_label",
+    "check_seed",
+    "check_switch",
+    "check_weight",
+    "keys_by_modality",
+    "resolve_confidence",
+    "stray_keys",
+]
+
+Keys = Mapping[Any, tuple[Any, ...]]
+
+
+def keys_by_modality(modalities: Any) -> dict[Any, tuple[Any, ...]]:
+    """The batch keys of each modality, by its name."""
+    if isinstance(modalities, Mapping):
+        keys = {
+            name: tuple(group) if isinstance(group, list | tuple) else (group,)
+            for name, group in modalities.items()
+        }
+    elif isinstance(modalities, str) or not isinstance(modalities, Sequence):
+        keys = {}
+    else:
+        keys = {name: (name,) for name in modalities}
+        if len(keys) != len(modalities):
+            raise MidasAugError(f"expected modalities to be different keys, got {modalities!r}")
+    every = [key for group in keys.values() for key in group]
+    if len(keys) < 2 or not all(keys.values()):
+        raise MidasAugError(
+            "expected modalities to be a sequence of at least two batch keys, such as "
+            "('image', 'text'), or a mapping from names to keys, such as {'image': 'pixels', "
+            f"'text': ['ids', 'mask']}}, got {modalities!r}"
+        )
+    if len(set(every)) != len(every):
+        raise MidasAugError(f"expected each key in one modality, got {modalities!r}")
+    return keys
+
+
+def check_label(label: Any, keys: Keys) -> Any:
+    """The key of the labels, or a callable that finds them."""
+    if not callable(label) and any(label in group for group in keys.values()):
+        raise MidasAugError(
+            f"expected label to be another key than the modalities {tuple(keys)!r}, got {label!r}"
+        )
+    return label
+
+
+def check_keep(keep: Any, keys: Keys) -> tuple[Any, ...]:
+    """The keys that are passed through."""
+    if isinstance(keep, str) or not isinstance(keep, Iterable):
+        raise MidasAugError(
+            "expected keep to be a sequence of batch keys, such as ('class_weights',), got "
+            f"{keep!r}"
+        )
+    kept = tuple(keep)
+    clash = [key for key in kept if any(key in group for group in keys.values())]
+    if clash:
+        raise MidasAugError(
+            f"expected keep to name keys that are no modality, got {clash!r}; a modality is swapped"
+        )
+    return kept
+
+
+def check_seed(seed: Any) -> int | None:
+    """The seed as an int, or None."""
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise MidasAugError(f"expected seed to be an integer or None, got {seed!r}")
+    return int(seed)
+
+
+def check_weight(weight: Any) -> float:
+    """λ as a float."""
+    if not isinstance(weight, Real) or not 0 <= float(weight) < float("inf"):
+        raise MidasAugError(
+            f"expected misaligned_weight (λ) to be a finite number of at least 0, got {weight!r}"
+        )
+    return float(weight)
+
+
+def check_switch(value: Any) -> bool:
+    """A switch as a bool: a word such as "no" would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise MidasAugError(f"expected enabled to be True or False, got {value!r}")
+    return bool(value)
+
+
+def resolve_confidence(confidence: Any, modalities: tuple[Any, ...]) -> Any:
+    """``"logits"``, or the provider."""
+    if isinstance(confidence, str):
+        if confidence == "logits":
+            return confidence
+        if confidence == "uniform":
+            return UniformConfidence(modalities)
+    if isinstance(confidence, str) or not callable(confidence):
+        raise MidasAugError(
+            "expected confidence to be 'logits', 'uniform' or a provider (batch, labels) -> "
+            f"(N, M), got {confidence!r}"
+        )
+    provider = as_provider(confidence)
+    columns = modalities if provider.modalities is None else tuple(provider.modalities)
+    if columns != modalities and set(columns) == set(modalities):
+        raise MidasAugError(
+            f"expected the confidence provider's modalities in the order {modalities!r}, got "
+            f"{columns!r}; build both with the same order, or shares go to the wrong modality"
+        )
+    return provider
+
+
+def stray_keys(batch: Iterable[Hashable], keys: Keys, known: set[Any]) -> list[tuple[str, Any]]:
+    """Keys that stay behind though they are named after a modality, each with its name."""
+    found: list[tuple[str, Any]] = []
+    for key in batch:
+        if not isinstance(key, str) or key in known:
+            continue
+        owner = next(
+            (
+                name
+                for name, group in keys.items()
+                for prefix in (name, *group)
+                if isinstance(prefix, str) and key.startswith(f"{prefix}_")
+            ),
+            None,
+        )
+        if owner is None and (key.endswith(("_mask", "_lengths")) or key == "mask"):
+            text = [name for name, group in keys.items() if {"input_ids", "ids"} & set(group)]
+            owner = text[0] if text else next(iter(keys))
+        if owner is not None:
+            found.append((key, owner))
+    return found

@@ -1,0 +1,121 @@
+"""Weights of hard samples: those whose replaced modality looks like what it replaces (Sec. 3.5)."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from midas_aug._arrays import (
+    Array,
+    ArrayT,
+    as_labels,
+    as_scores,
+    check_rows,
+    check_shape,
+    like,
+)
+from midas_aug.errors import MidasAugError
+from midas_aug.functional.plan import SwapPlan
+
+__all__ = ["Similarity", "each_block_weights", "hard_sample_weights"]
+
+Similarity: TypeAlias = Literal["cosine"] | Callable[[Tensor, Tensor], Tensor]
+
+
+def hard_sample_weights(
+    features: Sequence[ArrayT], plan: SwapPlan, *, similarity: Similarity = "cosine"
+) -> ArrayT:
+    r"""Weigh up samples whose replaced modality looks like the one it replaces (Eq. 8).
+
+    .. math:: 1 + (s_s + 1) / 2, \quad
+        s_s = \text{mean over replaced } m \text{ of } \cos(f^m_{anchor}, f^m_{source})
+
+    Carries no gradient. The cosine with a zero vector, or with one that is not finite, is 0.
+
+    Args:
+        features: M arrays ``(N, D_m)`` of floats.
+        plan: The draws, as from `plan_swaps`.
+        similarity: ``"cosine"``, or a callable of two ``(S, D_m)`` tensors that gives ``(S,)`` in
+            [−1, 1].
+
+    Returns:
+        ``(S,)`` in [1, 2]; a sample with nothing replaced gets 2.
+
+    Raises:
+        MidasAugError: Shapes or dtypes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug.functional import SwapPlan, hard_sample_weights
+        >>> plan = SwapPlan(torch.tensor([[0, 1]]), torch.tensor([0]), torch.tensor([True]))
+        >>> ears = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> eyes = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> hard_sample_weights([ears, eyes], plan)  # the eyes are replaced by their likes
+        tensor([2.])
+    """
+    source = as_labels(plan.source, "plan.source", ndim=2)
+    anchor = as_labels(plan.anchor, "plan.anchor")
+    if len(features) != source.shape[1]:
+        raise MidasAugError(
+            f"expected {source.shape[1]} feature arrays (one a column of plan.source), got "
+            f"{len(features)}; pass one (N, D) array a modality"
+        )
+    if similarity != "cosine" and not callable(similarity):
+        raise MidasAugError(
+            f"expected similarity to be 'cosine' or a callable of two (S, D), got {similarity!r}"
+        )
+    check_shape(anchor, (len(source),), "plan.anchor", "one anchor a row of plan.source")
+    check_rows(source, len(features[0]), "plan.source")
+    check_rows(anchor, len(features[0]), "plan.anchor")
+    replaced = source != anchor[:, None]
+    similarities = []
+    for number, rows in enumerate(_feature_rows(features)):
+        # One pass over N rows instead of two over S.
+        vectors = _unit(rows) if similarity == "cosine" else rows
+        here = vectors.index_select(0, anchor)
+        there = vectors.index_select(0, source[:, number])
+        similarities.append(
+            (here * there).sum(dim=1) if similarity == "cosine" else similarity(here, there)
+        )
+    total = torch.stack(similarities, dim=1).masked_fill(~replaced, 0.0).sum(dim=1)
+    count = replaced.sum(dim=1)
+    # Nothing is more alike than a row that a pairing swapped with itself.
+    mean = (total / count.clamp(min=1)).masked_fill(count == 0, 1.0)
+    return like(_hardness_of(mean), features[0])
+
+
+def each_block_weights(features: Sequence[Tensor], plan: SwapPlan) -> Tensor:
+    """`hard_sample_weights` of a ``swap="each"`` plan, by the one modality that a block replaces.
+
+    Saves M − 1 of M comparisons, and the anchors need no gather: they are the batch in order.
+    """
+    checked = _feature_rows(features)
+    partner = torch.as_tensor(plan.source)[: checked[0].shape[0], 0]
+    cosines = []
+    for rows in checked:
+        vectors = _unit(rows)
+        cosines.append((vectors * vectors.index_select(0, partner)).sum(dim=1))
+    return _hardness_of(torch.cat(cosines))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-12)
+
+
+def _hardness_of(cosine: Tensor) -> Tensor:
+    """1 + (s + 1) / 2, also where rounding took s beyond ±1 (Eq. 8)."""
+    return cosine.nan_to_num(0.0).clamp_(-1, 1).mul_(0.5).add_(1.5)
+
+
+def _feature_rows(features: Sequence[Array]) -> list[Tensor]:
+    """The features as float tensors without gradient, checked to have the same rows."""
+    checked = []
+    for number, feature in enumerate(features):
+        name = f"features[{number}]"
+        rows = as_scores(feature, name).detach()
+        if rows.shape[0] != features[0].shape[0]:
+            shape = (features[0].shape[0], None)
+            check_shape(rows, shape, name, "the same batch rows in each modality")
+        checked.append(rows)
+    return checked
