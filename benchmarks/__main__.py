@@ -55,7 +55,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"the benchmarks need {error.name}: pip install '.[bench]' in the checkout")
 
-Name = Literal["quick", "full", "skill"]
+Name = Literal["quick", "full", "skill", "competition"]
 
 
 @dataclass(frozen=True)

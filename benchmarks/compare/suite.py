@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Literal, TypeAlias
@@ -20,9 +20,11 @@ from benchmarks.compare.kept import (
     read_runs,
     write_runs,
 )
-from benchmarks.compare.tasks import REAL, TASKS, load_split
-from benchmarks.compare.train import train
+from benchmarks.compare.tasks import COMPARE, COMPETITION, REAL, TASKS, load_split
+from benchmarks.compare.train import Outcome, train_readings
 from benchmarks.methods.entries import (
+    COMPETITION_ENTRIES,
+    COMPETITION_UNTUNED,
     ENTRIES,
     LEARNING_RATE,
     SKILL_ENTRIES,
@@ -31,6 +33,7 @@ from benchmarks.methods.entries import (
     Value,
     config_words,
 )
+from benchmarks.methods.reading import Reading
 
 SINGLE = RESULTS.parents[1] / "runs" / "compare"  # ignored by git
 
@@ -45,11 +48,12 @@ class Suite:
     Attributes:
         tasks: Names of `TASKS`.
         seeds: How many, from ``first_seed``.
-        headline_seeds: How many for the entries of `HEADLINE`.
+        headline_seeds: How many for the entries of ``headline``.
         tuning_seeds: Splits of their own, for tuning. None at all: the default configurations.
         first_seed: See ``seeds``.
         entries: The rows; None for those of `ENTRIES`.
         borrowed: Rows whose tuning is that of the full suite.
+        headline: The rows that claims are made about; None for `HEADLINE`.
     """
 
     tasks: tuple[str, ...]
@@ -59,10 +63,11 @@ class Suite:
     first_seed: int = 0
     entries: Mapping[str, Entry] | None = None
     borrowed: tuple[str, ...] = ()
+    headline: tuple[str, ...] | None = None
 
     def seeds_of(self, entry: str) -> range:
         """The splits that an entry is tested on."""
-        count = self.headline_seeds if entry in HEADLINE else self.seeds
+        count = self.headline_seeds if entry in (self.headline or HEADLINE) else self.seeds
         return range(self.first_seed, self.first_seed + count)
 
 
@@ -70,13 +75,22 @@ SUITES = {
     "quick": Suite(("digits-2", "digits-3", "openmoji"), seeds=3, headline_seeds=3),
     "full": Suite(REAL, seeds=5, headline_seeds=10, tuning_seeds=(1000, 1001)),
     "skill": Suite(
-        tuple(TASKS),
+        COMPARE,
         seeds=10,
         headline_seeds=10,
         tuning_seeds=(1000, 1001),
         first_seed=2000,
         entries=SKILL_ENTRIES,
         borrowed=("joint", "unimodal-losses", "modality-dropout"),
+    ),
+    "competition": Suite(
+        COMPETITION,
+        seeds=3,
+        headline_seeds=5,
+        tuning_seeds=(1000,),
+        first_seed=3000,
+        entries=COMPETITION_ENTRIES,
+        headline=tuple(key for key in COMPETITION_ENTRIES if key not in COMPETITION_UNTUNED),
     ),
 }
 
@@ -185,28 +199,52 @@ class Job:
         return TASKS[self.task].weight
 
     def run(self) -> None:
-        """Train, and keep what came out."""
+        """Train, and keep what came out, of the entries that read this training too."""
         torch.set_num_threads(1)
         task, entry = TASKS[self.task], entries_of(self.folder)[self.entry]
+        if entry.read_off is not None:
+            if not self.finished:
+                replace(self, entry=entry.read_off, modality=None).run()
+            return
         modalities = task.modalities if self.modality is None else (self.modality,)
+        jobs = {job.file.name: job for job in (self, *self._readers())}
         config = dict(self.config)
-        method = entry.build(config)
-        outcome = train(
-            method,
-            load_split(task.dataset, modalities, self.seed),
+        outcomes = train_readings(
+            entry.build(config),
+            load_split(task.dataset, modalities, self.seed, task.rows),
+            {name: job.reading for name, job in jobs.items()},
             epochs=task.epochs,
             learning_rate=float(config[LEARNING_RATE]),
             seed=self.seed,
+            augment=task.augment,
             test=self.phase == "test",
         )
+        for name, job in jobs.items():
+            job.keep(outcomes[name])
+
+    @property
+    def reading(self) -> Reading:
+        """How the trained model is read."""
+        return entries_of(self.folder)[self.entry].reading(self.modality)
+
+    def _readers(self) -> Iterator["Job"]:
+        """The jobs that need no training but this one."""
+        if self.phase == "test":
+            for name, entry in entries_of(self.folder).items():
+                if entry.read_off == self.entry:
+                    for modality in _modalities(self.task, entry):
+                        yield replace(self, entry=name, modality=modality)
+
+    def keep(self, outcome: Outcome) -> None:
+        """Write what a run told."""
         record = {
             "task": self.task,
             "entry": self.entry,
             "modality": self.modality,
             "phase": self.phase,
             "seed": self.seed,
-            "config": config,
-            "epochs": task.epochs,
+            "config": dict(self.config),
+            "epochs": TASKS[self.task].epochs,
             "versions": versions(),
             **outcome._asdict(),
         }

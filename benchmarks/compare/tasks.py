@@ -1,6 +1,7 @@
 """The tasks of the comparison: which modalities of which data set, and how long to train."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.compare import data
+from benchmarks.compare.augment import InputAugment, RandomCrop, WordDropout
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Task:
         epochs: How long to train.
         weight: Time of a run, roughly, as a multiple of one on digits; for the time left.
         tuned_as: The task whose tuning serves this one, which is planted and no task of its own.
+        augment: What training batches go through, by modality; the same for every method.
+        rows: How many of the data set's, drawn once for all seeds; None for all.
+        group: "competition" for the tasks of that suite.
     """
 
     dataset: str
@@ -29,6 +34,25 @@ class Task:
     epochs: int
     weight: float
     tuned_as: str | None = None
+    augment: Mapping[str, InputAugment] = field(default_factory=dict)
+    rows: int | None = None
+    group: str = "compare"
+
+
+KANJI_CROP = RandomCrop(smallest=0.5)  # a mirrored character is none
+
+
+def _kanji(*texts: str, like: str | None = "kanji", **augment: InputAugment) -> Task:
+    return Task(
+        "kanji",
+        ("image", *texts),
+        epochs=30,
+        weight=20,
+        tuned_as=like,
+        augment=augment,
+        rows=4000,
+        group="competition",
+    )
 
 
 TASKS = {
@@ -43,19 +67,29 @@ TASKS = {
     "digits-noise": Task(
         "digits-noise", ("fou", "noise"), epochs=30, weight=1, tuned_as="digits-3"
     ),
+    "kanji": _kanji("meanings", like=None, image=KANJI_CROP),
+    "kanji3": _kanji("meanings", "readings", image=KANJI_CROP),
+    "kanji-words": _kanji("meanings", image=KANJI_CROP, meanings=WordDropout(0.5)),
+    "kanji3-words": _kanji("meanings", "readings", image=KANJI_CROP, meanings=WordDropout(0.5)),
+    "kanji-still": _kanji("meanings"),
 }
-REAL = tuple(name for name, task in TASKS.items() if task.tuned_as is None)
+COMPARE = tuple(name for name, task in TASKS.items() if task.group == "compare")
+COMPETITION = tuple(name for name, task in TASKS.items() if task.group == "competition")
+REAL = tuple(name for name in COMPARE if TASKS[name].tuned_as is None)
 
 
 class Rows(NamedTuple):
-    """Samples of one part of a split: inputs by modality, float32, and labels."""
+    """Samples of one part of a split: inputs by modality, and labels.
+
+    Inputs are float32, or int64 where they are numbers of words or letters (0 for none).
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
 
 
 class Split(NamedTuple):
-    """The three parts, standardised by the training rows."""
+    """The three parts: numbers standardised by the training rows, symbols of their vocabulary."""
 
     training: Rows
     validation: Rows
@@ -68,11 +102,13 @@ def _dataset(name: str) -> data.Dataset:
 
 
 @lru_cache(maxsize=1)
-def load_split(dataset_name: str, modalities: tuple[str, ...], seed: int) -> Split:
+def load_split(
+    dataset_name: str, modalities: tuple[str, ...], seed: int, rows: int | None = None
+) -> Split:
     """The split of a seed: 60/20/20, stratified or by group (`compare.data.splits`)."""
-    dataset = _dataset(dataset_name)
+    dataset = _dataset(dataset_name) if rows is None else _drawn(_dataset(dataset_name), rows)
     parts = data.split(dataset, seed)
-    inputs = {name: _standardised(dataset.inputs[name], parts[0]) for name in modalities}
+    inputs = {name: _prepared(dataset.inputs[name], parts[0]) for name in modalities}
     labels = torch.from_numpy(dataset.labels)
     return Split(
         *(
@@ -80,6 +116,32 @@ def load_split(dataset_name: str, modalities: tuple[str, ...], seed: int) -> Spl
             for rows in map(torch.from_numpy, parts)
         )
     )
+
+
+def _drawn(dataset: data.Dataset, rows: int) -> data.Dataset:
+    """That many rows, the same for all seeds."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.labels))[:rows])
+    return dataset._replace(
+        inputs={name: values[chosen] for name, values in dataset.inputs.items()},
+        labels=dataset.labels[chosen],
+        groups=None if dataset.groups is None else dataset.groups[chosen],
+    )
+
+
+def _prepared(values: NDArray[Any], training: NDArray[np.int64]) -> Tensor:
+    """Standardised numbers (bytes are those of a picture), or symbols numbered anew."""
+    if np.issubdtype(values.dtype, np.signedinteger):
+        return _known(values, training)
+    return _standardised(values, training)
+
+
+def _known(values: NDArray[Any], training: NDArray[np.int64]) -> Tensor:
+    """Symbols in the training rows, from 1 in their old order; 0 for none and for all others."""
+    vocabulary = np.unique(values[training])
+    vocabulary = vocabulary[vocabulary > 0]
+    number = np.zeros(int(values.max(initial=0)) + 1, np.int64)
+    number[vocabulary] = np.arange(1, len(vocabulary) + 1)
+    return torch.from_numpy(number[values])
 
 
 def _standardised(values: NDArray[Any], training: NDArray[np.int64]) -> Tensor:

@@ -1,28 +1,26 @@
 """One run: train a method on a task with a seed, select the epoch, score the test rows once."""
 
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from benchmarks.common import metrics
 from benchmarks.common.model import Features, LateFusion
+from benchmarks.compare.augment import BatchAugment, InputAugment
 from benchmarks.compare.encoders import WIDTH, build_encoder
 from benchmarks.compare.tasks import Rows, Split
 from benchmarks.methods.base import EncodedRows, Method, Setting
-from benchmarks.methods.training import (
-    BATCH_SIZE,
-    Best,
-    build_optimizer,
-    keep_only,
-    validate,
-)
+from benchmarks.methods.reading import Reading
+from benchmarks.methods.training import BATCH_SIZE, Best, build_optimizer, keep_only
 from midas_aug.functional import gather_rows
 
 DECAY_AT = 5 / 7  # of the epochs: the paper's StepLR(50) of 70
 EVALUATION_ROWS = 512  # encoded at a time
+
+Scores: TypeAlias = dict[str, float]
 
 
 class Fitted(NamedTuple):
@@ -56,37 +54,93 @@ def build_model(split: Split, seed: int) -> LateFusion:
     """A model whose initial weights depend on the seed and the modalities only."""
     torch.manual_seed(seed)
     inputs = split.training.inputs
-    encoders = {name: build_encoder(values.shape[1:]) for name, values in inputs.items()}
+    encoders = {
+        name: build_encoder(
+            values.shape[1:],
+            symbols=None if values.is_floating_point() else int(values.max()) + 1,
+        )
+        for name, values in inputs.items()
+    }
     num_classes = int(torch.cat([rows.labels for rows in split]).max()) + 1
     return LateFusion(encoders, WIDTH, num_classes)
 
 
 def train(
-    method: Method, split: Split, *, epochs: int, learning_rate: float, seed: int, test: bool
+    method: Method,
+    split: Split,
+    *,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    test: bool,
+    augment: Mapping[str, InputAugment] | None = None,
 ) -> Outcome:
     """`fit`, then score; the test rows only with ``test=True``, once."""
-    fitted = fit(method, split, epochs=epochs, learning_rate=learning_rate, seed=seed)
-    training = encode(fitted.model, split.training)
-
-    def score(part: Rows) -> dict[str, float]:
-        rows = metrics.Scored(encode(fitted.model, part), part.labels)
-        return metrics.evaluate(method.predict, rows, training)
-
-    return Outcome(
-        validation=score(split.validation),
-        test=score(split.test) if test else None,
-        epoch=fitted.epoch,
-        steps=fitted.steps,
-        seconds=fitted.seconds,
+    outcomes = train_readings(
+        method,
+        split,
+        {"": Reading()},
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+        test=test,
+        augment=augment,
     )
+    return outcomes[""]
 
 
-def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed: int) -> Fitted:
+def train_readings(
+    method: Method,
+    split: Split,
+    readings: Mapping[str, Reading],
+    *,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    test: bool,
+    augment: Mapping[str, InputAugment] | None = None,
+) -> dict[str, Outcome]:
+    """One training, scored in each way to read its model; each selects an epoch of its own."""
+    run = _run(method, split, readings, epochs, learning_rate, seed, augment)
+    outcomes = {}
+    for name, best in run.best.items():
+        reading = readings[name]
+        best.restore(run.model, method)
+        reading.restore(best.epoch)
+
+        def predict(features: Features, reading: Reading = reading) -> Tensor:
+            return reading.predict(method, features)
+
+        training = reading.looks_at(encode(run.model, split.training))
+
+        def score(part: Rows, reading: Reading = reading, training: Features = training) -> Scores:
+            features = reading.looks_at(encode(run.model, part))
+            return metrics.evaluate(predict, metrics.Scored(features, part.labels), training)
+
+        outcomes[name] = Outcome(
+            validation=score(split.validation),
+            test=score(split.test) if test else None,
+            epoch=best.epoch,
+            steps=run.steps,
+            seconds=run.seconds,
+        )
+    return outcomes
+
+
+def fit(
+    method: Method,
+    split: Split,
+    *,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    augment: Mapping[str, InputAugment] | None = None,
+) -> Fitted:
     """Train with SGD and one drop of the learning rate, as the paper does.
 
-    The seed controls the initial weights, the order of the rows and the draws of the method. The
-    epoch with the highest validation accuracy is selected, of equals the one with the lowest
-    cross-entropy. Test rows are not looked at.
+    The seed controls the initial weights, the order of the rows, the draws of the method and those
+    of the augmentation. The epoch with the highest validation accuracy is selected, of equals the
+    one with the lowest cross-entropy. Test rows are not looked at.
 
     Args:
         method: Fresh; it is set up here, and predicts with the fitted model afterwards.
@@ -94,7 +148,31 @@ def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed
         epochs: How many.
         learning_rate: Of SGD, up to `DECAY_AT`; a tenth from there.
         seed: See above.
+        augment: Of the inputs of training batches, by modality. None: they stay as they are.
     """
+    run = _run(method, split, {"": Reading()}, epochs, learning_rate, seed, augment)
+    run.best[""].restore(run.model, method)
+    return Fitted(run.model, run.best[""].epoch, run.steps, run.seconds)
+
+
+class _Run(NamedTuple):
+    """A training that is over, with the best epoch of each way to read it."""
+
+    model: LateFusion
+    best: dict[str, Best]
+    steps: int
+    seconds: float
+
+
+def _run(
+    method: Method,
+    split: Split,
+    readings: Mapping[str, Reading],
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    augment: Mapping[str, InputAugment] | None,
+) -> _Run:
     model = build_model(split, seed)
     rows, labels = split.training
     setting = Setting(
@@ -106,14 +184,17 @@ def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed
     optimizer = build_optimizer(model, method, learning_rate)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(DECAY_AT * epochs)))
     order = torch.Generator().manual_seed(seed)
-    best = Best()
+    augmented = BatchAugment(augment, seed)
+    best = {name: Best() for name in readings}
     steps, seconds = 0, 0.0
     for epoch in range(epochs):
         started = time.process_time()
         model.train()
         method.on_epoch_start(epoch)
+        augmented.start_epoch(epoch)
+        inputs = _repaired(rows, method.sources(epoch))
         for batch, keep in _batches(method, epoch, order):
-            features = model.encode(gather_rows(rows, batch))
+            features = model.encode(augmented(gather_rows(inputs, batch)))
             loss = method.loss(keep_only(features, keep), labels[batch])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -126,13 +207,24 @@ def fit(method: Method, split: Split, *, epochs: int, learning_rate: float, seed
         seconds += time.process_time() - started
         validation = EncodedRows(encode(model, split.validation), split.validation.labels)
         if method.trained(epoch):
-            best.offer(epoch, validate(method, validation), model, method)
+            for name, reading in readings.items():
+                reached = reading.validate(method, validation, epoch)
+                best[name].offer(epoch, reached, model, method)
         started = time.process_time()
         with torch.no_grad():
             method.on_validation(*validation)
         seconds += time.process_time() - started
-    best.restore(model, method)
-    return Fitted(model, best.epoch, steps, seconds)
+    return _Run(model, best, steps, seconds)
+
+
+def _repaired(rows: Mapping[str, Tensor], sources: Tensor | None) -> Mapping[str, Tensor]:
+    """The training rows with each modality taken from the row that ``sources`` names."""
+    if sources is None:
+        return rows
+    columns = sources.unbind(dim=1)
+    return {
+        name: values[column] for (name, values), column in zip(rows.items(), columns, strict=True)
+    }
 
 
 @torch.no_grad()

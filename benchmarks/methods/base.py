@@ -67,6 +67,13 @@ class Method:
         """Which rows to train on in this epoch."""
         return EpochRows(torch.arange(self.setting.num_rows))
 
+    def sources(self, epoch: int) -> Tensor | None:
+        """``(N, M)`` the training row whose input each modality of a row takes in this epoch.
+
+        None: its own. The label stays that of the row.
+        """
+        return None
+
     def loss(self, features: Features, labels: Tensor) -> Tensor:
         """The scalar to minimise, from the encoded batch; augmentation happens in here."""
         return F.cross_entropy(self.model.fuse(features), labels)
@@ -103,6 +110,10 @@ class Method:
     def predict(self, features: Features) -> Tensor:
         """Class logits ``(N, C)`` at evaluation."""
         return self.model.fuse(features)
+
+    def parts(self, features: Features) -> Features:
+        """What a weight a modality would multiply: the additive parts u_m of ``predict``."""
+        return self.model.parts(features)
 
     def trained(self, epoch: int) -> bool:
         """Whether ``predict`` means something after this epoch (not within a warm-up)."""

@@ -1,13 +1,14 @@
 """The rows of the comparison: a method, what is fixed in it, and what is tuned."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TypeAlias
 
 from benchmarks.methods.agm import AGM
 from benchmarks.methods.amco import AMCo
 from benchmarks.methods.base import Method
+from benchmarks.methods.detached import Detached
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
 from benchmarks.methods.lemda import LeMDA
 from benchmarks.methods.lfm import LFM
@@ -18,8 +19,11 @@ from benchmarks.methods.modality_dropout import ModalityDropout
 from benchmarks.methods.ogm import OGM
 from benchmarks.methods.opm import OPM
 from benchmarks.methods.powmix import PowMix
+from benchmarks.methods.reading import Alone, FittedWeights, Reading
+from benchmarks.methods.same_class import SameClass
 from benchmarks.methods.skill import Skill
 from benchmarks.methods.smv import SMV
+from benchmarks.methods.tcmax import TCMax
 from benchmarks.methods.unimodal_losses import UnimodalLosses
 
 Value: TypeAlias = float | str
@@ -47,6 +51,7 @@ class Entry:
         tuned: False for an entry that takes all of it.
         alone: One modality a run, the others are not looked at.
         rates: The learning rates, where there is no knob; the first one is the default.
+        read_off: An entry whose training this one reads in another way; it follows that entry.
     """
 
     title: str
@@ -57,6 +62,14 @@ class Entry:
     tuned: bool = True
     alone: bool = False
     rates: tuple[float, ...] = tuple(sorted(FOUR_RATES, key=lambda rate: rate != TWO_RATES[0]))
+
+    read_off: str | None = None
+
+    def reading(self, modality: str | None) -> Reading:
+        """How the trained model is read; ``modality`` is the one that is looked at alone."""
+        if self.read_off is None:
+            return Reading()
+        return FittedWeights() if modality is None else Alone(modality)
 
     def configs(self) -> list[Config]:
         """What tuning chooses from; the first one is the default."""
@@ -164,4 +177,64 @@ SKILL_ENTRIES: dict[str, Entry] = {
     "plain-swap-warmup-half": _at(
         "plain swap + warm-up", "plain-swap", half=True, unimodal_losses=True, warmup=1 / 7
     ),
+}
+
+
+THREE_RATES = (0.03, 0.01, 0.1)
+
+
+def _fitted(title: str, like: str) -> Entry:
+    """A row of the competition suite: the training of another one, with fitted fusion weights."""
+    leader = COMPETITION_LEADERS[like]
+    return Entry(
+        f"{title}, fitted weights",
+        leader.method,
+        leader.fixed,
+        follows=like,
+        tuned=False,
+        read_off=like,
+    )
+
+
+def _untuned(title: str, method: type[Method], **fixed: Value) -> Entry:
+    """A row of the competition suite at the learning rate of joint training."""
+    return Entry(title, method, fixed, follows="joint", tuned=False)
+
+
+COMPETITION_LEADERS = {
+    "late-fusion": Entry("late fusion", LateFusionOfUnimodal, rates=THREE_RATES),
+    "joint": Entry("joint", rates=THREE_RATES),
+    **{
+        name: replace(SKILL_LEADERS[name], rates=THREE_RATES)
+        for name in ("skill", "midas", "plain-swap")
+    },
+}
+COMPETITION_UNTUNED = {
+    "unimodal-losses": _untuned("joint + unimodal losses", UnimodalLosses),
+    "tcmax": _untuned("TCMax", TCMax),
+    "same-class": _untuned("same-class re-pairing", SameClass),
+    "detached": _untuned("fusion on detached features", Detached),
+    "modality-dropout": _untuned("modality dropout", ModalityDropout),
+}
+# The rows of the competition suite, those first that matter most.
+COMPETITION_ENTRIES: dict[str, Entry] = {
+    "late-fusion": COMPETITION_LEADERS["late-fusion"],
+    "late-fusion-fitted": _fitted("late fusion", "late-fusion"),
+    "unimodal": Entry(
+        "unimodal",
+        LateFusionOfUnimodal,
+        follows="late-fusion",
+        tuned=False,
+        alone=True,
+        read_off="late-fusion",
+    ),
+    "joint": COMPETITION_LEADERS["joint"],
+    "joint-fitted": _fitted("joint", "joint"),
+    "skill": COMPETITION_LEADERS["skill"],
+    "skill-fitted": _fitted("skill", "skill"),
+    "midas": COMPETITION_LEADERS["midas"],
+    "midas-fitted": _fitted("MIDAS", "midas"),
+    "plain-swap": COMPETITION_LEADERS["plain-swap"],
+    "plain-swap-fitted": _fitted("plain swap", "plain-swap"),
+    **COMPETITION_UNTUNED,
 }

@@ -30,3 +30,7 @@ class LateFusionOfUnimodal(Method):
 
     def predict(self, features: Features) -> Tensor:
         return log_mean_softmax(stack(self.model.classify(features)))
+
+    def parts(self, features: Features) -> Features:
+        """Log-probabilities of each model; their weighted sum is a product of experts."""
+        return {name: z.log_softmax(dim=1) for name, z in self.model.classify(features).items()}

@@ -8,6 +8,7 @@
 | watch | 3046, 7 | accelerometer, gyroscope | BSD |
 | brca | 769, 5 | rna, clinical, methylation, mirna | open; package CC BY-NC-ND 4.0 |
 | digits-noise | 2000, 10 | fou, noise (planted) | CC BY 4.0 |
+| kanji | 6331, 26 | image, meanings, readings | EDRDG (CC BY-SA); fonts free |
 
 The modules of this package say where each comes from and what to know about it. These are small
 sets, which are downloaded and fit into memory; the MIDAS paper's own, which a user has on disk,
@@ -17,7 +18,7 @@ are in `benchmarks.paper.datasets`.
 from pathlib import Path
 
 from benchmarks.common.errors import DataError
-from benchmarks.compare.data import brca, digits, openmoji, planted, stamps, watch
+from benchmarks.compare.data import brca, digits, kanji, openmoji, planted, stamps, watch
 from benchmarks.compare.data.base import (
     Dataset,
     Recipe,
@@ -48,6 +49,7 @@ DATASETS: dict[str, Recipe] = {
     "watch": watch.RECIPE,
     "brca": brca.RECIPE,
     "digits-noise": planted.RECIPE,
+    "kanji": kanji.RECIPE,
 }
 
 

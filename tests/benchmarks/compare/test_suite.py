@@ -15,7 +15,7 @@ from benchmarks.common.records import versions, write_json
 from benchmarks.compare import kept, suite
 from benchmarks.compare.report import write_report
 from benchmarks.compare.report.runs import load_runs
-from benchmarks.compare.tasks import REAL, TASKS, Task
+from benchmarks.compare.tasks import COMPARE, REAL, TASKS, Task
 from benchmarks.methods.entries import ENTRIES, FOUR_RATES, LEARNING_RATE, SKILL_ENTRIES
 
 ENTRIES_OF_THE_SMALL_SUITE = (
@@ -113,10 +113,10 @@ def test_the_skill_suite_has_splits_of_its_own_and_matched_controls(tmp_path):
         finish(jobs, lambda job: dict(job.config)[LEARNING_RATE])
     title, jobs = next(stages)
     assert title == "test"
-    assert {job.task for job in jobs} == set(TASKS)
+    assert {job.task for job in jobs} == set(COMPARE)
     used = range(2000, 2010)
     assert {job.seed for job in jobs} == set(used)
-    assert len(jobs) == len(SKILL_ENTRIES) * len(TASKS) * 10
+    assert len(jobs) == len(SKILL_ENTRIES) * len(COMPARE) * 10
     assert [job.entry for job in jobs[:90]] == ["joint"] * 90  # row by row
     weights = {
         key: SKILL_ENTRIES[key].build({LEARNING_RATE: 0.01}).misaligned_weight
@@ -175,7 +175,7 @@ def test_a_stopped_suite_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(main, "report", lambda command, console: None)
     command = main.Run(suite="small", jobs=1, out=tmp_path)
     started = []
-    train = suite.train
+    train = suite.train_readings
 
     def counted(*arguments, **options):
         started.append(options["seed"])
@@ -183,7 +183,7 @@ def test_a_stopped_suite_goes_on_where_it_was(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return train(*arguments, **options)
 
-    monkeypatch.setattr(suite, "train", counted)
+    monkeypatch.setattr(suite, "train_readings", counted)
     monkeypatch.setattr(main.joblib, "parallel_config", no_processes)
     with pytest.raises(KeyboardInterrupt):
         main.run(command, Console(quiet=True))
