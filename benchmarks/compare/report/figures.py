@@ -31,17 +31,27 @@ STYLES = {
     "skill": Style(palette.PINK, "P"),
 }
 FAMILIES = {
-    "reference": ("late-fusion", "joint", "unimodal-losses", "modality-dropout"),
-    "augmentation": ("mixup", "powmix", "lemda"),
-    "balancing": ("ogm", "ogm-ge", "agm", "smv", "opm", "amco", "lfm", "mcr"),
+    "reference": (
+        "late-fusion",
+        "late-fusion-fitted",
+        "unimodal-image",
+        "joint",
+        "joint-fitted",
+        "unimodal-losses",
+        "detached",
+        "modality-dropout",
+    ),
+    "augmentation": ("mixup", "powmix", "lemda", "same-class"),
+    "balancing": ("ogm", "ogm-ge", "agm", "smv", "opm", "amco", "lfm", "mcr", "tcmax"),
     "plain swap": (
         "plain-swap",
+        "plain-swap-fitted",
         "plain-swap-warmup",
         "plain-swap-half",
         "plain-swap-warmup-half",
     ),
-    "MIDAS": ("midas", "midas-public-code", "midas-matched"),
-    "skill": ("skill", "skill-half"),
+    "MIDAS": ("midas", "midas-fitted", "midas-public-code", "midas-matched"),
+    "skill": ("skill", "skill-fitted", "skill-half"),
 }
 ABLATION = (
     "plain-swap",
@@ -78,14 +88,15 @@ def draw_tradeoff(runs: Runs, path: Path) -> None:
     for axes, task in zip(panels, runs.values(), strict=False):
         for family, keys in FAMILIES.items():
             style = STYLES[family]
-            places = [_place(task, key) for key in keys if key in task.rows]
+            both = [key for key in keys if key in task.rows and task.rows[key].modality is None]
+            places = [_place(task, key) for key in both]
             if not places:
                 continue
             across, up = zip(*places, strict=True)
             axes.scatter(
                 across, up, s=30, c=style.color, marker=style.marker, alpha=0.85, label=family
             )
-        for key in ("late-fusion", "joint", "plain-swap", "midas", "skill"):
+        for key in ("late-fusion", "joint", "plain-swap", "midas", "skill", "skill-fitted"):
             if key not in task.rows:
                 continue
             axes.annotate(

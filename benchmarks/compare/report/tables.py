@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from benchmarks.common.markdown import table
+from benchmarks.compare.report import competition
 from benchmarks.compare.report.figures import figures_of
 from benchmarks.compare.report.runs import WITHOUT, TaskRuns
 from benchmarks.compare.report.statistics import Difference, estimate
@@ -54,9 +55,12 @@ SKILL_PAIRS: Pairs = (
 )
 
 
+PAIRS_OF = {"skill": SKILL_PAIRS, "competition": competition.WHOLE_PAIRS}
+
+
 def page(name: str, runs: Runs, reading: str = "") -> str:
     """All of it; ``reading`` is what a person has to say about the numbers."""
-    chosen_pairs = SKILL_PAIRS if name == "skill" else PAIRS
+    chosen_pairs = PAIRS_OF.get(name, PAIRS)
     parts = [
         f"# Results of the suite `{name}`",
         "What the columns mean and how it was run: [the protocol](../../README.md). Written by "
@@ -64,6 +68,7 @@ def page(name: str, runs: Runs, reading: str = "") -> str:
         conditions(runs),
         *([reading.strip()] if reading else []),
         *(f"![{drawing.alt}]({file})" for file, drawing in figures_of(runs).items()),
+        *(competition.sections(runs) if name == "competition" else []),
         "## Accuracy",
         summary(runs, "accuracy"),
         "## Misaligned accuracy",

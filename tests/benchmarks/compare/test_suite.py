@@ -16,7 +16,13 @@ from benchmarks.compare import kept, suite
 from benchmarks.compare.report import write_report
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.tasks import COMPARE, REAL, TASKS, Task
-from benchmarks.methods.entries import ENTRIES, FOUR_RATES, LEARNING_RATE, SKILL_ENTRIES
+from benchmarks.methods.entries import (
+    COMPETITION_ENTRIES,
+    ENTRIES,
+    FOUR_RATES,
+    LEARNING_RATE,
+    SKILL_ENTRIES,
+)
 
 ENTRIES_OF_THE_SMALL_SUITE = (
     "unimodal",
@@ -388,3 +394,100 @@ def test_a_command_with_damaged_runs_ends_in_one_line(finished, monkeypatch):
         main.main()
     assert str(caught.value).startswith(f"{file} is damaged, delete it")
     assert "\n" not in str(caught.value)
+
+
+def test_the_competition_suite_tunes_on_a_split_of_its_own_and_tests_on_fresh_ones(tmp_path):
+    stages = suite.stages("competition", tmp_path)
+    for _ in range(2):
+        _, jobs = next(stages)
+        assert {job.seed for job in jobs} <= {1000}
+        assert {job.task for job in jobs} <= {"kanji"}
+        finish(jobs, lambda job: dict(job.config)[LEARNING_RATE])
+    _, jobs = next(stages)
+    assert {job.seed for job in jobs} == set(range(3000, 3005))
+    rates = {job.entry: dict(job.config)[LEARNING_RATE] for job in jobs}
+    for key, entry in COMPETITION_ENTRIES.items():
+        entry.build({LEARNING_RATE: 0.01})
+        if entry.follows is not None:
+            assert rates[key] == rates[entry.follows]
+
+
+def test_one_training_writes_the_runs_of_all_that_read_it(tmp_path, monkeypatch):
+    trained = []
+    train = suite.train_readings
+
+    def counted(*arguments, **options):
+        trained.append(options["seed"])
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(suite, "train_readings", counted)
+    monkeypatch.setitem(TASKS, "tiny", Task("digits", ("fou", "mor"), epochs=2, weight=1))
+    rate = ((LEARNING_RATE, 0.03),)
+    folder = tmp_path / "competition"
+    whole, fitted = (
+        suite.Job(folder, "tiny", entry, rate, 3000, "test")
+        for entry in ("late-fusion", "late-fusion-fitted")
+    )
+    alone = [
+        suite.Job(folder, "tiny", "unimodal", rate, 3000, "test", modality)
+        for modality in ("fou", "mor")
+    ]
+    fitted.run()  # in any order
+    assert trained == [3000]
+    for job in (whole, fitted, *alone):
+        assert job.finished
+        job.run() if job is not whole else None
+    assert trained == [3000]
+    scores = {job.file.name: job.load()["test"]["accuracy"] for job in (whole, fitted, *alone)}
+    assert len(set(scores.values())) == 4
+    fitted.file.unlink()
+    fitted.run()
+    assert trained == [3000, 3000]
+    assert fitted.load()["test"]["accuracy"] == scores[fitted.file.name]
+
+
+def test_tuning_runs_are_those_of_the_leader_alone(tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "tiny", Task("digits", ("fou", "mor"), epochs=1, weight=1))
+    rate = ((LEARNING_RATE, 0.03),)
+    job = suite.Job(tmp_path / "competition", "tiny", "joint", rate, 1000, "tune")
+    job.run()
+    assert [file.name for file in tmp_path.rglob("*.json")] == [job.file.name]
+
+
+@pytest.fixture
+def competition(tmp_path):
+    """A competition suite whose scores are made up; joint training is below the image alone."""
+    accuracy = {"joint": 0.5, "late-fusion": 0.6, "skill-fitted": 0.8, "midas": 0.7}
+    for _, jobs in suite.stages("competition", tmp_path):
+        for job in jobs:
+            found = accuracy.get(job.entry, 0.65) + 0.001 * (job.seed % 3)
+            still = job.task == "kanji-still"
+            test = made_up_scores(job.task, accuracy=0.6 if still else found)
+            if job.modality is not None:
+                test = {name: test[name] for name in ("accuracy", "macro_f1", "nll")}
+            write_json(job.file, record_of(job, test=test))
+    return tmp_path
+
+
+def test_the_report_of_the_competition_suite_says_where_modalities_compete(competition):
+    tasks = suite.SUITES["competition"].tasks
+    files = [file.name for file in write_report("competition", tasks, competition)]
+    assert files == ["methods.png", "tradeoff.png", "README.md"]
+    page = (competition / "competition" / "README.md").read_text()
+    assert "Not admitted: kanji-still." in page
+    assert "| skill, fitted weights − joint | +30.0 ± 0.0 ▲★ (5/5) |" in page
+    assert "The open question is met on these tasks" in page
+    for entry in COMPETITION_ENTRIES.values():
+        assert entry.alone or f"| {entry.title} |" in page
+    assert "nan" not in page
+
+
+def test_the_open_question_is_not_met_where_a_rival_ties_or_joint_training_wins(competition):
+    for file in competition.rglob("kanji*/test/skill-fitted,*.json"):
+        record = json.loads(file.read_text())
+        record["test"]["accuracy"] = 0.4 if record["task"] == "kanji-still" else 0.65
+        file.write_text(json.dumps(record))
+    list(write_report("competition", suite.SUITES["competition"].tasks, competition))
+    page = (competition / "competition" / "README.md").read_text()
+    assert "The open question is not met: no difference on kanji against plain swap" in page
+    assert "harm on kanji-still." in page

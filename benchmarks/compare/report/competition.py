@@ -1,0 +1,123 @@
+"""What the page of the competition suite has beside the others: admission, and Holm's correction.
+
+See its protocol, benchmarks/results/competition/PROTOCOL.md.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from benchmarks.common.markdown import table
+from benchmarks.compare.report.runs import TaskRuns
+from benchmarks.compare.report.statistics import Difference, holm, p_value
+
+Runs = Mapping[str, TaskRuns]
+
+ADMISSION = (("joint", "late-fusion"), ("joint", "unimodal-image"))
+# The family of comparisons.
+PAIRS = (
+    *(
+        ("skill-fitted", theirs)
+        for theirs in (
+            "joint",
+            "plain-swap",
+            "midas",
+            "late-fusion-fitted",
+            "joint-fitted",
+            "midas-fitted",
+            "plain-swap-fitted",
+        )
+    ),
+    *(("midas", theirs) for theirs in ("joint", "plain-swap", "late-fusion", "unimodal-image")),
+    *(("skill", theirs) for theirs in ("joint", "plain-swap", "midas", "late-fusion")),
+    ("joint-fitted", "joint"),
+    *ADMISSION,
+)
+# Those between models of all modalities, which have every score.
+WHOLE_PAIRS = tuple(pair for pair in PAIRS if pair[1] != "unimodal-image")
+OPEN_QUESTION = ("joint", "plain-swap", "midas", "late-fusion-fitted")
+
+
+class Compared(NamedTuple):
+    """One comparison of the family."""
+
+    task: str
+    ours: str
+    theirs: str
+    difference: Difference
+    p: float
+
+
+def family(runs: Runs) -> Iterator[Compared]:
+    """Every comparison of the protocol in accuracy, task by task."""
+    for name, task in runs.items():
+        for ours, theirs in PAIRS:
+            seeds = task.common_seeds(ours, theirs)
+            values = (task.values(key, "accuracy", seeds) for key in (ours, theirs))
+            difference = task.difference(ours, theirs, "accuracy")
+            yield Compared(name, ours, theirs, difference, p_value(*values))
+
+
+def admitted(runs: Runs) -> list[str]:
+    """Tasks on which joint training is below late fusion or the image alone."""
+    return [
+        name
+        for name, task in runs.items()
+        if any(task.difference(*pair, "accuracy").verdict < 0 for pair in ADMISSION)
+    ]
+
+
+def sections(runs: Runs) -> list[str]:
+    """The parts of the page."""
+    compared = list(family(runs))
+    kept = holm([one.p for one in compared])
+    tasks = admitted(runs)
+    others = [name for name in runs if name not in tasks]
+    words = f"Admitted by the rule of the protocol: {', '.join(tasks) or 'none'}."
+    if others:
+        words += f" Not admitted: {', '.join(others)}."
+    return [
+        "## Where modalities compete",
+        words,
+        "## The family of comparisons, raw and corrected",
+        f"Accuracy, points. ▲ and ▼: the raw 95 % interval is clear of zero. ★: it is a difference "
+        f"for Holm's correction over all {len(compared)} comparisons too, of which "
+        f"{sum(kept)} are.",
+        _family_table(runs, compared, kept),
+        open_question(runs, tasks),
+    ]
+
+
+def _family_table(runs: Runs, compared: list[Compared], kept: list[bool]) -> str:
+    cells: dict[tuple[str, str], list[str]] = {}
+    for one, star in zip(compared, kept, strict=True):
+        mean, margin, won, seeds = one.difference
+        mark = {1: " ▲", -1: " ▼", 0: ""}[one.difference.verdict] + ("★" if star else "")
+        cell = f"{mean:+.1f} ± {margin:.1f}{mark} ({won}/{seeds})"
+        cells.setdefault((one.ours, one.theirs), []).append(cell)
+    rows = next(iter(runs.values())).rows
+    lines = [
+        [f"{rows[ours].title} − {rows[theirs].title}", *line]
+        for (ours, theirs), line in cells.items()
+    ]
+    return table(["accuracy, points", *runs], lines)
+
+
+def open_question(runs: Runs, tasks: list[str]) -> str:
+    """Whether skill with fitted weights is what the protocol asks for, in words."""
+    missed = [
+        f"{task} against {runs[task].rows[theirs].title}"
+        for task in tasks
+        for theirs in OPEN_QUESTION
+        if runs[task].difference("skill-fitted", theirs, "accuracy").verdict <= 0
+    ]
+    harmed = [
+        name
+        for name, task in runs.items()
+        if task.difference("skill-fitted", "joint", "accuracy").verdict < 0
+    ]
+    if tasks and not missed and not harmed:
+        return "The open question is met on these tasks, by the raw intervals."
+    reasons = [f"no difference on {', '.join(missed)}"] if missed else []
+    reasons += [f"harm on {', '.join(harmed)}"] if harmed else []
+    reasons = reasons or ["no task was admitted"]
+    return f"The open question is not met: {'; '.join(reasons)}."
