@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.compare import data
-from benchmarks.compare.augment import InputAugment, RandomCrop, WordDropout
+from benchmarks.compare.augment import InputAugment, RandomCrop, ShiftAndMask, WordDropout
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Task:
         tuned_as: The task whose tuning serves this one, which is planted and no task of its own.
         augment: What training batches go through, by modality; the same for every method.
         rows: How many of the data set's, drawn once for all seeds; None for all.
-        group: "competition" for the tasks of that suite.
+        group: "competition" for the tasks of that suite, "candidate" for those whose admission to
+            it has not been tried.
     """
 
     dataset: str
@@ -40,6 +41,8 @@ class Task:
 
 
 KANJI_CROP = RandomCrop(smallest=0.5)  # a mirrored character is none
+CROP = RandomCrop(smallest=0.35, flip=True)
+SHIFT = ShiftAndMask(shift=0.1, mask=0.2)
 
 
 def _kanji(*texts: str, like: str | None = "kanji", **augment: InputAugment) -> Task:
@@ -72,6 +75,38 @@ TASKS = {
     "kanji-words": _kanji("meanings", image=KANJI_CROP, meanings=WordDropout(0.5)),
     "kanji3-words": _kanji("meanings", "readings", image=KANJI_CROP, meanings=WordDropout(0.5)),
     "kanji-still": _kanji("meanings"),
+    "emoji-3": Task(
+        "emoji-3",
+        ("image", "name"),
+        epochs=30,
+        weight=20,
+        augment={"image": CROP},
+        group="candidate",
+    ),
+    "openmoji-crops": Task(
+        "openmoji",
+        ("image", "text"),
+        epochs=60,
+        weight=10,
+        augment={"image": CROP},
+        group="candidate",
+    ),
+    "stamps-crops": Task(
+        "stamps",
+        ("image", "speech"),
+        epochs=60,
+        weight=8,
+        augment={"image": CROP, "speech": SHIFT},
+        group="candidate",
+    ),
+    "watch-shift": Task(
+        "watch",
+        ("accelerometer", "gyroscope"),
+        epochs=40,
+        weight=10,
+        augment={"accelerometer": SHIFT, "gyroscope": SHIFT},
+        group="candidate",
+    ),
 }
 COMPARE = tuple(name for name, task in TASKS.items() if task.group == "compare")
 COMPETITION = tuple(name for name, task in TASKS.items() if task.group == "competition")

@@ -9,6 +9,7 @@
 | brca | 769, 5 | rna, clinical, methylation, mirna | open; package CC BY-NC-ND 4.0 |
 | digits-noise | 2000, 10 | fou, noise (planted) | CC BY 4.0 |
 | kanji | 6331, 26 | image, meanings, readings | EDRDG (CC BY-SA); fonts free |
+| emoji-3 | 4095, 54 | image, name | Apache-2.0, CC BY 4.0, CC BY-SA 4.0 |
 
 The modules of this package say where each comes from and what to know about it. These are small
 sets, which are downloaded and fit into memory; the MIDAS paper's own, which a user has on disk,
@@ -18,7 +19,7 @@ are in `benchmarks.paper.datasets`.
 from pathlib import Path
 
 from benchmarks.common.errors import DataError
-from benchmarks.compare.data import brca, digits, kanji, openmoji, planted, stamps, watch
+from benchmarks.compare.data import brca, digits, emoji3, kanji, openmoji, planted, stamps, watch
 from benchmarks.compare.data.base import (
     Dataset,
     Recipe,
@@ -50,6 +51,7 @@ DATASETS: dict[str, Recipe] = {
     "brca": brca.RECIPE,
     "digits-noise": planted.RECIPE,
     "kanji": kanji.RECIPE,
+    "emoji-3": emoji3.RECIPE,
 }
 
 

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 SIZE = 64
 
 
-def from_svg(svg: bytes) -> NDArray[np.uint8]:
+def draw(picture: bytes, size: int = SIZE) -> NDArray[np.uint8]:
+    """Draw a PNG or an SVG, whichever it is, as `from_png` shows a PNG."""
+    if picture.startswith(b"\x89PNG"):
+        return from_png(picture, size)
+    return from_svg(picture, size)
+
+
+def from_svg(svg: bytes, size: int = SIZE) -> NDArray[np.uint8]:
     """Draw an SVG as `from_png` shows a PNG.
 
     Fonts are not loaded, so that every machine draws the same; text in the drawing is left out.
@@ -17,11 +24,11 @@ def from_svg(svg: bytes) -> NDArray[np.uint8]:
 
     # Without a resolution, sizes in points or millimetres come out as 0.
     png = resvg_py.svg_to_bytes(svg_string=svg.decode(), dpi=96, skip_system_fonts=True)
-    return from_png(png)
+    return from_png(png, size)
 
 
-def from_png(png: bytes) -> NDArray[np.uint8]:
-    """Return a picture as (3, 64, 64), on white.
+def from_png(png: bytes, size: int = SIZE) -> NDArray[np.uint8]:
+    """Return a picture as (3, size, size), on white.
 
     Its transparent margin is cut away; the rest is scaled to fit and centred, in its proportions.
     """
@@ -32,9 +39,9 @@ def from_png(png: bytes) -> NDArray[np.uint8]:
     picture = picture.crop(picture.getchannel("A").getbbox())
     canvas = Image.new("RGBA", picture.size, "white")
     canvas.alpha_composite(picture)
-    scale = SIZE / max(picture.size)
+    scale = size / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     scaled = canvas.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    square = Image.new("RGB", (SIZE, SIZE), "white")
-    square.paste(scaled, ((SIZE - width) // 2, (SIZE - height) // 2))
+    square = Image.new("RGB", (size, size), "white")
+    square.paste(scaled, ((size - width) // 2, (size - height) // 2))
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
