@@ -15,6 +15,7 @@ from benchmarks.methods.lfm import LFM
 from benchmarks.methods.mcr import MCR
 from benchmarks.methods.midas import Midas, MidasPublicCode
 from benchmarks.methods.mixup import Mixup
+from benchmarks.methods.mmpareto import MMPareto
 from benchmarks.methods.modality_dropout import ModalityDropout
 from benchmarks.methods.ogm import OGM
 from benchmarks.methods.opm import OPM
@@ -25,6 +26,7 @@ from benchmarks.methods.skill import Skill
 from benchmarks.methods.smv import SMV
 from benchmarks.methods.tcmax import TCMax
 from benchmarks.methods.unimodal_losses import UnimodalLosses
+from benchmarks.methods.zero_ablated import ARL, DGL, ZeroAblated
 
 Value: TypeAlias = float | str
 Config: TypeAlias = dict[str, Value]  # LEARNING_RATE, and hyper-parameters of the method
@@ -237,4 +239,13 @@ COMPETITION_ENTRIES: dict[str, Entry] = {
     "plain-swap": COMPETITION_LEADERS["plain-swap"],
     "plain-swap-fitted": _fitted("plain swap", "plain-swap"),
     **COMPETITION_UNTUNED,
+}
+
+# Rivals for competing modalities that no suite has run yet.
+RIVAL_ENTRIES: dict[str, Entry] = {
+    "zero-ablated": Entry("joint + zero-ablated losses", ZeroAblated, knob=("weight", (4, 1))),
+    "dgl": Entry("DGL", DGL, knob=("alpha", (4, 1))),
+    "mmpareto": Entry("MMPareto", MMPareto),
+    "arl": Entry("ARL, as printed", ARL, knob=("temperature", (8, 4))),
+    "arl-released": Entry("ARL, as released", ARL, {"printed": False}, knob=("weight", (4, 1))),
 }

@@ -7,10 +7,10 @@
 | OpenMoji 17.0.0, the npm package openmoji | CC BY-SA 4.0 |
 | names and subgroups, emoji.json of the first two | MIT |
 
-A row is one drawing of an emoji; the text is the first words of its name, numbered from 1. The class
-is Unicode's subgroup ("face-smiling"), of those with 12 emoji or more that all three sets have. Flags
-are left out: one subgroup has nearly all of them. The three drawings of an emoji share its name, so
-they are a group that stays together in a split.
+A row is one drawing of an emoji; the text is the first words of its name, numbered from 1. The
+class is Unicode's subgroup ("face-smiling"), of those with 12 emoji or more that all three sets
+have. Flags are left out: one subgroup has nearly all of them. The three drawings of an emoji share
+its name, so they are a group that stays together in a split.
 """
 
 import json
