@@ -1,6 +1,6 @@
 """Fetch data, run a suite, write its tables and figures.
 
-python -m benchmarks fetch all            # or digits, openmoji, stamps, watch, brca
+python -m benchmarks fetch all            # or digits, openmoji, stamps, watch, brca, kanji, …
 python -m benchmarks run --suite quick    # or full, or skill; a stopped one goes on where it was
 python -m benchmarks report --suite full  # from the kept runs alone
 python -m benchmarks freeze full          # the kept runs as one file, results/full/runs.jsonl
@@ -72,7 +72,8 @@ class Run:
 
     suite: Name = "quick"
     """quick: five to fifteen minutes on two cores. full: an hour or two, tuning included.
-    skill: labels by skill against their controls; it takes some tuning of the full suite."""
+    skill: labels by skill against their controls; it takes some tuning of the full suite.
+    competition: tasks on which modalities compete, an hour or two."""
     jobs: int = 2
     """How many runs at a time, each in a process with one thread."""
     out: Path = RESULTS

@@ -20,6 +20,7 @@ from benchmarks.methods.modality_dropout import ModalityDropout
 from benchmarks.methods.ogm import OGM
 from benchmarks.methods.opm import OPM
 from benchmarks.methods.powmix import PowMix
+from benchmarks.methods.pretrained import Pretrained
 from benchmarks.methods.reading import Alone, FittedWeights, Reading
 from benchmarks.methods.same_class import SameClass
 from benchmarks.methods.skill import Skill
@@ -245,6 +246,9 @@ COMPETITION_ENTRIES: dict[str, Entry] = {
 RIVAL_ENTRIES: dict[str, Entry] = {
     "zero-ablated": Entry("joint + zero-ablated losses", ZeroAblated, knob=("weight", (4, 1))),
     "dgl": Entry("DGL", DGL, knob=("alpha", (4, 1))),
+    "pretrained": Entry(
+        "unimodal pretraining, then joint", Pretrained, knob=("fraction", (0.5, 0.25))
+    ),
     "mmpareto": Entry("MMPareto", MMPareto),
     "arl": Entry("ARL, as printed", ARL, knob=("temperature", (8, 4))),
     "arl-released": Entry("ARL, as released", ARL, {"printed": False}, knob=("weight", (4, 1))),
