@@ -176,10 +176,10 @@ class TrainingLog:
         confidence = getattr(out, "confidence", None) if len(valid) else None
         if confidence is not None:
             aligned[kinds.UNIMODAL.name] = as_tensor(confidence, "confidence")
-        weights = getattr(out, "hardness", None)
+        weights = getattr(out, "hard_weights", None)
         if weights is not None:
-            hardness = as_tensor(weights, "hardness").detach()
-            check_shape(hardness, (len(valid),), "hardness", "one weight a misaligned row")
+            hardness = as_tensor(weights, "hard_weights").detach()
+            check_shape(hardness, (len(valid),), "hard_weights", "one weight a misaligned row")
             misaligned[kinds.HARDNESS.name] = hardness
             binned[kinds.SIMILARITY.name] = hardness - 1  # (s + 1) / 2: in 0 … 1 like a share
         if scores is not None:
