@@ -11,6 +11,7 @@ from torch import Tensor
 from midas_aug._arrays import Array
 from midas_aug._draws import Draws
 from midas_aug._hardness import Hardness, check_hardness
+from midas_aug._labelling import Draw, LabelRule
 from midas_aug._layout import BatchLayout
 from midas_aug._settings import (
     check_keep,
@@ -23,7 +24,7 @@ from midas_aug._settings import (
 )
 from midas_aug._shared import SharedNumbers
 from midas_aug._stream import DrawStream
-from midas_aug.batch import Draw, LabelRule, MisalignedBatch
+from midas_aug.batch import MisalignedBatch
 from midas_aug.collate import MisalignCollate
 from midas_aug.confidence.base import ConfidenceProvider
 from midas_aug.confidence.simple import UniformConfidence
@@ -277,7 +278,7 @@ class MisalignAugment:
         """Where the stream of draws stands, and the switch."""
         return {"enabled": self.enabled, "stream": {"calls": int(self.stream.calls)}}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Any) -> None:
         """Go on exactly where ``state`` was taken (with the same ``seed``).
 
         Raises:

@@ -44,8 +44,8 @@ class Criterion(Protocol):
     """What the log reads of a loss: `MidasLoss` has it."""
 
     @property
-    def weak(self) -> WeakModalityWeight:
-        """Keeps α."""
+    def weak_modality(self) -> WeakModalityWeight | None:
+        """Keeps α; None where every α is 1."""
         ...
 
     @property
@@ -192,7 +192,10 @@ class TrainingLog:
         one = torch.ones(1, device=shares.device)
         steps = {kinds.WARMING_UP.name: one * warming_up}
         if criterion is not None:
-            steps[kinds.ALPHA.name] = criterion.weak_modality.alpha
+            weak = criterion.weak_modality
+            steps[kinds.ALPHA.name] = (
+                one.expand(len(self.modalities)) if weak is None else weak.alpha
+            )
         if terms is not None:
             steps[kinds.LOSS.name] = torch.stack([terms.total.detach(), terms.unimodal.detach()])
             if not warming_up:  # which has placeholders for these
