@@ -98,9 +98,10 @@ def shares_by_source(confidence: ArrayT, source: Array) -> ArrayT:
     check_rows(rows, len(scores), "source")
     together = (rows[:, :, None] == rows[:, None, :]).to(scores.dtype)
     size = together.sum(dim=2)
-    chosen = scores.gather(0, rows)
+    # An infinite one counts as the largest number, as in `label_shares`.
+    chosen = scores.clamp(max=torch.finfo(scores.dtype).max).gather(0, rows)
     largest = chosen.amax(dim=1, keepdim=True)
-    chosen = chosen / torch.where(largest > 0, largest, 1.0)  # no sum of finite ones overflows
+    chosen = chosen / torch.where(largest > 0, largest, 1.0)  # no sum overflows
     vote = (together * chosen[:, None, :]).sum(dim=2) / size
     total = (vote / size).sum(dim=1, keepdim=True)  # each source once
     sources = (1 / size).sum(dim=1, keepdim=True)
