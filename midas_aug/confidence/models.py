@@ -1,6 +1,6 @@
 """Providers that hold classifiers: linear heads to train, or pretrained ones to leave alone."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
     needs_model = True
     takes_logits = True
 
-    def __init__(self, modalities: Mapping[Hashable, int], num_classes: int) -> None:
+    def __init__(self, modalities: Mapping[Any, int], num_classes: int) -> None:
         super().__init__()
         self.modalities = check_modalities(modalities)
         classes = check_count(num_classes, "num_classes")
@@ -59,7 +59,7 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
             for key, dim in modalities.items()
         )
 
-    def unimodal_logits(self, batch: Any) -> dict[Hashable, Tensor]:
+    def unimodal_logits(self, batch: Any) -> dict[Any, Tensor]:
         """``(N, C)`` logits by modality, with gradient: for the unimodal loss."""
         refuse_in_worker(self)
         return {
@@ -101,7 +101,7 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
     needs_model = True
     takes_logits = True
 
-    def __init__(self, modalities: Mapping[Hashable, nn.Module]) -> None:
+    def __init__(self, modalities: Mapping[Any, nn.Module]) -> None:
         super().__init__()
         self.modalities = check_modalities(modalities)
         for key, classifier in modalities.items():
@@ -119,7 +119,7 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
         return super().train(False)
 
     @torch.no_grad()
-    def unimodal_logits(self, batch: Any) -> dict[Hashable, Tensor]:
+    def unimodal_logits(self, batch: Any) -> dict[Any, Tensor]:
         """``(N, C)`` logits by modality, without gradient."""
         refuse_in_worker(self)
         return {

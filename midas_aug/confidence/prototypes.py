@@ -1,6 +1,6 @@
 """Class centroids as classifiers: confidence with nothing to train."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -59,7 +59,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
 
     def __init__(
         self,
-        modalities: Mapping[Hashable, int],
+        modalities: Mapping[Any, int],
         num_classes: int,
         *,
         temperature: float = 0.1,

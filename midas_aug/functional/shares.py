@@ -141,10 +141,12 @@ def label_shares(confidence: ArrayT, source: Array) -> ArrayT:
     rows = as_labels(source, "source", ndim=2)
     check_shape(rows, (None, scores.shape[1]), "source", "one column a modality, as in confidence")
     check_rows(rows, len(scores), "source")
-    # The smallest normal number in place of 0 makes nothing but zeros even, and keeps a NaN one.
     limits = torch.finfo(scores.dtype)
-    chosen = scores.clamp(min=limits.tiny, max=limits.max).gather(0, rows)
-    chosen = chosen / chosen.amax(dim=1, keepdim=True)  # or a sum of large ones is infinite
+    chosen = scores.gather(0, rows)
+    # In parts of the largest one, or the sum of large ones is infinite. The smallest number in
+    # place of 0 makes nothing but zeros even, and keeps a NaN one.
+    largest = chosen.amax(dim=1, keepdim=True).clamp_(limits.tiny, limits.max)
+    chosen = (chosen / largest).clamp_(limits.tiny, 1.0)
     return like(chosen / chosen.sum(dim=1, keepdim=True), confidence)
 
 

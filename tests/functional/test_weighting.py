@@ -492,6 +492,22 @@ def test_ratio_step_is_the_public_codes(
     assert_close(out, [wanted.pop()] * 2)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_ratio_with_a_zero_on_either_side_leaves_alpha_as_it_is(swapped: bool) -> None:
+    """No modality is special: 0 / x is no more of a ratio than x / 0."""
+    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
+    confidence = torch.tensor([[0.0, 0.5], [0.0, 0.5]])
+    even, vanishing = torch.zeros(4, 3), torch.tensor([[0.0, -200.0, 0.0]]).repeat(4, 1)
+    labels = torch.tensor([[1, 0]] * 4)
+    for raw, logits in ((confidence, even), (confidence + 0.1, vanishing)):
+        given = (raw, source, logits, labels)
+        if swapped:
+            given = (raw.flip(1), source.flip(1), logits, labels.flip(1))
+        assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *given).tolist() == [1.5, 1.5]
+    usual = (confidence + 0.1, source, even, labels)
+    assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *usual).tolist() != [1.5, 1.5]
+
+
 @pytest.mark.parametrize("broken", ["shares", "logits"])
 def test_a_step_on_numbers_that_are_not_finite_changes_nothing(broken: str) -> None:
     alpha = torch.tensor([1.0, 1.3])
