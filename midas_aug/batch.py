@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from midas_aug._arrays import Array, as_scores, check_shape, may_read_values
 from midas_aug._hardness import Hardness, measure_hardness
+from midas_aug._logits import warn_of_probabilities
 from midas_aug._rows import first_rows, take_rows
 from midas_aug._tree import get_item, in_order, item_keys, map_arrays, resolve_key
 from midas_aug.confidence.base import as_provider, check_unimodal_logits
@@ -355,12 +356,16 @@ class MisalignedBatch:
         out = self._copy()
         if confidence is None:
             found = self._check_logits(unimodal_logits)
+            warn_of_probabilities(rule, found, self.modalities, stacklevel=3)
             out._label_by_logits(found)
             if rule.hardness is not None:
                 out._hard_weights = self._measure_hardness(features)
             return out
         if unimodal_logits is not None:
-            check_unimodal_logits(unimodal_logits, self.modalities, self._n_rows, self.num_classes)
+            given = (unimodal_logits, self.modalities, self._n_rows, self.num_classes)
+            warn_of_probabilities(
+                rule, check_unimodal_logits(*given), self.modalities, stacklevel=3
+            )
         provider = as_provider(confidence) if callable(confidence) else None
         if provider is None:
             scored: Any = confidence

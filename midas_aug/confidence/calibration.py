@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape
+from midas_aug._logits import warn_of_probabilities
 from midas_aug._state import StatefulModule
 from midas_aug._tree import in_order
 from midas_aug.confidence.base import (
@@ -67,7 +68,7 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
         # Where it holds a model, loader workers have none.
         self.needs_model = bool(getattr(base, "needs_model", False))
         ones = partial(torch.ones, len(self.modalities), dtype=torch.float32)
-        self.register_state("temperatures", ones)
+        self.register_state("temperatures", ones, lowest=torch.finfo(torch.float32).tiny)
 
     @torch.no_grad()
     def fit(self, unimodal_logits: UnimodalLogits, labels: Array) -> None:
@@ -82,13 +83,11 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
                 likelihood. The temperatures are then as they were.
         """
         self.ready()
+        in_turn = in_order(unimodal_logits, self.modalities, "unimodal_logits")
+        warn_of_probabilities(self, in_turn, self.modalities, stacklevel=2)
         found = [
             fit_temperature(logits, labels, f"unimodal_logits[{key!r}]")
-            for key, logits in zip(
-                self.modalities,
-                in_order(unimodal_logits, self.modalities, "unimodal_logits"),
-                strict=True,
-            )
+            for key, logits in zip(self.modalities, in_turn, strict=True)
         ]
         self.temperatures.copy_(torch.tensor(found, dtype=torch.float32))
 

@@ -111,12 +111,12 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
                     "function in a module, so that it moves to a device with the others"
                 )
         self.classifiers = nn.ModuleList(modalities.values())
-        self.classifiers.requires_grad_(False)
         self.train(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode: a parent's ``train()`` must not switch dropout on here."""
-        return super().train(False)
+        """Stay in eval mode and frozen: a parent's ``train()`` must not switch dropout on here."""
+        # ``from_pretrained`` puts new parameters in place, and calls this on the whole model.
+        return super().train(False).requires_grad_(False)
 
     @torch.no_grad()
     def unimodal_logits(self, batch: Any) -> dict[Any, Tensor]:

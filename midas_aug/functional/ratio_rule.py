@@ -130,5 +130,5 @@ def ratio_weak_modality_step(
     check_rows(rows, len(raw), "source")
     log_p = log_probability_at(scores, classes)
     sums = ratio_sums(raw.gather(0, rows), raw.shape[0], log_p, mask.bool())
-    current = check_alpha(alpha, max_alpha)
+    current = check_alpha(alpha, step_size, max_alpha)
     return like(step_from_ratios(current, sums, step_size=step_size, max_alpha=max_alpha), alpha)
