@@ -477,3 +477,80 @@ def test_labels_by_skill_compile_in_one_graph():
     skill.update([torch.zeros(200, C), knows(), knows()], LABELS)
     skill.step()
     torch.testing.assert_close(compiled(batch, LABELS[:8]), label(batch, LABELS[:8]))
+
+
+# ---------------------------------------------------------------- what workers are told
+
+
+def published(skill: SkillConfidence) -> list[float]:
+    """What a worker that is spawned now would read."""
+    return (pickle.loads(pickle.dumps(skill))({}, LABELS)[0] - 0.02).tolist()
+
+
+def by_step(skill: SkillConfidence) -> None:
+    skill.update([torch.zeros(200, C), knows()], LABELS)
+    skill.step()
+
+
+def by_loading(skill: SkillConfidence, assign: bool = False) -> None:
+    state = {**skill.state_dict(), "skill": torch.tensor([0.0, 1.0]), "steps": torch.tensor(1)}
+    skill.load_state_dict(state, assign=assign)
+
+
+def behind_its_back(skill: SkillConfidence) -> None:
+    skill._buffers["skill"] = torch.tensor([0.0, 1.0])
+
+
+WAYS_TO_CHANGE = {
+    "step": by_step,
+    "load_state_dict": by_loading,
+    "load_state_dict with assign": lambda skill: by_loading(skill, assign=True),
+    "in place": lambda skill: skill.skill.copy_(torch.tensor([0.0, 1.0])),
+    "assignment": lambda skill: setattr(skill, "skill", torch.tensor([0.0, 1.0])),
+    "behind its back": behind_its_back,
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_CHANGE)
+def test_whoever_changes_the_skill_what_is_published_follows(way):
+    skill = SkillConfidence(("a", "b"), C)
+    assert published(skill) == pytest.approx([1, 1])
+    WAYS_TO_CHANGE[way](skill)
+    assert skill({}, LABELS)[0].tolist() == pytest.approx([0.02, 1.02])
+    assert published(skill) == pytest.approx([0, 1])
+    skill.reset_parameters()
+    assert published(skill) == pytest.approx([1, 1])
+    assert skill({}, LABELS)[0].tolist() == pytest.approx([1.02, 1.02])
+
+
+class TwoRows(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"a": torch.ones(2), "b": torch.ones(2), "label": index % C}
+
+
+@pytest.mark.parametrize(
+    ("way", "context"),
+    [*((way, "fork") for way in WAYS_TO_CHANGE), ("step", "spawn"), ("behind its back", "spawn")],
+)
+def test_a_worker_that_starts_after_a_change_reads_it_and_a_later_one_too(way, context):
+    skill = SkillConfidence(("a", "b"), C)
+    augment = MisalignAugment(("a", "b"), C, confidence=skill, hardness=None)
+    loader = DataLoader(
+        TwoRows(),
+        batch_size=4,
+        num_workers=1,
+        persistent_workers=True,
+        multiprocessing_context=context,
+        collate_fn=augment.collate(),
+    )
+    WAYS_TO_CHANGE[way](skill)
+    for out in loader:
+        assert out.confidence[0].tolist() == pytest.approx([0.02, 1.02])
+    skill.update([knows(), knows()], LABELS)
+    skill.step()  # a worker's own copy of the buffer must not win over this
+    for out in loader:
+        assert out.confidence[0].tolist() == pytest.approx((skill.skill + 0.02).tolist())
+    assert skill({}, LABELS)[0].tolist() == pytest.approx((skill.skill + 0.02).tolist())

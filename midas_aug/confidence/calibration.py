@@ -84,7 +84,7 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
         """
         self.ready()
         in_turn = in_order(unimodal_logits, self.modalities, "unimodal_logits")
-        warn_of_probabilities(self, in_turn, self.modalities, stacklevel=2)
+        warn_of_probabilities(self, in_turn, self.modalities, stacklevel=3)  # behind no_grad
         found = [
             fit_temperature(logits, labels, f"unimodal_logits[{key!r}]")
             for key, logits in zip(self.modalities, in_turn, strict=True)

@@ -126,7 +126,7 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         check_label_range(classes, self.num_classes)
         names = self.modalities
         logits = check_unimodal_logits(unimodal_logits, names, len(classes), self.num_classes)
-        warn_of_probabilities(self, logits, names, stacklevel=2)
+        warn_of_probabilities(self, logits, names, stacklevel=3)  # behind no_grad
         sums = torch.stack(
             [
                 nll_sums(scores, classes, f"unimodal_logits[{name!r}]")
