@@ -51,7 +51,7 @@ def measured(*logits: Tensor, labels: Tensor = LABELS, **options: Any) -> SkillC
 
 def test_a_head_that_names_the_class_frequencies_has_skill_0_and_a_perfect_one_1():
     frequencies = FREQUENCIES.log().expand(len(UNEVEN), C)
-    for counts in (None, 1000 * FREQUENCIES):
+    for counts in (None, 1000 * FREQUENCIES, FREQUENCIES, 0.01 * FREQUENCIES):
         assert F.skill_score(frequencies, UNEVEN, counts) == pytest.approx(0, abs=1e-6)
         assert F.skill_score(knows(UNEVEN), UNEVEN, counts) == 1
     assert F.skill_score(torch.zeros(len(UNEVEN), C), UNEVEN) == 0  # worse than the frequencies
@@ -248,6 +248,31 @@ def test_any_provider_may_state_the_shares_and_they_travel_with_the_batch():
     assert torch.isfinite(loss)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_stated_shares_of_any_precision_are_float32_in_the_batch(dtype):
+    class Rounded(Stating):
+        def shares(self, confidence, source):
+            return torch.tensor([[0.75, 0.25]], dtype=dtype).expand(len(source), 2)
+
+    batch = {"a": torch.rand(8, 2), "b": torch.rand(8, 2)}
+    out = MisalignAugment(("a", "b"), C, confidence=Rounded(), hardness=None)(batch, LABELS[:8])
+    assert out.shares.dtype == torch.float32
+    assert out.targets.dtype == torch.float32
+    assert out.shares[8:].unique(dim=0).tolist() == [[0.75, 0.25]]
+    arrays = {name: part.numpy() for name, part in batch.items()}
+    if dtype != torch.bfloat16:  # NumPy has none
+
+        class OfArrays(Stating):
+            def __call__(self, batch, labels):
+                return np.ones((len(labels), 2))
+
+            def shares(self, confidence, source):
+                return Rounded.shares(self, confidence, source).numpy()
+
+        augment = MisalignAugment(("a", "b"), C, confidence=OfArrays(), hardness=None)
+        assert augment(arrays, LABELS[:8].numpy()).shares.dtype == np.float32
+
+
 def test_stated_shares_of_a_wrong_shape_are_refused():
     class Wrong(Stating):
         def shares(self, confidence, source):
@@ -283,6 +308,14 @@ def test_the_first_measurement_replaces_the_start_and_later_ones_count_half():
     skill.step()
     assert skill.skill[0] == pytest.approx(first / 4 + 1 / 2, abs=1e-6)
     assert int(skill.steps) == 3
+
+
+def test_ema_is_the_weight_of_the_new_measurement():
+    skill = SkillConfidence(("a", "b"), C, ema=0.25)
+    for logits in (knows(), noisy(scale=0)):
+        skill.update([logits, knows()], LABELS)
+        skill.step()
+    assert skill.skill.tolist() == pytest.approx([0.75, 1.0], abs=1e-6)
 
 
 def test_any_number_of_batches_is_one_batch():

@@ -129,7 +129,8 @@ def nll_sums(logits: Array, classes: Tensor, name: str) -> Tensor:
 
 def skill_from_sums(sums: Tensor, rows: Tensor, class_counts: Tensor) -> Tensor:
     """The skill ``(...)`` of NLL sums ``(..., 60)`` over ``rows`` rows."""
-    frequencies = class_counts.float() / class_counts.sum().clamp(min=1)
+    total = class_counts.sum()
+    frequencies = class_counts.float() / torch.where(total > 0, total, 1)
     entropy = torch.special.entr(frequencies).sum()
     nll = torch.where(sums.isfinite(), sums, math.inf).amin(dim=-1) / rows.clamp(min=1)
     skill = (1 - nll / torch.where(entropy > 0, entropy, 1.0)).clamp(0, 1)

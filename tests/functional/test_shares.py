@@ -489,6 +489,37 @@ def test_targets_refuse_a_number_of_classes_below_one(
 
 
 @both_libraries
+def test_the_number_of_columns_itself_is_no_class(library: Library) -> None:
+    labels, _ = as_library([0, 3], "int64", library)
+    for call in (
+        lambda: F.true_class_confidence(_zeros(library, 2, 3), labels),
+        lambda: F.soft_targets(labels[:, None], _zeros(library, 2, 1), 3),
+        lambda: F.misaligned_cross_entropy(
+            _zeros(library, 2, 3), labels[:, None], _zeros(library, 2, 1)
+        ),
+    ):
+        with pytest.raises(MidasAugError) as error:
+            call()
+        assert_helpful(str(error.value), "3")
+    assert as_numpy(F.true_class_confidence(_zeros(library, 2, 4), labels)).tolist() == [0.25] * 2
+    assert as_numpy(F.soft_targets(labels[:, None], _zeros(library, 2, 1), 4)).shape == (2, 4)
+
+
+@both_libraries
+@pytest.mark.parametrize("c", [1, 2, 5])
+def test_targets_of_an_ignored_row_are_uniform_whatever_its_shares(
+    library: Library, c: int
+) -> None:
+    labels, _ = as_library([[0, -1], [-100, 0], [-1, -1], [0, 0]], "int64", library)
+    shares, _ = as_library(
+        [[0.75, 0.25], [np.nan, np.inf], [1.0, 0.0], [0.25, 0.75]], "float32", library
+    )
+    got = as_numpy(F.soft_targets(labels, shares, c))
+    np.testing.assert_allclose(got[:3], np.full((3, c), 1 / c), rtol=1e-6)
+    np.testing.assert_allclose(got[3], np.eye(c)[0])
+
+
+@both_libraries
 def test_a_head_of_one_logit_is_told_of_two_columns(library: Library) -> None:
     labels, _ = as_library([0, 1], "int64", library)
     with pytest.raises(MidasAugError) as error:
