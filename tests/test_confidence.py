@@ -223,6 +223,7 @@ def test_prototypes_of_nothing_are_even_not_nan():
     prototypes = PrototypeConfidence(DIMS, C)
     out = MisalignAugment(("a", "b"), C, confidence=prototypes)(features(), LABELS)
     assert torch.equal(out.shares, torch.full_like(out.shares, 0.5))
+    assert (out.confidence == 0).all()
     prototypes.update({key: value[:0] for key, value in features().items()}, LABELS[:0])
     assert not prototypes.seen.any()
     resumed = PrototypeConfidence(DIMS, C)
@@ -510,3 +511,13 @@ def test_ranks_have_the_centroids_of_all_their_rows():
         torch.testing.assert_close(ranks[0][True][name], wanted)
         assert torch.equal(ranks[0][True][name], ranks[1][True][name])
     assert not torch.equal(ranks[0][False]["centroids_0"], ranks[1][False]["centroids_0"])
+
+
+def test_unimodal_heads_of_one_logit_are_told_of_a_column_per_class():
+    augment = MisalignAugment(("a", "b"), 2)
+    logits = {key: torch.randn(N, 1) for key in "ab"}
+    for labels in (LABELS % 2, torch.zeros(N, dtype=torch.int64)):  # also where the column would do
+        with pytest.raises(MidasAugError, match=r"\(12, 2\), got \(12, 1\).*binary.*2 outputs"):
+            augment(features(), labels, unimodal_logits=logits)
+    one = MisalignAugment(("a", "b"), 1)(features(), labels, unimodal_logits=logits)
+    assert not one.valid[N:].any()

@@ -118,6 +118,7 @@ def test_arrays_of_numpy_are_looked_at_and_an_ignored_row_is_not():
         torch.full((N, C), float("nan")),
         torch.zeros(N, C),
         torch.eye(3).repeat(4, 1) * 2,
+        torch.tensor([[2.0, -1.0, 0.0]]).repeat(N, 1),
         torch.rand(N, C),
     ],
 )

@@ -51,7 +51,7 @@ def measured(*logits: Tensor, labels: Tensor = LABELS, **options: Any) -> SkillC
 
 def test_a_head_that_names_the_class_frequencies_has_skill_0_and_a_perfect_one_1():
     frequencies = FREQUENCIES.log().expand(len(UNEVEN), C)
-    for counts in (None, 1000 * FREQUENCIES, FREQUENCIES, 0.01 * FREQUENCIES):
+    for counts in (None, 1000 * FREQUENCIES):
         assert F.skill_score(frequencies, UNEVEN, counts) == pytest.approx(0, abs=1e-6)
         assert F.skill_score(knows(UNEVEN), UNEVEN, counts) == 1
     assert F.skill_score(torch.zeros(len(UNEVEN), C), UNEVEN) == 0  # worse than the frequencies
@@ -79,6 +79,14 @@ def test_the_temperature_is_as_good_as_a_fine_search():
         )
         expected = 1 - best.fun / math.log(C)
         assert F.skill_score(logits, LABELS) == pytest.approx(expected, abs=5e-4)
+
+
+def test_counts_are_any_multiple_of_the_frequencies():
+    logits = noisy(labels=UNEVEN)
+    plain = F.skill_score(logits, UNEVEN)
+    assert 0.1 < plain < 0.9
+    for factor in (1000.0, 1.0, 0.01):
+        torch.testing.assert_close(F.skill_score(logits, UNEVEN, factor * FREQUENCIES), plain)
 
 
 def test_a_common_factor_of_the_logits_does_not_matter():
@@ -271,6 +279,23 @@ def test_stated_shares_of_any_precision_are_float32_in_the_batch(dtype):
 
         augment = MisalignAugment(("a", "b"), C, confidence=OfArrays(), hardness=None)
         assert augment(arrays, LABELS[:8].numpy()).shares.dtype == np.float32
+
+
+def test_stated_shares_carry_no_gradient_and_are_floats():
+    class Trained(Stating):
+        def shares(self, confidence, source):
+            return torch.full((len(source), 2), 0.5, requires_grad=True)
+
+    class Counted(Stating):
+        def shares(self, confidence, source):
+            return torch.ones(len(source), 2, dtype=torch.int64)
+
+    batch = {"a": torch.rand(8, 2), "b": torch.rand(8, 2)}
+    augment = MisalignAugment(("a", "b"), C, confidence=Trained(), hardness=None)
+    assert not augment(batch, LABELS[:8]).shares.requires_grad
+    augment = MisalignAugment(("a", "b"), C, confidence=Counted(), hardness=None)
+    with pytest.raises(MidasAugError, match=r"shares to have a float dtype, got torch\.int64"):
+        augment(batch, LABELS[:8])
 
 
 def test_stated_shares_of_a_wrong_shape_are_refused():

@@ -199,8 +199,14 @@ def check_unimodal_logits(
     found = in_order(unimodal_logits, modalities, "unimodal_logits")
     for key, logits in zip(modalities, found, strict=True):
         name = f"unimodal_logits[{key!r}]"
-        why = "the N aligned rows, one column a class"
-        check_shape(as_tensor(logits, name), (n_rows, num_classes), name, why)
+        scores = as_tensor(logits, name)
+        why = "the N aligned rows, one column per class"
+        if scores.ndim == 2 and scores.shape[1] == 1:
+            why += (
+                "; one logit is for binary cross-entropy, while this takes the softmax over the "
+                f"classes: build that head with {num_classes} outputs"
+            )
+        check_shape(scores, (n_rows, num_classes), name, why)
     return found
 
 

@@ -132,7 +132,7 @@ def skill_from_sums(sums: Tensor, rows: Tensor, class_counts: Tensor) -> Tensor:
     total = class_counts.sum()
     frequencies = class_counts.float() / torch.where(total > 0, total, 1)
     entropy = torch.special.entr(frequencies).sum()
-    nll = torch.where(sums.isfinite(), sums, math.inf).amin(dim=-1) / rows.clamp(min=1)
+    nll = torch.where(sums.isfinite(), sums, math.inf).amin(dim=-1) / rows
     skill = (1 - nll / torch.where(entropy > 0, entropy, 1.0)).clamp(0, 1)
     return torch.where((rows > 0) & (entropy > 0), skill, 0.0)
 

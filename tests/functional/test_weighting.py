@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from midas_aug import functional as F
 from midas_aug.errors import MidasAugError
+from midas_aug.functional.ratio_rule import RatioSums, step_from_ratios
 from tests.helpers import reference
 from tests.helpers import strategies as own
 from tests.helpers.strategies import (
@@ -539,6 +540,11 @@ def test_at_a_tie_of_the_ratios_alpha_falls_and_the_first_modality_is_weak() -> 
     assert step([0.25, 0.5], even) == pytest.approx(1.45)
     assert step([0.5, 0.25], even) == pytest.approx(1.45)
     assert step([0.5, 0.25], leans) == pytest.approx(1.55)
+    for weak, expected in ((0, 0.5), (1, 2.0)):
+        received = torch.tensor([[expected, 1.0], [2 * expected, 2.0]])
+        sums = RatioSums(confidence=torch.tensor([expected, 1.0]), received=received)
+        stepped = step_from_ratios(start, sums, step_size=0.05, max_alpha=None)
+        assert stepped[0] == pytest.approx(1.45), f"weak is {weak}"
 
 
 def test_the_ratio_received_is_the_mean_over_the_swaps_that_have_rows() -> None:
@@ -566,6 +572,9 @@ def test_a_ratio_with_a_zero_on_either_side_leaves_alpha_as_it_is(swapped: bool)
         if swapped:
             given = (raw.flip(1), source.flip(1), logits, labels.flip(1))
         assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *given).tolist() == [1.5, 1.5]
+    nothing = torch.tensor([[-200.0, -200.0, 0.0]]).repeat(4, 1)  # neither label gets anything
+    given = (confidence + 0.1, source, nothing, labels)
+    assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *given).tolist() == [1.5, 1.5]
     usual = (confidence + 0.1, source, even, labels)
     assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *usual).tolist() != [1.5, 1.5]
 
