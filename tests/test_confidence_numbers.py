@@ -152,6 +152,15 @@ def test_calibration_takes_a_class_that_is_ruled_out_where_it_is_not_the_label()
         fit_temperature(logits, (labels == 0).long())
 
 
+@pytest.mark.parametrize(("width", "words"), [(1, "one column.*binary"), (2, "2 columns")])
+def test_calibration_names_the_head_that_is_too_narrow(width, words):
+    calibrated = CalibratedConfidence(LogitConfidence(("a", "b")))
+    logits = {"a": torch.randn(6, 3), "b": torch.randn(6, width)}
+    with pytest.raises(MidasAugError, match=rf"unimodal_logits\['b'\].*{words}") as error:
+        calibrated.fit(logits, torch.arange(6) % 3)
+    assert "num_classes" not in str(error.value)
+
+
 # ---------------------------------------------------------------- settings
 
 

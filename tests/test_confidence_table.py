@@ -194,3 +194,9 @@ def test_a_state_that_is_no_table_is_refused_and_nothing_is_taken(state, words):
     with pytest.raises(MidasAugError, match=words):
         table.load_state_dict(state)
     assert table.table.unique().tolist() == [0.5]
+
+
+def test_a_table_larger_than_memory_is_told_of_a_file(tmp_path):
+    for count in (10**15, 10**18):
+        with pytest.raises(MidasAugError, match=rf"{8 * count} bytes.*path=\.\.\."):
+            TableConfidence(("a", "b"), count)

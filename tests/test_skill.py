@@ -159,6 +159,10 @@ def test_numpy_in_numpy_out_and_half_precision_in_float32():
             ["5 folds of 3 rows"],
         ),
         (
+            lambda: SkillConfidence(("a", "b"), C).cross_fit(lambda *_: [], LABELS, folds=2.5),
+            ["folds to be an integer", "2.5"],
+        ),
+        (
             lambda: SkillConfidence(("a", "b"), C).cross_fit(
                 lambda *_: [], LABELS, groups=LABELS.clamp(max=1)
             ),

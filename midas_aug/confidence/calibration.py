@@ -19,7 +19,7 @@ from midas_aug.confidence.base import (
     logits_to_confidence,
 )
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.shares import check_label_range
+from midas_aug.functional.shares import check_logit_width
 
 __all__ = ["CalibratedConfidence", "fit_temperature"]
 
@@ -45,7 +45,7 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
         >>> import torch
         >>> from midas_aug.confidence import CalibratedConfidence, LogitConfidence
         >>> calibrated = CalibratedConfidence(LogitConfidence(("x", "z")))
-        >>> logits = {"x": torch.tensor([[9.0, 0.0]] * 4), "z": torch.tensor([[1.0, 0.0]] * 4)}
+        >>> logits = {"x": torch.tensor([[9.0, 0.0]] * 4), "z": torch.tensor([[2.0, 0.0]] * 4)}
         >>> calibrated.fit(logits, torch.tensor([0, 0, 0, 1]))  # x is sure, but wrong one in four
         >>> calibrated(logits, torch.tensor([0, 0, 0, 0]))[0]
         tensor([0.7500, 0.7500])
@@ -125,7 +125,7 @@ def fit_temperature(logits: Array, labels: Array, name: str = "logits") -> float
     classes = as_labels(labels, "labels")
     scores = as_scores(as_tensor(logits, name), name).detach().double()
     check_shape(scores, (len(classes), None), name, "one row a label")
-    check_label_range(classes, scores.shape[1], force=True)
+    check_logit_width(classes.cpu(), scores.shape[1], name)
     scores, classes = scores[classes >= 0], classes[classes >= 0]
     if len(classes) == 0:
         raise MidasAugError(

@@ -190,6 +190,7 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         Raises:
             MidasAugError: There are fewer than K rows, or groups, to deal.
         """
+        check_count(folds, "folds")
         classes = as_labels(labels, "labels").cpu()
         of_row = None if groups is None else as_labels(groups, "groups").cpu()
         for training, held_out in _folds(classes, folds, of_row, seed):

@@ -84,7 +84,7 @@ class TableConfidence(ConfidenceProvider):
         self._mapped: Tensor | None = None
         if self.path is None:
             start = torch.tensor(first, dtype=torch.float32, device="cpu")
-            self._memory = SharedNumbers(start.expand(self._shape))
+            self._memory = _reserve_memory(start.expand(self._shape))
         else:
             _create_file(self.path, self._shape, first)
             self._mapped = _map_file(self.path, self._shape, shared=True)
@@ -207,6 +207,16 @@ class TableConfidence(ConfidenceProvider):
             f"TableConfidence({self.modalities!r}, {self._shape[0]}, index={self.index!r}, "
             f"path={self.path})"
         )
+
+
+def _reserve_memory(numbers: Tensor) -> SharedNumbers:
+    try:
+        return SharedNumbers(numbers)
+    except (OSError, OverflowError) as error:
+        raise MidasAugError(
+            f"expected memory for a table of {4 * numbers.numel()} bytes, got: {error}; name a "
+            "file with path=..., which may be larger than memory"
+        ) from error
 
 
 def _create_file(path: Path, shape: tuple[int, int], initial: float) -> None:

@@ -84,6 +84,8 @@ def true_class_confidence(
         tensor([5.0000e-01, 9.3576e-14])
     """
     classes = as_labels(labels, "labels")
+    if isinstance(temperature, Tensor) and may_read_values(temperature):
+        temperature = float(temperature)  # to be looked at
     log_p = true_class_log_probability(as_tensor(logits, "logits"), classes, temperature)
     return like(log_p.exp().masked_fill(classes < 0, 0.0), logits)
 

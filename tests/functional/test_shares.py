@@ -428,6 +428,10 @@ def test_confidence_refuses_a_temperature_that_is_no_positive_number(
             _zeros(library, 2, 3), _zeros(library, 2, dtype="int64"), temperature=temperature
         )
     assert_helpful(str(error.value), str(temperature))
+    with pytest.raises(MidasAugError, match="temperature above 0"):
+        F.true_class_confidence(
+            torch.zeros(2, 3), torch.zeros(2).long(), temperature=torch.tensor(temperature)
+        )
 
 
 @both_libraries
