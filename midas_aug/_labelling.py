@@ -8,12 +8,21 @@ from torch import Tensor
 
 from midas_aug._arrays import as_scores, check_shape, may_read_values
 from midas_aug._hardness import Hardness
+from midas_aug._logits import warn_of_probabilities
 from midas_aug.confidence.base import ConfidenceProvider, check_unimodal_logits
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import label_shares
 from midas_aug.targets import ClassIndex
 
-__all__ = ["Draw", "LabelRule", "MixLabels", "from_confidence", "from_logits", "weigh"]
+__all__ = [
+    "Draw",
+    "LabelRule",
+    "MixLabels",
+    "check_logits",
+    "from_confidence",
+    "from_logits",
+    "weigh",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +123,7 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
             "None; pass unimodal_logits={modality: (N, C) logits}, or choose "
             "confidence='uniform' or a provider of midas_aug.confidence"
         )
-    n_rows, num_classes = drawn.n_rows, rule.target.num_classes
-    logits = check_unimodal_logits(unimodal_logits, tuple(rule.keys), n_rows, num_classes)
+    logits, n_rows = check_logits(rule, drawn, unimodal_logits), drawn.n_rows
     found = rule.target.log_confidences(logits, drawn.labels, drawn.valid[:n_rows])
     if n_rows and (rule.validate or may_read_values(found)):
         check_no_nan(found, drawn.labels)
@@ -173,6 +181,14 @@ def weigh(
         if hard_weights is not None:
             mixed.mul_(hard_weights)
     return weights
+
+
+def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Tensor]:
+    """The ``(N, C)`` logits of each modality, in order; warns once of what look like softmaxes."""
+    modalities, num_classes = tuple(rule.keys), rule.target.num_classes
+    logits = check_unimodal_logits(unimodal_logits, modalities, drawn.n_rows, num_classes)
+    warn_of_probabilities(rule, logits, modalities, stacklevel=5)
+    return logits
 
 
 def check_no_nan(log_confidence: Tensor, labels: Tensor) -> None:

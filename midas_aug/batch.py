@@ -10,10 +10,18 @@ from typing_extensions import Self
 
 from midas_aug._arrays import Array
 from midas_aug._hardness import measure_hardness
-from midas_aug._labelling import Draw, LabelRule, MixLabels, from_confidence, from_logits, weigh
+from midas_aug._labelling import (
+    Draw,
+    LabelRule,
+    MixLabels,
+    check_logits,
+    from_confidence,
+    from_logits,
+    weigh,
+)
 from midas_aug._rows import first_rows, take_rows
 from midas_aug._tree import get_item, in_order, item_keys, map_arrays, resolve_key
-from midas_aug.confidence.base import as_provider, check_unimodal_logits
+from midas_aug.confidence.base import as_provider
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
 
@@ -295,9 +303,7 @@ class MisalignedBatch:
             mix = from_logits(rule, drawn, unimodal_logits)
         else:
             if unimodal_logits is not None:
-                check_unimodal_logits(
-                    unimodal_logits, self.modalities, self._n_rows, self.num_classes
-                )
+                unimodal_logits = check_logits(rule, drawn, unimodal_logits)
             provider = as_provider(confidence) if callable(confidence) else None
             by_logits = provider is not None and provider.takes_logits
             if provider is None:

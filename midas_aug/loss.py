@@ -258,7 +258,7 @@ class MidasLoss(StatefulModule):
                 f"{len(by_modality)}; pass one (N, C) tensor per modality"
             )
         labels = out.labels
-        if type(out) is not MisalignedBatch:
+        if type(out) is not MisalignedBatch or out.is_numpy:
             labels = as_labels(labels, "labels")
         n_rows = labels.shape[0]
         if type(out) is MisalignedBatch and not out.is_numpy:

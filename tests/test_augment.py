@@ -683,3 +683,10 @@ def test_a_replayed_plan_drops_the_rows_that_touch_an_ignored_label():
     touched = (plan.source == 2).any(dim=1) | (plan.anchor == 2)
     assert torch.equal(out.valid[N:], ~touched)
     assert torch.equal(out.weights[N:] == 0, touched)
+
+
+def test_the_number_of_classes_itself_is_no_label():
+    labels = LABELS.clamp(max=1)
+    assert MisalignAugment(("a", "b"), 2, confidence="uniform")(GOOD, labels).valid.all()
+    with pytest.raises(MidasAugError, match="labels below num_classes=1, got 1"):
+        MisalignAugment(("a", "b"), 1, confidence="uniform")(GOOD, labels)
