@@ -170,10 +170,8 @@ def largest_error(device: torch.device, rows: int = 257, classes: int = 11) -> f
         criterion = MidasLoss(2).to(place)
         loss = criterion(logits, out, own)
         gradients = torch.autograd.grad(loss, [*leaves.values(), *own.values()])
-        return [
-            part.detach().cpu().double()
-            for part in (loss, *gradients, criterion.weak_modality.alpha)
-        ]
+        alpha = criterion.state_dict()["weak_modality.alpha"]
+        return [part.detach().cpu().double() for part in (loss, *gradients, alpha)]
 
     pairs = zip(
         outcome(device, torch.float32), outcome(torch.device("cpu"), torch.float64), strict=True
