@@ -28,8 +28,6 @@ from tests.benchmarks.methods.helpers import (
 from tests.benchmarks.methods.slow_references import slow_js, slow_reverse_js
 
 O_A = torch.tensor([[2.0, 0.0, 0.0]])
-
-
 O_V = torch.tensor([[0.0, 1.0, 0.0]])
 
 

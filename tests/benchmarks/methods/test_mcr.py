@@ -32,14 +32,8 @@ from tests.benchmarks.methods.helpers import (
 from tests.benchmarks.methods.slow_references import slow_js
 
 ENCODED = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]]])  # f_a, f_v
-
-
 HEAD = torch.stack([torch.eye(2), 0.5 * torch.eye(2)])  # W_0, W_1
-
-
 SWAP = torch.tensor([[[1, 0]], [[1, 0]]])  # one permutation for each of two modalities
-
-
 PLUS_MINUS = np.array([[-1.0, 1.0], [1.0, -1.0]])
 
 
