@@ -188,12 +188,9 @@ def is_scores(value: object) -> bool:
     )
 
 
-def damaged(file: Path, reason: str = "") -> DataError:
+def damaged(file: Path) -> DataError:
     """What to raise when a file that a command of ours wrote cannot be read."""
-    because = f" ({reason})" if reason else ""
-    return DataError(
-        f"{file} is damaged{because}, delete it and run the command that wrote it again"
-    )
+    return DataError(f"{file} is damaged, delete it and run the command that wrote it again")
 
 
 def unwritable(file: Path, error: Exception) -> DataError:

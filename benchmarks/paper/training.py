@@ -268,8 +268,7 @@ def _refusing_damage(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of pickle, zipfile, torch, ...: whatever damage makes them raise
-        lines = str(error).splitlines()
-        raise damaged(file, lines[0][:80] if lines else type(error).__name__) from error
+        raise damaged(file) from error
 
 
 def derived_seed(*numbers: int) -> int:
