@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +27,7 @@ from benchmarks.paper.datasets.reading import Reader
 from benchmarks.paper.datasets.splits import Split
 from benchmarks.paper.loading import Reading, load
 from benchmarks.paper.ranks import Ranks
-
-Precision = Literal["float32", "bfloat16"]
+from benchmarks.paper.settings import Precision
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 import torch.multiprocessing as mp
 from rich.console import Console
 
-from benchmarks import __main__ as commands
+from benchmarks import __main__, command_line
 from benchmarks.common.errors import DataError
 from benchmarks.common.metrics import batch_macro_f1, macro_f1
 from benchmarks.common.records import at_work_on
@@ -46,7 +46,8 @@ from benchmarks.paper.encoders import (
 )
 from benchmarks.paper.protocol import PROTOCOLS, PUBLISHED, Protocol, Published, method_config
 from benchmarks.paper.ranks import Ranks, start_ranks
-from benchmarks.paper.run import Settings, few, reproduce
+from benchmarks.paper.run import few, reproduce
+from benchmarks.paper.settings import Settings
 from benchmarks.paper.tables import Row, cells
 from benchmarks.paper.tables import rows as table_rows
 from benchmarks.paper.throughput import measure
@@ -105,7 +106,7 @@ def test_check_and_reproduce(samples, tmp_path, name, monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
-        commands.main()
+        __main__.main()
         return capsys.readouterr().out
 
     root = ["--root", str(samples / name)]
@@ -140,7 +141,7 @@ def test_a_made_up_copy_has_what_a_rehearsal_needs(tmp_path, monkeypatch):
         f"reproduce food101 --root {root} {encoders} {options}",
     ):
         monkeypatch.setattr(sys, "argv", ["benchmarks", *line.split()])
-        commands.main()
+        __main__.main()
     assert (tmp_path / "out" / "food101-rehearsal" / "table.md").exists()
 
 
@@ -233,8 +234,8 @@ def test_every_data_set_has_a_protocol_and_published_numbers_of_known_methods():
 def test_the_page_has_a_command_for_every_data_set_and_the_protocol_as_it_is():
     page = (ROOT / "docs" / "reproduce.md").read_text()
     lines = re.findall(r"-m benchmarks (.*?)(?:`|#|\n)", page)
-    parsed = [commands.parse(line.split()) for line in lines]
-    reproduced = {one.name for one in parsed if isinstance(one, commands.Reproduce)}
+    parsed = [command_line.parse(line.split()) for line in lines]
+    reproduced = {one.name for one in parsed if isinstance(one, command_line.Reproduce)}
     assert reproduced == set(PAPER_DATA)
     for name, protocol in PROTOCOLS.items():
         (row,) = re.findall(rf"^\| (?:\S+, )?{name}(?:, \S+)? \| (\d.*) \|$", page, re.MULTILINE)
@@ -466,7 +467,8 @@ from pathlib import Path
 from benchmarks.methods.midas import Midas
 from benchmarks.paper import training
 from benchmarks.paper.ranks import Ranks
-from benchmarks.paper.run import Settings, reproduce
+from benchmarks.paper.run import reproduce
+from benchmarks.paper.settings import Settings
 from rich.console import Console
 
 training.BATCH_SIZE, steps = 6, []
