@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
@@ -23,6 +23,9 @@ try:
     import fcntl
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parents[1] / "results"  # the published ones, tracked by git
 
@@ -87,6 +90,11 @@ def write_text(file: Path, text: str) -> None:
 def write_json(file: Path, value: object) -> None:
     """`write_text` of a value as indented JSON."""
     write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_figure(file: Path, figure: "Figure", dpi: int) -> None:
+    """`write_whole` of a figure as PNG."""
+    write_whole(file, lambda opened: figure.savefig(opened, format="png", dpi=dpi))
 
 
 def need_writable(*folders: Path) -> None:

@@ -170,6 +170,16 @@ def test_what_does_not_exist_is_refused(samples, tmp_path):
         reproduce("food101", ["joint"], [0], replace(asked, image_encoder=nowhere), Ranks(), QUIET)
 
 
+@pytest.mark.parametrize("damaged", ["model.safetensors", "config.json", "tokenizer_config.json"])
+def test_damaged_encoders_are_named(samples, tmp_path, damaged):
+    folder = shutil.copytree(samples / "electra", tmp_path / "electra")
+    content = (folder / damaged).read_bytes()
+    (folder / damaged).write_bytes(content[: len(content) // 2])
+    asked = replace(settings(samples, tmp_path / "out", "food101"), text_encoder=str(folder))
+    with pytest.raises(DataError, match=r"no (network|tokenizer) in .*electra.*--text-encoder DIR"):
+        reproduce("food101", ["joint"], [0], asked, Ranks(), QUIET)
+
+
 def test_a_run_with_other_settings_is_not_taken_for_this_one(samples, tmp_path):
     asked = settings(samples, tmp_path, "mosi")
     reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
