@@ -72,7 +72,8 @@ def reproduced(root, out):
         patch.setattr(training, "BATCH_SIZE", 6)
         asked = Settings(root, out, workers=0, rehearse=True, save_every=1)
         reproduce("cremad", ["midas"], [0], asked, Ranks(), QUIET)
-    return json.loads((out / "cremad-rehearsal" / "runs" / "midas,seed=0.json").read_text())
+    file = out / "cremad-rehearsal" / "runs" / "midas,seed=0.json"
+    return json.loads(file.read_text()) | {"versions": {}}  # the checkout may change meanwhile
 
 
 @pytest.mark.parametrize(("number", "stage"), KILLS)
@@ -134,10 +135,10 @@ def never_killed_suite(small, tmp_path_factory):
 
 
 def finished(out):
-    """Every run of the suite, without the time that it took."""
+    """Every run of the suite, without the time that it took and the state of the checkout."""
     actions.run(Run(suite="quick", jobs=1, out=out), QUIET)
     [(_, jobs)] = suite.stages("quick", out)
-    return [{**job.load(), "seconds": 0} for job in jobs]
+    return [{**job.load(), "seconds": 0, "versions": {}} for job in jobs]
 
 
 @pytest.mark.parametrize(("number", "stage"), KILLS)
