@@ -106,6 +106,8 @@ class DrawStream(StatefulModule):
             )
         worker = get_worker_info()
         self._worker_seed = None if worker is None else worker.seed
+        if worker is not None:  # a spawned worker shares this memory with the others
+            self.calls = torch.zeros_like(self.calls)
         self.calls.fill_(calls)
 
     def _find_key(self) -> int:
