@@ -5,7 +5,7 @@ way in (no copy) and as NumPy again on the way out.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias, TypeGuard, TypeVar, overload
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ def is_array(value: object) -> bool:
     return isinstance(value, (Tensor, np.ndarray))  # a union would break the graph of torch 2.4
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """Whether ``value`` is an integer number, of Python or NumPy; True and False are none."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 

@@ -7,10 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from midas_aug._arrays import as_scores, check_shape, may_read_values
-from midas_aug._hardness import Hardness
+from midas_aug._hardness import Hardness, measure_hardness
 from midas_aug._logits import warn_of_probabilities
+from midas_aug._rows import first_rows
+from midas_aug._tree import get_item, in_order
 from midas_aug.confidence.base import ConfidenceProvider, check_unimodal_logits
 from midas_aug.errors import MidasAugError
+from midas_aug.functional.plan import SwapPlan
 from midas_aug.functional.shares import label_shares
 from midas_aug.targets import ClassIndex
 
@@ -22,6 +25,7 @@ __all__ = [
     "from_confidence",
     "from_logits",
     "weigh",
+    "weigh_by_hardness",
 ]
 
 
@@ -181,6 +185,33 @@ def weigh(
         if hard_weights is not None:
             mixed.mul_(hard_weights)
     return weights
+
+
+def weigh_by_hardness(
+    rule: LabelRule, drawn: Draw, data: Any, features: Any, plan: SwapPlan
+) -> Tensor | None:
+    """Hard-sample weights ``(S,)`` by the rule's hardness; None where it measures nothing.
+
+    Args:
+        rule: Settings; its hardness is not None.
+        drawn: The draw.
+        data: The batch, whose N first rows are the aligned ones.
+        features: Encoder outputs of the aligned rows, by modality or in order; None: those of
+            ``data``.
+        plan: The draw as a plan, in the caller's library.
+    """
+    names, n_rows = tuple(rule.keys), drawn.n_rows
+    if features is not None:
+        in_turn = in_order(features, names, "features")
+    else:
+        in_turn = [
+            first_rows(get_item(data, keys[0]), n_rows)
+            if len(keys) == 1
+            else {key: first_rows(get_item(data, key), n_rows) for key in keys}
+            for keys in rule.keys.values()
+        ]
+    block_wise = drawn.block_wise
+    return measure_hardness(rule.hardness, in_turn, names, n_rows, plan, block_wise=block_wise)
 
 
 def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Tensor]:

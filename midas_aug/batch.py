@@ -9,7 +9,6 @@ from torch import Tensor
 from typing_extensions import Self
 
 from midas_aug._arrays import Array
-from midas_aug._hardness import measure_hardness
 from midas_aug._labelling import (
     Draw,
     LabelRule,
@@ -18,9 +17,10 @@ from midas_aug._labelling import (
     from_confidence,
     from_logits,
     weigh,
+    weigh_by_hardness,
 )
 from midas_aug._rows import first_rows, take_rows
-from midas_aug._tree import get_item, in_order, item_keys, map_arrays, resolve_key
+from midas_aug._tree import get_item, item_keys, map_arrays, resolve_key
 from midas_aug.confidence.base import as_provider
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
@@ -303,7 +303,7 @@ class MisalignedBatch:
             mix = from_logits(rule, drawn, unimodal_logits)
         else:
             if unimodal_logits is not None:
-                unimodal_logits = check_logits(rule, drawn, unimodal_logits)
+                check_logits(rule, drawn, unimodal_logits)
             provider = as_provider(confidence) if callable(confidence) else None
             by_logits = provider is not None and provider.takes_logits
             if provider is None:
@@ -317,29 +317,10 @@ class MisalignedBatch:
         out = self._copy()
         out.labelled_by_logits = by_logits
         if rule.hardness is not None:
-            mix = replace(mix, hard_weights=self._measure_hardness(features))
+            weights = weigh_by_hardness(rule, drawn, self.data, features, self.plan)
+            mix = replace(mix, hard_weights=weights)
         out._mix = mix
         return out
-
-    def _measure_hardness(self, features: Any) -> Tensor | None:
-        rule = self._rule
-        if features is not None:
-            in_turn = in_order(features, self.modalities, "features")
-        else:
-            in_turn = [
-                first_rows(get_item(self.data, keys[0]), self._n_rows)
-                if len(keys) == 1
-                else {key: first_rows(get_item(self.data, key), self._n_rows) for key in keys}
-                for keys in rule.keys.values()
-            ]
-        return measure_hardness(
-            rule.hardness,
-            in_turn,
-            self.modalities,
-            self._n_rows,
-            self.plan,
-            block_wise=self._drawn.block_wise,
-        )
 
     # -- devices ---------------------------------------------------------------------------------
 
@@ -407,10 +388,7 @@ class MisalignedBatch:
         return tensor.detach().numpy() if self.is_numpy else tensor
 
     def __getstate__(self) -> dict[str, Any]:
-        computed = (
-            "_confidence", "_source_labels", "_shares", "_weights", "_n_labelled", "_targets"
-        )  # fmt: skip
-        return self.__dict__ | dict.fromkeys(computed)
+        return self._copy().__dict__
 
     def __repr__(self) -> str:
         rows = f"{self._n_rows} aligned + {len(self._drawn.source) - self._n_rows} misaligned"

@@ -20,7 +20,7 @@ from midas_aug.diagnostics.measures import (
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.metrics import top_set_matches
 from midas_aug.loss import LossTerms
-from midas_aug.weak_modality import LabelledRows, WeakModalityWeight, rows_of
+from midas_aug.weak_modality import LabelledRows, rows_of
 
 __all__ = ["Criterion", "TrainingLog"]
 
@@ -44,8 +44,8 @@ class Criterion(Protocol):
     """What the log reads of a loss: `MidasLoss` has it."""
 
     @property
-    def weak_modality(self) -> WeakModalityWeight | None:
-        """Keeps α; None where every α is 1."""
+    def alpha(self) -> Tensor:
+        """``(M,)``: α of each modality."""
         ...
 
     @property
@@ -192,10 +192,7 @@ class TrainingLog:
         one = torch.ones(1, device=shares.device)
         steps = {kinds.WARMING_UP.name: one * warming_up}
         if criterion is not None:
-            weak = criterion.weak_modality
-            steps[kinds.ALPHA.name] = (
-                one.expand(len(self.modalities)) if weak is None else weak.alpha
-            )
+            steps[kinds.ALPHA.name] = criterion.alpha
         if terms is not None:
             steps[kinds.LOSS.name] = torch.stack([terms.total.detach(), terms.unimodal.detach()])
             if not warming_up:  # which has placeholders for these
