@@ -24,6 +24,11 @@ def is_array(value: object) -> bool:
     return isinstance(value, (Tensor, np.ndarray))  # a union would break the graph of torch 2.4
 
 
+def is_integer(value: Any) -> bool:
+    """Whether ``value`` is an integer number, of Python or NumPy; True and False are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def as_tensor(value: Array, name: str) -> Tensor:
     """View ``value`` as a tensor; ``name`` is what an error message calls it."""
     if isinstance(value, Tensor):

@@ -631,7 +631,7 @@ def test_logits_of_another_number_of_classes_are_refused():
 
 def test_validate_looks_at_values_wherever_they_are(monkeypatch):
     monkeypatch.setattr("midas_aug.functional.shares.may_read_values", lambda _: False)
-    monkeypatch.setattr("midas_aug.batch.may_read_values", lambda _: False)
+    monkeypatch.setattr("midas_aug._labelling.may_read_values", lambda _: False)
     negative = uniform_with(lambda *_: -torch.ones(N, 2))
     negative(GOOD)  # as on an accelerator: nobody looks
     with pytest.raises(MidasAugError, match="at least 0"):
