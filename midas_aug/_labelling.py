@@ -81,18 +81,8 @@ class Draw:
             valid=function(self.valid),
         )
 
-    @property
-    def n_rows(self) -> int:
-        """N."""
-        return self.labels.shape[0]
 
-    @property
-    def mixed(self) -> Tensor:
-        """``(S, M)``: the sources of the misaligned rows."""
-        return self.source[self.labels.shape[0] :]
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class MixLabels:
     """What labels a draw. One of the first two is there; a drawn batch has none of it.
 
@@ -127,12 +117,12 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
             "None; pass unimodal_logits={modality: (N, C) logits}, or choose "
             "confidence='uniform' or a provider of midas_aug.confidence"
         )
-    logits, n_rows = check_logits(rule, drawn, unimodal_logits), drawn.n_rows
+    logits, n_rows = check_logits(rule, drawn, unimodal_logits), drawn.labels.shape[0]
     found = rule.target.log_confidences(logits, drawn.labels, drawn.valid[:n_rows])
     if n_rows and (rule.validate or may_read_values(found)):
         check_no_nan(found, drawn.labels)
     # Along the first axis: a CPU takes seven times longer over rows of two numbers.
-    chosen = found.gather(0, drawn.mixed)
+    chosen = found.gather(0, drawn.source[n_rows:])
     return MixLabels(log_confidence=found, shares=chosen.t().softmax(dim=0).t())
 
 
@@ -152,7 +142,7 @@ def from_confidence(
         provider: Who gave them, who may have a rule of its own for the shares.
         give: Makes arrays of the caller's library of tensors.
     """
-    source = drawn.mixed
+    source = drawn.source[drawn.labels.shape[0] :]
     confidence = check_confidence(scored, drawn.labels, source.shape[1], validate=rule.validate)
     if provider is None:
         return MixLabels(confidence=confidence, shares=label_shares(confidence, source))
@@ -173,7 +163,7 @@ def weigh(
         misaligned_weight: λ.
         hard_weights: ``(S,)``, or None.
     """
-    n_rows, total_rows = drawn.n_rows, drawn.source.shape[0]
+    n_rows, total_rows = drawn.labels.shape[0], drawn.source.shape[0]
     weights = drawn.valid / (n_labelled / total_rows)
     if total_rows > n_rows:
         mixed = weights[n_rows:]
@@ -200,7 +190,7 @@ def weigh_by_hardness(
             ``data``.
         plan: The draw as a plan, in the caller's library.
     """
-    names, n_rows = tuple(rule.keys), drawn.n_rows
+    names, n_rows = tuple(rule.keys), drawn.labels.shape[0]
     if features is not None:
         in_turn = in_order(features, names, "features")
     else:
@@ -217,7 +207,8 @@ def weigh_by_hardness(
 def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Tensor]:
     """The ``(N, C)`` logits of each modality, in order; warns once of what look like softmaxes."""
     modalities, num_classes = tuple(rule.keys), rule.target.num_classes
-    logits = check_unimodal_logits(unimodal_logits, modalities, drawn.n_rows, num_classes)
+    n_rows = drawn.labels.shape[0]
+    logits = check_unimodal_logits(unimodal_logits, modalities, n_rows, num_classes)
     warn_of_probabilities(rule, logits, modalities, stacklevel=5)
     return logits
 

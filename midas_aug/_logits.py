@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_tensor, may_read_values
+from midas_aug._tree import in_order
 
 __all__ = ["warn_of_probabilities"]
 
@@ -17,20 +18,20 @@ _looked_at: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 def warn_of_probabilities(
-    owner: Any, logits: Sequence[Any], names: Sequence[Any], *, stacklevel: int
+    owner: Any, logits: Any, names: Sequence[Any], *, stacklevel: int
 ) -> None:
     """Warn, once per ``owner``, if logits look like the outputs of a softmax.
 
     Args:
         owner: Whose logits these are; its first batch with rows is the one that is looked at.
-        logits: ``(N, C)`` of each modality.
-        names: What a warning calls them.
+        logits: ``(N, C)`` of each modality, by name or in order; None is silent.
+        names: The names of the modalities.
         stacklevel: As in ``warnings.warn``, seen from the caller.
     """
-    if torch.compiler.is_compiling() or owner in _looked_at:
+    if logits is None or torch.compiler.is_compiling() or owner in _looked_at:
         return
-    for given, name in zip(logits, names, strict=True):
-        scores = as_tensor(given, str(name)).detach()
+    for given, name in zip(in_order(logits, names, "unimodal_logits"), names, strict=True):
+        scores = as_tensor(given, f"unimodal_logits[{name!r}]").detach()
         if not may_read_values(scores) or scores.numel() == 0:
             return
         _looked_at.add(owner)

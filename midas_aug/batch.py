@@ -1,7 +1,6 @@
 """What `MisalignAugment` returns: aligned rows, then misaligned ones; drawn, then labelled."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -317,8 +316,7 @@ class MisalignedBatch:
         out = self._copy()
         out.labelled_by_logits = by_logits
         if rule.hardness is not None:
-            weights = weigh_by_hardness(rule, drawn, self.data, features, self.plan)
-            mix = replace(mix, hard_weights=weights)
+            mix.hard_weights = weigh_by_hardness(rule, drawn, self.data, features, self.plan)
         out._mix = mix
         return out
 
