@@ -1,10 +1,14 @@
 """The labels of a draw: confidences, shares and hard-sample weights of its misaligned rows."""
 
+import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import as_scores, check_shape, may_read_values
 from midas_aug._hardness import Hardness, measure_hardness
@@ -27,6 +31,10 @@ __all__ = [
     "weigh",
     "weigh_by_hardness",
 ]
+
+
+# Rules whose first batch was not weighed, of which their owners were told.
+_told_of_hardness: "weakref.WeakSet[LabelRule]" = weakref.WeakSet()
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +209,18 @@ def weigh_by_hardness(
             for keys in rule.keys.values()
         ]
     block_wise = drawn.block_wise
-    return measure_hardness(rule.hardness, in_turn, names, n_rows, plan, block_wise=block_wise)
+    weights = measure_hardness(rule.hardness, in_turn, names, n_rows, plan, block_wise=block_wise)
+    if weights is None and not torch.compiler.is_compiling() and rule not in _told_of_hardness:
+        _told_of_hardness.add(rule)
+        worker = get_worker_info()
+        if worker is None or worker.id == 0:
+            warnings.warn(
+                "hardness='auto' weighs no sample here: not every modality is float features, of "
+                "which cosines could be taken. Pass encoder outputs, out.label(..., features="
+                "features), or say hardness=None",
+                stacklevel=4,
+            )
+    return weights
 
 
 def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Tensor]:

@@ -190,7 +190,8 @@ class WeakModalityWeight(StatefulModule):
         last = self._last
         unchanged = last is not None and last[1] == self.alpha._version
         before = last[0] if last is not None and unchanged else self.alpha.clone()
-        self._replay.keep(torch.as_tensor(out.labels), before)
+        if not torch.compiler.is_compiling():  # a compiled graph repeats itself
+            self._replay.keep(torch.as_tensor(out.labels), before)
         self.alpha.copy_(stepped)
         self._last = (stepped, self.alpha._version)
 

@@ -16,6 +16,9 @@ from midas_aug.confidence import (
     UniformConfidence,
 )
 
+# Most batches here hold something without a cosine on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:hardness='auto'")
+
 N, C = 6, 4
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
 
