@@ -20,7 +20,6 @@ import torch
 from digits import Rows, accuracy, load_splits
 from torch import Tensor
 
-from midas_aug import WeakModalityWeight
 from midas_aug.functional import gather_rows, misaligned_accuracy, plan_swaps
 
 VIEWS = ("pix", "fou")
@@ -59,11 +58,10 @@ def evaluate(predict: Callable[[Any], Tensor], rows: Rows) -> dict[str, float]:
     }
 
 
-def report(epoch: int, scores: Mapping[str, float], weak: WeakModalityWeight | None = None) -> None:
-    """Print a line; without a `weak` every alpha is 1."""
+def report(epoch: int, scores: Mapping[str, float], alpha: Tensor) -> None:
+    """Print a line."""
     words = [f"{name} {100 * score:.1f} %" for name, score in scores.items()]
-    alpha = [1.0] * len(VIEWS) if weak is None else weak.alpha.tolist()
-    weights = [round(a, 2) for a in alpha]
+    weights = [round(a, 2) for a in alpha.tolist()]
     print(f"epoch {epoch}: {', '.join(words)}, alpha {weights}", flush=True)
 
 

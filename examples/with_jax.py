@@ -130,7 +130,7 @@ def main(options: argparse.Namespace) -> dict[str, float]:
             out = out.label(unimodal_logits=unimodal, features=features)
             logits = step(model, optimizer, views, out.labels, out.source, *weak.fold(out))
             weak.update(np.asarray(logits), out)
-        report(epoch, evaluate(on_torch(model), validation), weak)
+        report(epoch, evaluate(on_torch(model), validation), weak.alpha)
         save(options.checkpoint, parts, order, epoch)
     return evaluate(on_torch(model), validation)
 

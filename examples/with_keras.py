@@ -73,7 +73,7 @@ def main(options: argparse.Namespace) -> dict[str, float]:
 
     for epoch in range(first, options.epochs):
         model.fit(loader, epochs=1, shuffle=False, verbose=0)  # the loader shuffles
-        report(epoch, evaluate(on_torch(model), validation))
+        report(epoch, evaluate(on_torch(model), validation), torch.ones(len(VIEWS)))
         save(options.checkpoint, parts, order, epoch)
     return evaluate(on_torch(model), validation)
 

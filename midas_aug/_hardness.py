@@ -49,22 +49,26 @@ def measure_hardness(
         why = "a hardness callable returns one weight per misaligned sample"
         check_shape(weights, (plan.anchor.shape[0],), "the hardness", why)
         return weights.float()
-    vectors = [_as_vectors(array) for array in features]
-    if any(rows is None for rows in vectors):
-        if hardness == "auto":
-            return None
-        unfit = [name for name, rows in zip(names, vectors, strict=True) if rows is None]
-        raise MidasAugError(
-            f"expected float features for hardness='cosine', but {unfit!r} hold something else; "
-            "use hardness='auto' or None, or pass features to label"
-        )
-    found = [rows for rows in vectors if rows is not None]
-    for name, rows in zip(names, found, strict=True):
-        if rows.shape[0] != n_rows:
+    found: list[Tensor] = []
+    unfit: list[Any] = []
+    for name, array in zip(names, features, strict=True):
+        rows = _as_vectors(array)
+        if rows is None:
+            unfit.append(name)
+        elif rows.shape[0] != n_rows:
             raise MidasAugError(
                 f"expected features of {name!r} for the {n_rows} aligned rows, got "
                 f"{rows.shape[0]} rows; pass what the encoders made of the batch before the swap"
             )
+        else:
+            found.append(rows)
+    if unfit:
+        if hardness == "auto":
+            return None
+        raise MidasAugError(
+            f"expected float features for hardness='cosine', but {unfit!r} hold something else; "
+            "use hardness='auto' or None, or pass features to label"
+        )
     measure = each_block_weights if block_wise else hard_sample_weights
     return measure(found, plan).float()
 

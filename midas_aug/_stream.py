@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import Array, Generator
+from midas_aug._arrays import Array, Generator, is_integer
 from midas_aug._draws import STEP, CounterDraws
 from midas_aug._ranks import in_process_group
 from midas_aug._replay import Replay, recomputing
@@ -60,7 +60,7 @@ class DrawStream(StatefulModule):
 
     @rank.setter
     def rank(self, rank: int | None) -> None:
-        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
+        if rank is not None and (not is_integer(rank) or rank < 0):
             raise MidasAugError(
                 f"expected the rank of a draw stream as an integer of at least 0, or None for this "
                 f"process's, got {rank!r}"
@@ -99,13 +99,15 @@ class DrawStream(StatefulModule):
 
     def set_calls(self, calls: int) -> None:
         """Go on after ``calls`` calls, in a loader worker with that worker's seed."""
-        if isinstance(calls, bool) or not isinstance(calls, int) or calls < 0:
+        if not is_integer(calls) or calls < 0:
             raise MidasAugError(
                 f"expected the number of calls of a draw stream as an integer of at least 0, got "
                 f"{calls!r}; pass what state_dict() gave"
             )
         worker = get_worker_info()
         self._worker_seed = None if worker is None else worker.seed
+        if worker is not None:  # a spawned worker shares this memory with the others
+            self.calls = torch.zeros_like(self.calls)
         self.calls.fill_(calls)
 
     def _find_key(self) -> int:

@@ -41,7 +41,7 @@ class MidasLoss(StatefulModule):
     """Cross-entropy of aligned rows, misaligned rows and unimodal heads (Eq. 9-11).
 
     total = L_align + λ·L_mis + ``unimodal_weight`` · Σ_m L_uni^m. λ and the hard-sample weights
-    come in ``out.weights``; α is ``criterion.weak_modality.alpha``. Builds no dense targets. Rows
+    come in ``out.weights``; α is ``criterion.alpha``. Builds no dense targets. Rows
     with a negative label, and rows without a partner, count nowhere, whatever their logits hold.
 
     Args:
@@ -131,6 +131,16 @@ class MidasLoss(StatefulModule):
         return (
             f"{self.num_modalities}, unimodal_weight={self.unimodal_weight}, "
             f"warmup_epochs={self.warmup_epochs}{warmup}"
+        )
+
+    @property
+    def alpha(self) -> Tensor:
+        """``(M,)`` float32: α of each modality now; ones where ``weak_modality`` is None."""
+        weak = self.weak_modality
+        return (
+            torch.ones(self.num_modalities, device=self.epoch.device)
+            if weak is None
+            else weak.alpha
         )
 
     @property
@@ -258,7 +268,7 @@ class MidasLoss(StatefulModule):
                 f"{len(by_modality)}; pass one (N, C) tensor per modality"
             )
         labels = out.labels
-        if type(out) is not MisalignedBatch:
+        if type(out) is not MisalignedBatch or out.is_numpy:
             labels = as_labels(labels, "labels")
         n_rows = labels.shape[0]
         if type(out) is MisalignedBatch and not out.is_numpy:

@@ -631,7 +631,7 @@ def test_logits_of_another_number_of_classes_are_refused():
 
 def test_validate_looks_at_values_wherever_they_are(monkeypatch):
     monkeypatch.setattr("midas_aug.functional.shares.may_read_values", lambda _: False)
-    monkeypatch.setattr("midas_aug.batch.may_read_values", lambda _: False)
+    monkeypatch.setattr("midas_aug._labelling.may_read_values", lambda _: False)
     negative = uniform_with(lambda *_: -torch.ones(N, 2))
     negative(GOOD)  # as on an accelerator: nobody looks
     with pytest.raises(MidasAugError, match="at least 0"):
@@ -683,3 +683,10 @@ def test_a_replayed_plan_drops_the_rows_that_touch_an_ignored_label():
     touched = (plan.source == 2).any(dim=1) | (plan.anchor == 2)
     assert torch.equal(out.valid[N:], ~touched)
     assert torch.equal(out.weights[N:] == 0, touched)
+
+
+def test_the_number_of_classes_itself_is_no_label():
+    labels = LABELS.clamp(max=1)
+    assert MisalignAugment(("a", "b"), 2, confidence="uniform")(GOOD, labels).valid.all()
+    with pytest.raises(MidasAugError, match="labels below num_classes=1, got 1"):
+        MisalignAugment(("a", "b"), 1, confidence="uniform")(GOOD, labels)

@@ -317,6 +317,18 @@ def test_unimodal_logits_of_an_unnamed_batch_come_in_order():
         MidasLoss(2)(step.logits, bare, [step.logits[:16]])
 
 
+def test_a_numpy_batch_has_the_unimodal_term_of_a_torch_one():
+    step = make_step([0, 1, -1, 2], confidence="uniform", seed=3)
+    features = {name: feature.numpy() for name, feature in step.features.items()}
+    twin = MisalignAugment(list(features), 5, confidence="uniform")(
+        features, np.asarray(step.out.labels), plan=step.out.plan
+    )
+    expected, found = (
+        MidasLoss(2).compute(step.logits, x, step.unimodal) for x in (step.out, twin)
+    )
+    torch.testing.assert_close(found.unimodal, expected.unimodal)
+
+
 def test_no_unimodal_logits_means_no_unimodal_term():
     step = make_step(torch.arange(16) % 5)
     criterion = MidasLoss(2)

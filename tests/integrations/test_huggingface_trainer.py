@@ -211,7 +211,7 @@ def test_a_model_that_augments_itself_is_evaluated_without_swaps(tmp_path):
     trainer = stock(tmp_path, model)
     trainer.train()
     assert trainer.predict(data()).predictions.shape == (ROWS, CLASSES)
-    assert model.augment.state_dict()["draws"] == 2
+    assert model.augment.state_dict()["stream.calls"] == 2
 
 
 def test_the_callback_ends_the_warm_up_and_checkpoints_hold_all(tmp_path):

@@ -90,7 +90,7 @@ def test_the_transfer_hook_swaps_in_training_and_leaves_validation_alone():
     fit(module, 2)
     assert module.rows["train"] == [3 * BATCH] * 4
     assert module.rows["validation"] == [BATCH] * 6  # two of them before training, as a check
-    assert module.augment.state_dict()["draws"] == 4
+    assert module.augment.state_dict()["stream.calls"] == 4
 
 
 def test_the_callback_ends_the_warm_up():
@@ -111,7 +111,11 @@ def test_a_checkpoint_holds_alpha_and_the_draws(tmp_path):
     fit(whole, 3)
     fit(begun, 2).save_checkpoint(tmp_path / "two.ckpt")
     state = torch.load(tmp_path / "two.ckpt", weights_only=True)["state_dict"]
-    assert {"criterion.weak_modality.alpha", "criterion.epoch", "augment.draws"} <= state.keys()
+    assert {
+        "criterion.weak_modality.alpha",
+        "criterion.epoch",
+        "augment.stream.calls",
+    } <= state.keys()
     fit(resumed, 3, path=tmp_path / "two.ckpt", num_sanity_val_steps=0)
     assert all(map(torch.equal, resumed.sources, whole.sources[4:]))
     assert (
