@@ -16,7 +16,7 @@ from midas_aug.functional import SwapPlan
 from midas_aug.loss import LossTerms, MidasLoss
 from midas_aug.weak_modality import RatioWeakModalityWeight, WeakModalityWeight
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FactoredLinear",
