@@ -7,7 +7,7 @@ functions, `midas_aug.confidence` the ways to be confident, and `midas_aug.recip
 in one line.
 """
 
-from midas_aug import confidence, functional, recipes, targets
+from midas_aug import confidence, functional, protocols, recipes, targets
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
@@ -31,6 +31,7 @@ __all__ = [
     "__version__",
     "confidence",
     "functional",
+    "protocols",
     "recipes",
     "targets",
 ]

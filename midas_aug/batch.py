@@ -7,17 +7,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+import midas_aug._labelling as labelling
 from midas_aug._arrays import Array
-from midas_aug._labelling import (
-    Draw,
-    LabelRule,
-    MixLabels,
-    check_logits,
-    from_confidence,
-    from_logits,
-    weigh,
-    weigh_by_hardness,
-)
+from midas_aug._labelling import Draw, LabelRule
 from midas_aug._rows import first_rows, take_rows
 from midas_aug._tree import get_item, item_keys, map_arrays, resolve_key
 from midas_aug.confidence.base import as_provider
@@ -29,6 +21,7 @@ __all__ = ["MisalignedBatch"]
 UnimodalLogits = Mapping[Any, Array] | Sequence[Array]
 
 
+@Mapping.register  # Accelerate, Lightning and Keras look into a mapping for the batch size
 class MisalignedBatch:
     """N aligned rows followed by S misaligned ones.
 
@@ -69,7 +62,7 @@ class MisalignedBatch:
         self._drawn = drawn
         self._rule = rule
         self.is_numpy = numpy
-        self._mix = MixLabels()
+        self._mix = labelling.MixLabels()
         self._forget()
 
     def _forget(self) -> None:
@@ -104,6 +97,13 @@ class MisalignedBatch:
     def items(self) -> list[tuple[Any, Any]]:
         """The keys of the batch with what they hold."""
         return [(key, get_item(self.data, key)) for key in self.keys()]
+
+    def values(self) -> list[Any]:
+        """What the keys of the batch hold."""
+        return [value for _, value in self.items()]
+
+    def __len__(self) -> int:
+        return len(self.keys())
 
     def gather(self, name: Any, features: Any) -> Any:
         """Swap what an encoder made of the N rows: ``(N, …)`` features give ``(N + S, …)``.
@@ -238,8 +238,8 @@ class MisalignedBatch:
         if self._weights is None:
             if self._drawn.source.shape[0] > self._n_rows:
                 self._require_confidence("weights")
-            factor = self._rule.misaligned_weight
-            self._weights = weigh(self._drawn, self.n_labelled, factor, self._mix.hard_weights)
+            factor, hard = self._rule.misaligned_weight, self._mix.hard_weights
+            self._weights = labelling.weigh(self._drawn, self.n_labelled, factor, hard)
         return self._give(self._weights) if self.is_numpy else self._weights
 
     @property
@@ -299,10 +299,10 @@ class MisalignedBatch:
         rule, drawn = self._rule, self._drawn
         if confidence is None:
             by_logits = True
-            mix = from_logits(rule, drawn, unimodal_logits)
+            mix = labelling.from_logits(rule, drawn, unimodal_logits)
         else:
             if unimodal_logits is not None:
-                check_logits(rule, drawn, unimodal_logits)
+                labelling.check_logits(rule, drawn, unimodal_logits)
             provider = as_provider(confidence) if callable(confidence) else None
             by_logits = provider is not None and provider.takes_logits
             if provider is None:
@@ -310,13 +310,14 @@ class MisalignedBatch:
             elif unimodal_logits is not None and by_logits:
                 scored = provider.from_logits(unimodal_logits, self.labels)
             else:
-                batch = self._aligned_data() if features is None else features
-                scored = provider(batch, self.labels)
-            mix = from_confidence(rule, drawn, scored, provider, self._give)
+                rows = first_rows(self.data, self._n_rows) if self.materialized else self.data
+                scored = provider(rows if features is None else features, self.labels)
+            mix = labelling.from_confidence(rule, drawn, scored, provider, self._give)
         out = self._copy()
         out.labelled_by_logits = by_logits
         if rule.hardness is not None:
-            mix.hard_weights = weigh_by_hardness(rule, drawn, self.data, features, self.plan)
+            args = (self.data, features, self.plan)
+            mix.hard_weights = labelling.weigh_by_hardness(rule, drawn, *args)
         out._mix = mix
         return out
 
@@ -355,10 +356,6 @@ class MisalignedBatch:
     @property
     def _n_rows(self) -> int:
         return self._drawn.labels.shape[0]
-
-    def _aligned_data(self) -> Any:
-        """The N rows that came in."""
-        return first_rows(self.data, self._n_rows) if self.materialized else self.data
 
     def _copy(self) -> Self:
         """Another batch of the same rows; what is computed once is left out."""

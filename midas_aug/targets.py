@@ -138,6 +138,11 @@ def _no_index(labels: Tensor) -> str:
             "of shape (N, C), as for multi-label (several labels per row) or soft labels; "
             "these are not supported: the method here pairs rows by one class"
         )
+    elif labels.dtype is torch.bool:
+        return (
+            "expected the labels as class indices of an integer dtype, got torch.bool; for two "
+            "classes, no and yes, pass labels.long() and num_classes=2"
+        )
     else:
         what = (
             "real-valued, as for regression, which is not supported: the method here pairs "

@@ -1,6 +1,7 @@
 """MisalignedBatch: late fusion, late labels, devices."""
 
 import pickle
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -245,3 +246,11 @@ def test_every_row_of_a_batch_has_memory_of_its_own(enabled):
     out = augment(batch, torch.arange(4) % 3)
     for tensor in (out.source, out.anchor, out.valid, out.labels, out.shares):
         assert tensor is None or 0 not in tensor.stride()
+
+
+def test_it_is_a_mapping_for_whoever_looks_for_its_batch_size():
+    out = MisalignAugment(("image", "text"), C, confidence="uniform")(raw_batch())
+    assert isinstance(out, Mapping)
+    assert len(out) == len(out.keys()) == len(out.values())
+    assert {len(value) for value in out.values()} == {3 * N}
+    assert dict(out).keys() == raw_batch().keys()

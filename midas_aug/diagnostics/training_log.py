@@ -151,7 +151,7 @@ class TrainingLog:
         Args:
             out: The labelled batch.
             logits: ``(N + S, C)`` of the multimodal head. None: no credit, confidence, accuracy.
-            terms: What ``criterion.terms`` gave, in place of ``criterion(...)``. None: no losses.
+            terms: What ``criterion.compute`` gave, in place of ``criterion(...)``. None: no losses.
             criterion: The `MidasLoss`. None: no α, and the warm-up is not noticed: in it nothing is
                 read from the logits of the idle fusion head.
 
