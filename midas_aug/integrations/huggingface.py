@@ -17,14 +17,18 @@ from torch import nn
 from midas_aug.augment import MisalignAugment
 from midas_aug.errors import MidasAugError
 from midas_aug.integrations._extras import require
-from midas_aug.integrations.module import find_losses
+from midas_aug.integrations.module import find_losses, warn_of_long_warmups
 from midas_aug.loss import MidasLoss
 
 require("transformers", "huggingface")
 require("accelerate", "huggingface")
 
 from transformers import Trainer, TrainerCallback  # noqa: E402
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint  # noqa: E402
+from transformers.trainer_utils import (  # noqa: E402
+    PREFIX_CHECKPOINT_DIR,
+    get_last_checkpoint,
+    has_length,
+)
 
 __all__ = ["MidasCallback", "MidasTrainer"]
 
@@ -39,9 +43,10 @@ class MidasCallback(TrainerCallback):
     (`midas_aug.integrations.module.AugmentModule`): both are then in every checkpoint.
 
     Raises:
-        MidasAugError: The model has no `MidasLoss`, or gradients are accumulated and its
+        MidasAugError: The model has no `MidasLoss`; or gradients are accumulated and its
             ``forward`` takes ``**kwargs``: the ``Trainer`` reads that as a promise that the model
-            scales its loss itself, and would not divide the mean that `MidasLoss` is.
+            scales its loss itself, and would not divide the mean that `MidasLoss` is; or the
+            warm-up is in epochs, which the ``Trainer`` does not count in a stream.
 
     Example:
         >>> from midas_aug.integrations.huggingface import MidasCallback
@@ -51,8 +56,8 @@ class MidasCallback(TrainerCallback):
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
-        """Refuse a model whose loss the ``Trainer`` would not scale."""
-        find_losses(model)
+        """Refuse a loss that the ``Trainer`` would not scale, and a warm-up that does not end."""
+        _check_warmups(find_losses(model), args, state, _.get("train_dataloader"))
         parameters = inspect.signature(model.forward).parameters.values()
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         scales = getattr(model, "accepts_loss_kwargs", takes_any)
@@ -91,8 +96,8 @@ class MidasTrainer(Trainer):
         kwargs: As for ``Trainer``.
 
     Raises:
-        MidasAugError: The confidence needs a model, or an option of the ``Trainer`` does not go
-            with soft labels.
+        MidasAugError: The confidence needs a model, the criterion warms up, or an option of the
+            ``Trainer`` does not go with soft labels.
     """
 
     data_collator: Any
@@ -130,6 +135,12 @@ class MidasTrainer(Trainer):
             raise MidasAugError(
                 "expected no compute_loss_func, got one: MidasTrainer computes the loss; pass "
                 "criterion=..., or use the stock Trainer and a model that augments in its forward"
+            )
+        if self.criterion.warmup_epochs or self.criterion.warmup_steps:
+            raise MidasAugError(
+                "expected a criterion without a warm-up, got a MidasLoss with one: it trains "
+                "unimodal heads, and MidasTrainer has no logits of any; augment in the model's "
+                "forward (MidasCallback)"
             )
         self.add_callback(_Keeper(self.criterion, augment))
 
@@ -208,6 +219,19 @@ class _Keeper(TrainerCallback):
             folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
             parts: dict[str, Any] = {"criterion": self.criterion, "augment": self.augment}
             torch.save({name: part.state_dict() for name, part in parts.items()}, folder / STATE)
+
+
+def _check_warmups(losses: Sequence[MidasLoss], args: Any, state: Any, loader: Any) -> None:
+    """Refuse a warm-up in epochs of a stream, and warn of one that is too long."""
+    for criterion in losses:
+        if criterion.warmup_epochs and loader is not None and not has_length(loader):
+            raise MidasAugError(
+                "expected a warm-up in steps for a data set without a length, whose epochs the "
+                f"Trainer does not count, got warmup_epochs={criterion.warmup_epochs}; build "
+                "MidasLoss(..., warmup_steps=...)"
+            )
+    n_batches = state.max_steps * args.gradient_accumulation_steps
+    warn_of_long_warmups(losses, state.num_train_epochs, n_batches)
 
 
 def _epoch(state: Any) -> int:

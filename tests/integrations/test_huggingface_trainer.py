@@ -1,11 +1,13 @@
 """The Hugging Face Trainer: what the model gets, how the loss is scaled, what is checkpointed."""
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import IterableDataset
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
 from midas_aug.integrations.module import AugmentModule
@@ -169,14 +171,14 @@ def test_an_input_that_is_not_there_is_named(tmp_path):
 class Fused(nn.Module):
     """Augments in its forward and gives its own loss."""
 
-    def __init__(self, warmup_epochs: int = 0) -> None:
+    def __init__(self, **warmup: int) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.words = nn.Embedding(9, 3)
         self.heads = nn.ModuleDict({"image": nn.Linear(3, CLASSES), "text": nn.Linear(3, CLASSES)})
         self.fusion = nn.Linear(6, CLASSES)
         self.augment = AugmentModule(MisalignAugment(("image", "text"), CLASSES, seed=0))
-        self.criterion = MidasLoss(2, warmup_epochs=warmup_epochs)
+        self.criterion = MidasLoss(2, **warmup)
         self.losses: list[torch.Tensor] = []
 
     def forward(self, pixels: Any, ids: Any, labels: Any) -> dict[str, Any]:
@@ -196,11 +198,19 @@ class WithKwargs(Fused):
         return super().forward(pixels, ids, labels)
 
 
-def stock(folder: Any, model: nn.Module, **options: Any) -> Any:
+class Stream(IterableDataset[dict[str, Any]]):
+    """Samples without an end."""
+
+    def __iter__(self) -> Any:
+        while True:
+            yield from data()
+
+
+def stock(folder: Any, model: nn.Module, dataset: Any = None, **options: Any) -> Any:
     return transformers.Trainer(
         model,
         arguments(folder, **options),
-        train_dataset=data(),
+        train_dataset=data() if dataset is None else dataset,
         eval_dataset=data(),
         callbacks=[MidasCallback()],
     )
@@ -219,7 +229,8 @@ def test_the_callback_ends_the_warm_up_and_checkpoints_hold_all(tmp_path):
     before = whole.fusion.weight.detach().clone()
     stock(tmp_path / "whole", whole, num_train_epochs=3).train()
     begun = Fused(warmup_epochs=1)
-    stock(tmp_path / "begun", begun, save_strategy="epoch").train()
+    with pytest.warns(UserWarning, match=r"warmup_epochs=1 takes the whole training .length 1"):
+        stock(tmp_path / "begun", begun, save_strategy="epoch").train()
     assert torch.equal(begun.fusion.weight, before)  # one epoch, of warm-up
     resumed = Fused(warmup_epochs=1)
     trainer = stock(tmp_path / "begun", resumed, num_train_epochs=3, save_strategy="epoch")
@@ -237,3 +248,33 @@ def test_an_unscaled_loss_under_accumulation_is_refused(tmp_path):
         stock(tmp_path, WithKwargs(), gradient_accumulation_steps=2).train()
     with pytest.raises(MidasAugError, match="expected a MidasLoss among the modules"):
         stock(tmp_path, Classifier()).train()
+
+
+def test_a_warm_up_in_epochs_of_a_stream_is_refused_and_one_in_steps_ends(tmp_path):
+    with pytest.raises(MidasAugError, match=r"without a length.*warmup_steps"):
+        stock(tmp_path, Fused(warmup_epochs=1), Stream(), max_steps=4).train()
+    model = Fused(warmup_steps=2)
+    before = model.fusion.weight.detach().clone()
+    stock(tmp_path, model, Stream(), max_steps=4).train()
+    assert not torch.equal(model.fusion.weight, before)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_warm_up_that_outlasts_the_training_is_told(tmp_path, accumulated):
+    options = {"max_steps": 4 // accumulated, "gradient_accumulation_steps": accumulated}
+    with pytest.warns(UserWarning, match=r"warmup_steps=4 takes the whole training .length 4"):
+        stock(tmp_path, Fused(warmup_steps=4), Stream(), **options).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        stock(tmp_path, Fused(warmup_steps=3), Stream(), **options).train()
+
+
+def test_the_trainer_at_input_level_takes_no_warm_up(tmp_path):
+    with pytest.raises(MidasAugError, match=r"without a warm-up.*MidasCallback"):
+        MidasTrainer(
+            Classifier(),
+            arguments(tmp_path),
+            augment=uniform(),
+            inputs=INPUTS,
+            criterion=MidasLoss(2, warmup_steps=1),
+        )
