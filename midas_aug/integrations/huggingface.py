@@ -43,10 +43,11 @@ class MidasCallback(TrainerCallback):
     (`midas_aug.integrations.module.AugmentModule`): both are then in every checkpoint.
 
     Raises:
-        MidasAugError: The model has no `MidasLoss`; or gradients are accumulated and its
-            ``forward`` takes ``**kwargs``: the ``Trainer`` reads that as a promise that the model
-            scales its loss itself, and would not divide the mean that `MidasLoss` is; or the
-            warm-up is in epochs, which the ``Trainer`` does not count in a stream.
+        MidasAugError: The model has no `MidasLoss`; or its ``forward`` takes ``**kwargs`` while
+            gradients are accumulated or several devices train: the ``Trainer`` reads that as a
+            promise that the model scales its loss itself, and would not divide the mean that
+            `MidasLoss` is, or would multiply it by the devices; or the warm-up is in epochs, which
+            the ``Trainer`` does not count in a stream.
 
     Example:
         >>> from midas_aug.integrations.huggingface import MidasCallback
@@ -56,17 +57,23 @@ class MidasCallback(TrainerCallback):
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
-        """Refuse a loss that the ``Trainer`` would not scale, and a warm-up that does not end."""
+        """Refuse a loss that would be scaled wrongly, and a warm-up that would not end."""
         _check_warmups(find_losses(model), args, state, _.get("train_dataloader"))
-        parameters = inspect.signature(model.forward).parameters.values()
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        scales = getattr(model, "accepts_loss_kwargs", takes_any)
-        if scales and args.gradient_accumulation_steps > 1:
-            raise MidasAugError(
-                f"expected a model whose loss is scaled for the {args.gradient_accumulation_steps} "
-                "steps that are accumulated, got a forward with **kwargs, which promises that the "
-                "model does it; set accepts_loss_kwargs = False in the model's class"
-            )
+        own = _without_adapters(model)
+        if not getattr(own, "accepts_loss_kwargs", _takes_any(own)):
+            return
+        n_devices = max(args.world_size, args.n_gpu)
+        if args.gradient_accumulation_steps > 1:
+            several = f"the {args.gradient_accumulation_steps} steps that are accumulated"
+        elif n_devices > 1 and args.average_tokens_across_devices:
+            several = f"the {n_devices} processes or devices that train together"
+        else:
+            return
+        raise MidasAugError(
+            f"expected a model whose loss the Trainer scales for {several}, got "
+            f"{type(own).__name__}, whose forward takes **kwargs: a promise that the model does "
+            "it; set accepts_loss_kwargs = False in the model's class"
+        )
 
     def on_epoch_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -219,6 +226,17 @@ class _Keeper(TrainerCallback):
             folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
             parts: dict[str, Any] = {"criterion": self.criterion, "augment": self.augment}
             torch.save({name: part.state_dict() for name, part in parts.items()}, folder / STATE)
+
+
+def _without_adapters(model: Any) -> Any:
+    """What a PEFT wrapper, whose own forward takes anything, was put around."""
+    is_wrapper = hasattr(model, "peft_config") and callable(getattr(model, "get_base_model", None))
+    return model.get_base_model() if is_wrapper else model
+
+
+def _takes_any(model: Any) -> bool:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _check_warmups(losses: Sequence[MidasLoss], args: Any, state: Any, loader: Any) -> None:

@@ -1,6 +1,7 @@
 """The Hugging Face Trainer: what the model gets, how the loss is scaled, what is checkpointed."""
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,10 +245,51 @@ def test_the_callback_ends_the_warm_up_and_checkpoints_hold_all(tmp_path):
 def test_an_unscaled_loss_under_accumulation_is_refused(tmp_path):
     stock(tmp_path, Fused(), gradient_accumulation_steps=2).train()
     stock(tmp_path, WithKwargs()).train()
-    with pytest.raises(MidasAugError, match=r"2 steps that are accumulated.*accepts_loss_kwargs"):
+    message = r"2 steps that are accumulated, got WithKwargs.*accepts_loss_kwargs = False"
+    with pytest.raises(MidasAugError, match=message):
         stock(tmp_path, WithKwargs(), gradient_accumulation_steps=2).train()
     with pytest.raises(MidasAugError, match="expected a MidasLoss among the modules"):
         stock(tmp_path, Classifier()).train()
+
+
+@pytest.mark.parametrize("attribute", ["world_size", "n_gpu"])
+def test_a_loss_that_several_devices_would_multiply_is_refused(tmp_path, attribute):
+    settings = {"world_size": 1, "n_gpu": 1, attribute: 2}
+    args = SimpleNamespace(
+        gradient_accumulation_steps=1, average_tokens_across_devices=True, **settings
+    )
+    state = SimpleNamespace(max_steps=4, num_train_epochs=2)
+    callback, model = MidasCallback(), WithKwargs()
+    with pytest.raises(MidasAugError, match=r"2 processes or devices.*accepts_loss_kwargs = False"):
+        callback.on_train_begin(args, state, None, model=model)
+    args.average_tokens_across_devices = False
+    callback.on_train_begin(args, state, None, model=model)
+    args.average_tokens_across_devices, model.accepts_loss_kwargs = True, False
+    callback.on_train_begin(args, state, None, model=model)
+    callback.on_train_begin(args, state, None, model=Fused())
+
+
+class Adapted(nn.Module):
+    """A stand-in for a PEFT wrapper: its forward takes anything and hands it on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.peft_config: dict[str, Any] = {}
+        self.base = model
+
+    def get_base_model(self) -> nn.Module:
+        return self.base
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base(*args, **kwargs)
+
+
+def test_a_model_inside_adapters_is_judged_by_its_own_forward():
+    args = SimpleNamespace(gradient_accumulation_steps=2, world_size=1, n_gpu=1)
+    state = SimpleNamespace(max_steps=4, num_train_epochs=2)
+    MidasCallback().on_train_begin(args, state, None, model=Adapted(Fused()))
+    with pytest.raises(MidasAugError, match="got WithKwargs"):
+        MidasCallback().on_train_begin(args, state, None, model=Adapted(WithKwargs()))
 
 
 def test_a_warm_up_in_epochs_of_a_stream_is_refused_and_one_in_steps_ends(tmp_path):
