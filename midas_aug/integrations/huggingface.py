@@ -7,6 +7,7 @@ is left as it is.
 
 import inspect
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from midas_aug._files import write_atomically
 from midas_aug.augment import MisalignAugment
 from midas_aug.errors import MidasAugError
 from midas_aug.integrations._extras import require
@@ -34,6 +36,7 @@ __all__ = ["MidasCallback", "MidasTrainer"]
 
 MISALIGNED = "misaligned"  # the key of the training batch that carries everything but the inputs
 STATE = "midas_aug.pt"
+PARTS = ("criterion", "augment", "confidence")
 
 
 class MidasCallback(TrainerCallback):
@@ -89,8 +92,9 @@ class MidasTrainer(Trainer):
     Evaluation batches stay as they are. In training the model gets its own inputs without labels,
     so that its own loss, which takes integers, is out of the way; the loss is `MidasLoss` on
     ``outputs.logits``. It is a mean over rows, and scaled for gradient accumulation once. A
-    checkpoint holds α and the position of the draw stream; a run that is resumed from the end of
-    an epoch draws what it would have drawn (in the middle of one, batches were drawn ahead).
+    checkpoint holds α, the position of the draw stream and the state of the confidence; a run that
+    is resumed from the end of an epoch draws what it would have drawn (in the middle of one,
+    batches were drawn ahead).
 
     Args:
         args: As for ``Trainer``, with all that comes after them.
@@ -149,7 +153,7 @@ class MidasTrainer(Trainer):
                 "unimodal heads, and MidasTrainer has no logits of any; augment in the model's "
                 "forward (MidasCallback)"
             )
-        self.add_callback(_Keeper(self.criterion, augment))
+        self.add_callback(_Epochs(self.criterion))
 
     def get_train_dataloader(self) -> Any:
         """The training loader, with batches that are misaligned; no other loader has them."""
@@ -161,15 +165,43 @@ class MidasTrainer(Trainer):
             self.data_collator = plain
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train; a checkpoint brings back α and the draws, too."""
+        """Train; a checkpoint brings back α, the draws and the confidence, too.
+
+        Raises:
+            MidasAugError: The file with these is missing in the checkpoint, damaged, or of other
+                settings.
+        """
         folder = resume_from_checkpoint
         if folder is True:
             folder = get_last_checkpoint(self.args.output_dir)
         if folder:
-            state = torch.load(Path(folder, STATE), weights_only=True)
-            self.criterion.load_state_dict(state["criterion"])
-            self.augment.load_state_dict(state["augment"])
+            path = Path(folder, STATE)
+            state = _read_state(path)
+            try:
+                self._load(state)
+            except (KeyError, TypeError, RuntimeError, MidasAugError) as error:
+                raise MidasAugError(
+                    f"expected in {path} the state of this criterion, augment and confidence, got "
+                    f"one that does not fit ({error}); resume with those that the checkpoint was "
+                    "written with"
+                ) from error
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Save the model, and in a checkpoint α, the draws and the confidence beside it."""
+        super().save_model(output_dir, *args, **kwargs)
+        folder = Path(output_dir or self.args.output_dir)
+        if folder.name.startswith(PREFIX_CHECKPOINT_DIR) and self.args.should_save:
+            state = {name: part.state_dict() for name, part in self._parts()}
+            write_atomically(folder / STATE, lambda file: torch.save(state, file))
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        parts = (self.criterion, self.augment, self.augment.confidence)
+        return list(zip(PARTS, parts, strict=True))
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        for name, part in self._parts():
+            part.load_state_dict(state[name])
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any
@@ -211,21 +243,38 @@ class _InputCollate:
         return {key: out[key] for key in rest} | flat | {MISALIGNED: out.with_data({})}
 
 
-class _Keeper(TrainerCallback):
-    """Tells the loss the epoch, and puts it and the draw stream beside each checkpoint."""
+class _Epochs(TrainerCallback):
+    """Tells the loss the epoch."""
 
-    def __init__(self, criterion: MidasLoss, augment: MisalignAugment) -> None:
+    def __init__(self, criterion: MidasLoss) -> None:
         self.criterion = criterion
-        self.augment = augment
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.criterion.set_epoch(_epoch(state))
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if args.should_save:
-            folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
-            parts: dict[str, Any] = {"criterion": self.criterion, "augment": self.augment}
-            torch.save({name: part.state_dict() for name, part in parts.items()}, folder / STATE)
+
+def _read_state(path: Path) -> Mapping[str, Any]:
+    """What `MidasTrainer` put into a checkpoint."""
+    otherwise = (
+        "resume from a checkpoint that is whole, or load the weights into the model and train anew"
+    )
+    if not path.is_file():
+        raise MidasAugError(
+            f"expected the file {path}, found none: another trainer wrote the checkpoint, or "
+            f"saving was cut short; {otherwise}"
+        )
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MidasAugError(
+            f"expected in {path} what MidasTrainer saved, got a file that cannot be read "
+            f"({reason}); {otherwise}"
+        ) from error
+    if not isinstance(state, Mapping) or not set(PARTS) <= state.keys():
+        found = list(state) if isinstance(state, Mapping) else type(state).__name__
+        raise MidasAugError(f"expected in {path} the keys {PARTS!r}, got {found!r}; {otherwise}")
+    return state
 
 
 def _without_adapters(model: Any) -> Any:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import IterableDataset
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
+from midas_aug.confidence import SkillConfidence
 from midas_aug.integrations.module import AugmentModule
 
 transformers = pytest.importorskip("transformers")
@@ -77,13 +78,18 @@ def arguments(folder: Any, **options: Any) -> Any:
     return transformers.TrainingArguments(output_dir=str(folder), **(settings | options))
 
 
-def make(folder: Any, model: nn.Module | None = None, **options: Any) -> Any:
+def make(
+    folder: Any,
+    model: nn.Module | None = None,
+    augment: MisalignAugment | None = None,
+    **options: Any,
+) -> Any:
     return MidasTrainer(
         model or Classifier(),
         arguments(folder, **options),
         train_dataset=data(),
         eval_dataset=data(),
-        augment=uniform(),
+        augment=augment or uniform(),
         inputs=INPUTS,
     )
 
@@ -146,6 +152,62 @@ def test_a_checkpoint_brings_back_alpha_and_the_draws(tmp_path):
     alpha = resumed.criterion.weak_modality.alpha
     assert alpha.tolist() == whole.criterion.weak_modality.alpha.tolist()
     assert torch.equal(resumed.model.fusion.weight, whole.model.fusion.weight)
+
+
+def test_a_checkpoint_brings_back_the_state_of_the_confidence(tmp_path):
+    first, second = (SkillConfidence(("image", "text"), CLASSES) for _ in range(2))
+    labels = torch.arange(ROWS) % CLASSES
+    first.update([9 * one_hot(labels).float(), torch.zeros(ROWS, CLASSES)], labels)
+    first.step()
+    make(tmp_path, augment=uniform(confidence=first), save_strategy="epoch").train()
+    options = {"num_train_epochs": 2, "save_strategy": "epoch"}
+    resumed = make(tmp_path, augment=uniform(confidence=second), **options)
+    assert not torch.equal(second.skill, first.skill)
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(second.skill, first.skill)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), r"expected the file .*midas_aug\.pt, found none"),
+        (lambda file: file.write_bytes(file.read_bytes()[:500]), "a file that cannot be read"),
+        (lambda file: file.write_bytes(b""), "a file that cannot be read"),
+        (lambda file: torch.save({"augment": {}}, file), r"the keys .* got \['augment'\]"),
+        (lambda file: torch.save([1], file), "the keys .* got 'list'"),
+    ],
+)
+def test_a_checkpoint_without_its_state_says_what_to_do(tmp_path, damage, message):
+    make(tmp_path, save_strategy="epoch").train()
+    [file] = tmp_path.glob("checkpoint-*/midas_aug.pt")
+    damage(file)
+    with pytest.raises(MidasAugError, match=f"{message}.*resume from a checkpoint that is whole"):
+        make(tmp_path, num_train_epochs=2).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    skilled = uniform(confidence=SkillConfidence(("image", "text"), CLASSES))
+    make(tmp_path, augment=skilled, save_strategy="epoch").train()
+    message = r"midas_aug\.pt .*does not fit .*UniformConfidence.*was written with"
+    with pytest.raises(MidasAugError, match=message):
+        make(tmp_path, num_train_epochs=2).train(resume_from_checkpoint=True)
+
+
+def test_what_was_saved_stays_whole_where_saving_fails(tmp_path, monkeypatch):
+    trainer = make(tmp_path)
+    folder = tmp_path / "checkpoint-1"
+    trainer.save_model(str(folder))
+    before = (folder / "midas_aug.pt").read_bytes()
+
+    def fail(state: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(transformers.Trainer, "save_model", lambda *_, **__: None)
+    with pytest.raises(OSError, match="full"):
+        trainer.save_model(str(folder))
+    assert (folder / "midas_aug.pt").read_bytes() == before
 
 
 def test_what_does_not_go_with_soft_labels_is_refused(tmp_path):
