@@ -5,6 +5,7 @@ and the stock ``Trainer``. Input level: `MidasTrainer` augments the training bat
 is left as it is.
 """
 
+import copy
 import inspect
 import math
 import pickle
@@ -17,6 +18,7 @@ from torch import nn
 
 from midas_aug._files import write_atomically
 from midas_aug.augment import MisalignAugment
+from midas_aug.confidence import TableConfidence
 from midas_aug.errors import MidasAugError
 from midas_aug.integrations._extras import require
 from midas_aug.integrations.module import find_losses, warn_of_long_warmups
@@ -94,7 +96,13 @@ class MidasTrainer(Trainer):
     ``outputs.logits``. It is a mean over rows, and scaled for gradient accumulation once. A
     checkpoint holds α, the position of the draw stream and the state of the confidence; a run that
     is resumed from the end of an epoch draws what it would have drawn (in the middle of one,
-    batches were drawn ahead).
+    batches were drawn ahead). With ``model_init``, as in a hyper-parameter search, ``train`` begins
+    with a new model, and with the criterion, the draws and the confidence as they were before the
+    first ``train``.
+
+    The data set index of a `TableConfidence` stays in the samples until the batch is labelled.
+    Inputs that the model's ``forward`` does not take are left out of training batches, also with
+    ``remove_unused_columns=False``, which a confidence of your own needs to read further keys.
 
     Args:
         args: As for ``Trainer``, with all that comes after them.
@@ -153,16 +161,34 @@ class MidasTrainer(Trainer):
                 "unimodal heads, and MidasTrainer has no logits of any; augment in the model's "
                 "forward (MidasCallback)"
             )
+        self._first: dict[str, Any] | None = None  # the state before the first training
         self.add_callback(_Epochs(self.criterion))
 
     def get_train_dataloader(self) -> Any:
         """The training loader, with batches that are misaligned; no other loader has them."""
-        plain = self.data_collator
-        self.data_collator = _InputCollate(self.augment, plain, self.collate_inputs)
+        plain, drops = self.data_collator, self.args.remove_unused_columns
+        model = _without_adapters(self.model)
+        taken = set(inspect.signature(model.forward).parameters)
+        # What the augmentation reads is no input of the model; the Trainer would drop it too early.
+        read = set(self.augment.keep)
+        if isinstance(self.augment.confidence, TableConfidence):
+            read.add(self.augment.confidence.index)
+        kept: set[Any] | None = None
+        if drops and read - taken:
+            labels = {self.augment.label, *self.label_names, "label", "label_ids"}
+            kept = taken | read | labels
+        self.data_collator = _InputCollate(
+            self.augment,
+            plain,
+            self.collate_inputs,
+            kept=kept,
+            taken=None if _takes_any(model) and not drops else taken,
+        )
+        self.args.remove_unused_columns = drops and kept is None
         try:
             return super().get_train_dataloader()
         finally:
-            self.data_collator = plain
+            self.data_collator, self.args.remove_unused_columns = plain, drops
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train; a checkpoint brings back α, the draws and the confidence, too.
@@ -171,6 +197,11 @@ class MidasTrainer(Trainer):
             MidasAugError: The file with these is missing in the checkpoint, damaged, or of other
                 settings.
         """
+        if self.model_init is not None:  # the Trainer is about to make a new model
+            if self._first is None:
+                self._first = copy.deepcopy(self._state())
+            else:
+                self._load(self._first)
         folder = resume_from_checkpoint
         if folder is True:
             folder = get_last_checkpoint(self.args.output_dir)
@@ -192,12 +223,15 @@ class MidasTrainer(Trainer):
         super().save_model(output_dir, *args, **kwargs)
         folder = Path(output_dir or self.args.output_dir)
         if folder.name.startswith(PREFIX_CHECKPOINT_DIR) and self.args.should_save:
-            state = {name: part.state_dict() for name, part in self._parts()}
+            state = self._state()
             write_atomically(folder / STATE, lambda file: torch.save(state, file))
 
     def _parts(self) -> list[tuple[str, Any]]:
         parts = (self.criterion, self.augment, self.augment.confidence)
         return list(zip(PARTS, parts, strict=True))
+
+    def _state(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self._parts()}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         for name, part in self._parts():
@@ -221,14 +255,22 @@ class _InputCollate:
     """Collates, groups the inputs by modality, augments, and lays the inputs out flat again."""
 
     def __init__(
-        self, augment: MisalignAugment, plain: Any, inputs: Mapping[Any, Sequence[str]]
+        self,
+        augment: MisalignAugment,
+        plain: Any,
+        inputs: Mapping[Any, Sequence[str]],
+        *,
+        kept: set[Any] | None,
+        taken: set[str] | None,
     ) -> None:
         self.augment = augment
         self.plain = plain
         self.inputs = inputs
+        self.kept = kept  # columns of a sample; None: all
+        self.taken = taken  # inputs of the model; None: any
 
     def __call__(self, samples: list[Any]) -> dict[str, Any]:
-        batch = dict(self.plain(samples))
+        batch = dict(self.plain([self._without_unused(sample) for sample in samples]))
         names = [name for group in self.inputs.values() for name in group]
         missing = [name for name in names if name not in batch]
         if missing:
@@ -240,7 +282,13 @@ class _InputCollate:
         grouped = {key: {name: batch[name] for name in group} for key, group in self.inputs.items()}
         out = self.augment({**rest, **grouped})
         flat = {name: out[key][name] for key, group in self.inputs.items() for name in group}
-        return {key: out[key] for key in rest} | flat | {MISALIGNED: out.with_data({})}
+        others = {key: out[key] for key in rest if self.taken is None or key in self.taken}
+        return others | flat | {MISALIGNED: out.with_data({})}
+
+    def _without_unused(self, sample: Any) -> Any:
+        if self.kept is None or not isinstance(sample, Mapping):
+            return sample
+        return {key: value for key, value in sample.items() if key in self.kept}
 
 
 class _Epochs(TrainerCallback):

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import IterableDataset
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
-from midas_aug.confidence import SkillConfidence
+from midas_aug.confidence import SkillConfidence, TableConfidence
 from midas_aug.integrations.module import AugmentModule
 
 transformers = pytest.importorskip("transformers")
@@ -82,13 +82,14 @@ def make(
     folder: Any,
     model: nn.Module | None = None,
     augment: MisalignAugment | None = None,
+    dataset: Any = None,
     **options: Any,
 ) -> Any:
     return MidasTrainer(
         model or Classifier(),
         arguments(folder, **options),
-        train_dataset=data(),
-        eval_dataset=data(),
+        train_dataset=dataset or data(),
+        eval_dataset=dataset or data(),
         augment=augment or uniform(),
         inputs=INPUTS,
     )
@@ -154,6 +155,28 @@ def test_a_checkpoint_brings_back_alpha_and_the_draws(tmp_path):
     assert torch.equal(resumed.model.fusion.weight, whole.model.fusion.weight)
 
 
+@pytest.mark.parametrize("drops", [True, False])
+def test_the_index_of_a_table_is_looked_up_and_kept_from_the_model(tmp_path, drops):
+    table = TableConfidence(("image", "text"), ROWS, index="position")
+    table.update(torch.arange(ROWS), torch.stack([torch.arange(ROWS) / ROWS, torch.ones(ROWS)], 1))
+    rows = [{**sample, "position": i} for i, sample in enumerate(data())]
+    model = Classifier()
+    trainer = make(
+        tmp_path, model, uniform(confidence=table), dataset=rows, remove_unused_columns=drops
+    )
+    pixels = torch.stack([row["pixels"] for row in rows])
+    for batch in trainer.get_train_dataloader():
+        out = batch["misaligned"]
+        rows_of = [int((pixels == row).all(dim=1).nonzero()) for row in batch["pixels"][:BATCH]]
+        torch.testing.assert_close(out.confidence[:, 0], torch.tensor(rows_of) / ROWS)
+        assert set(batch) == {"pixels", "ids", "mask", "labels", "misaligned"}
+    trainer.train()
+    assert model.calls == [(3 * BATCH, True)] * 2
+    assert trainer.args.remove_unused_columns is drops
+    if drops:
+        assert trainer.evaluate()["eval_loss"] > 0
+
+
 def test_a_checkpoint_brings_back_the_state_of_the_confidence(tmp_path):
     first, second = (SkillConfidence(("image", "text"), CLASSES) for _ in range(2))
     labels = torch.arange(ROWS) % CLASSES
@@ -191,6 +214,26 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     message = r"midas_aug\.pt .*does not fit .*UniformConfidence.*was written with"
     with pytest.raises(MidasAugError, match=message):
         make(tmp_path, num_train_epochs=2).train(resume_from_checkpoint=True)
+
+
+def test_every_training_with_a_new_model_starts_fresh(tmp_path):
+    skill = SkillConfidence(("image", "text"), CLASSES)
+    trainer = MidasTrainer(
+        args=arguments(tmp_path),
+        model_init=Classifier,
+        train_dataset=data(),
+        augment=uniform(confidence=skill),
+        inputs=INPUTS,
+    )
+    losses, start = [], skill.skill.clone()
+    for trial in range(2):
+        losses.append(trainer.train().training_loss)
+        assert trainer.augment.state_dict()["stream"]["calls"] == 2, trial
+        if trial == 0:
+            assert trainer.criterion.weak_modality.alpha.abs().sum() > 0
+            skill.skill.fill_(0.5)
+    assert torch.equal(skill.skill, start)
+    assert losses[0] == losses[1]
 
 
 def test_what_was_saved_stays_whole_where_saving_fails(tmp_path, monkeypatch):
