@@ -1,7 +1,7 @@
 """Which measure of hardness a batch gets (Sec. 3.5)."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -11,13 +11,38 @@ from midas_aug.errors import MidasAugError
 from midas_aug.functional.hard_samples import each_block_weights, hard_sample_weights
 from midas_aug.functional.plan import SwapPlan
 
-__all__ = ["Hardness", "check_hardness", "measure_hardness"]
+__all__ = ["Hardness", "HardnessSetting", "check_hardness", "measure_hardness"]
 
-Hardness: TypeAlias = Literal["cosine", "auto"] | Callable[[Sequence[Any], SwapPlan], Any] | None
+
+class Hardness(Protocol):
+    """Measures how hard each misaligned sample is, as a factor of its loss (Sec. 3.5).
+
+    Example:
+        >>> import torch
+        >>> from midas_aug import MisalignAugment
+        >>> def even(features, plan):  # a `Hardness`
+        ...     return torch.full((len(plan.anchor),), 1.5)
+        >>> augment = MisalignAugment(("a", "b"), 2, confidence="uniform", hardness=even)
+        >>> batch = {"a": torch.rand(2, 3), "b": torch.rand(2, 3)}
+        >>> augment(batch, torch.tensor([0, 1])).hard_weights
+        tensor([1.5000, 1.5000, 1.5000, 1.5000])
+    """
+
+    def __call__(self, features: Sequence[Any], plan: SwapPlan, /) -> Any:
+        """Weights ``(S,)``, non-negative floats.
+
+        Args:
+            features: The N aligned rows of each modality, in order.
+            plan: The draws.
+        """
+        ...
+
+
+HardnessSetting: TypeAlias = Literal["cosine", "auto"] | Hardness | None
 
 
 def measure_hardness(
-    hardness: Hardness,
+    hardness: HardnessSetting,
     features: Sequence[Any],
     names: Sequence[Any],
     n_rows: int,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import as_scores, check_shape, may_read_values
-from midas_aug._hardness import Hardness, measure_hardness
+from midas_aug._hardness import HardnessSetting, measure_hardness
 from midas_aug._logits import warn_of_probabilities
 from midas_aug._rows import first_rows
 from midas_aug._tree import get_item, in_order
@@ -53,7 +53,7 @@ class LabelRule:
 
     keys: Mapping[Any, tuple[Any, ...]]
     target: ClassIndex
-    hardness: Hardness
+    hardness: HardnessSetting
     misaligned_weight: float
     provider: str | None
     validate: bool

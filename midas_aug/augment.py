@@ -10,7 +10,7 @@ from torch import Tensor
 
 from midas_aug._arrays import Array
 from midas_aug._draws import Draws
-from midas_aug._hardness import Hardness, check_hardness
+from midas_aug._hardness import HardnessSetting, check_hardness
 from midas_aug._labelling import Draw, LabelRule
 from midas_aug._layout import BatchLayout
 from midas_aug._settings import (
@@ -109,7 +109,7 @@ class MisalignAugment:
         confidence: Literal["logits", "uniform"] | ConfidenceProvider | Any = "logits",
         pairing: Literal["uniform"] | Pairing = "uniform",
         swap: Swap = "each",
-        hardness: Hardness = "auto",
+        hardness: HardnessSetting = "auto",
         misaligned_weight: float = 1.0,
         keep: Sequence[Hashable] = (),
         seed: int | None = None,

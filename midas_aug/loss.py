@@ -279,7 +279,8 @@ class MidasLoss(StatefulModule):
         ignored = ~labelled[:, None]
         targets = labels.clamp(min=-1)
         losses: list[Tensor] = []
-        width = getattr(out, "num_classes", None)  # its labels are known to be below
+        num_classes = getattr(out, "num_classes", None)
+        width = num_classes  # the labels are known to be below
         for number, logits in enumerate(by_modality):
             name = f"unimodal_logits[{number}]"
             rows = as_scores(logits, name)
@@ -287,7 +288,7 @@ class MidasLoss(StatefulModule):
                 check_shape(rows, (n_rows, None), name, "the N aligned rows")
             if rows.shape[1] != width:
                 width = rows.shape[1]
-                check_logit_width(labels, width, name)
+                check_logit_width(labels, width, name, num_classes)
             rows = rows.masked_fill(ignored, 0.0)  # whatever an ignored row holds
             losses.append(F.cross_entropy(rows, targets, ignore_index=-1, reduction="sum"))
         return functools.reduce(torch.add, losses) / total

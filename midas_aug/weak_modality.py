@@ -276,8 +276,9 @@ def rows_of(out: LabelledRows, n_modalities: int, scores: Tensor | None = None) 
             "out.gather(...) gives, not the features that went in"
         )
         check_shape(scores, (total_rows, None), "logits", why)
-        if scores.shape[1] != getattr(out, "num_classes", None):
-            check_logit_width(source_labels, scores.shape[1], "logits")
+        num_classes = getattr(out, "num_classes", None)
+        if scores.shape[1] != num_classes:
+            check_logit_width(source_labels, scores.shape[1], "logits", num_classes)
     return Rows(source_labels, shares, valid)
 
 

@@ -188,8 +188,16 @@ def soft_targets(source_labels: Array, shares: ArrayT, num_classes: int) -> Arra
     return like(targets.masked_fill(ignored, 1 / num_classes), shares)
 
 
-def check_logit_width(labels: Tensor, width: int, name: str) -> None:
-    """Raise if logits have no column for a label, where looking is free."""
+def check_logit_width(
+    labels: Tensor, width: int, name: str, num_classes: int | None = None
+) -> None:
+    """Raise if logits have no column for a label, where looking is free, or for a known class."""
+    if num_classes is not None and width < num_classes:
+        one_logit = "; one logit is for binary cross-entropy, while this takes a softmax"
+        raise MidasAugError(
+            f"expected {name} with a column for each of the {num_classes} classes, got {width}"
+            f"{one_logit if width == 1 else ''}: build that head with {num_classes} outputs"
+        )
     if not may_read_values(labels) or labels.numel() == 0:
         return
     highest = int(labels.max())
