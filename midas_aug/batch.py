@@ -21,7 +21,6 @@ __all__ = ["MisalignedBatch"]
 UnimodalLogits = Mapping[Any, Array] | Sequence[Array]
 
 
-@Mapping.register  # Accelerate, Lightning and Keras look into a mapping for the batch size
 class MisalignedBatch:
     """N aligned rows followed by S misaligned ones.
 
