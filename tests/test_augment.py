@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from midas_aug.confidence import (
     TableConfidence,
 )
 from tests.helpers import reference, strategies
+
+# Most batches here hold something without a cosine on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:hardness='auto'")
 
 N, C = 6, 4
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -631,7 +635,7 @@ def test_logits_of_another_number_of_classes_are_refused():
 
 def test_validate_looks_at_values_wherever_they_are(monkeypatch):
     monkeypatch.setattr("midas_aug.functional.shares.may_read_values", lambda _: False)
-    monkeypatch.setattr("midas_aug.batch.may_read_values", lambda _: False)
+    monkeypatch.setattr("midas_aug._labelling.may_read_values", lambda _: False)
     negative = uniform_with(lambda *_: -torch.ones(N, 2))
     negative(GOOD)  # as on an accelerator: nobody looks
     with pytest.raises(MidasAugError, match="at least 0"):
@@ -683,3 +687,26 @@ def test_a_replayed_plan_drops_the_rows_that_touch_an_ignored_label():
     touched = (plan.source == 2).any(dim=1) | (plan.anchor == 2)
     assert torch.equal(out.valid[N:], ~touched)
     assert torch.equal(out.weights[N:] == 0, touched)
+
+
+def test_the_number_of_classes_itself_is_no_label():
+    labels = LABELS.clamp(max=1)
+    assert MisalignAugment(("a", "b"), 2, confidence="uniform")(GOOD, labels).valid.all()
+    with pytest.raises(MidasAugError, match="labels below num_classes=1, got 1"):
+        MisalignAugment(("a", "b"), 1, confidence="uniform")(GOOD, labels)
+
+
+@pytest.mark.filterwarnings("default:hardness='auto'")
+def test_automatic_hardness_says_once_that_it_is_off():
+    augment = MisalignAugment(("image", "ids"), 3, confidence="uniform")
+    batch = {"image": torch.rand(4, 5), "ids": torch.arange(8).reshape(4, 2)}
+    labels = torch.tensor([0, 1, 2, 0])
+    with pytest.warns(UserWarning, match="hardness='auto' weighs no sample"):
+        assert augment(batch, labels).hard_weights is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        augment(batch, labels)
+        MisalignAugment(("image", "ids"), 3, confidence="uniform", hardness=None)(batch, labels)
+        floats = {"image": torch.rand(4, 5), "ids": torch.rand(4, 2)}
+        augmented = MisalignAugment(("image", "ids"), 3, confidence="uniform")(floats, labels)
+    assert augmented.hard_weights is not None

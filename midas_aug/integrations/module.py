@@ -1,6 +1,7 @@
 """The augmentation as a part of the model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
 from midas_aug.loss import MidasLoss
 
-__all__ = ["AugmentModule", "find_losses"]
+__all__ = ["AugmentModule", "find_losses", "warn_of_long_warmups"]
 
 
 class AugmentModule(nn.Module):
@@ -123,6 +124,26 @@ def find_losses(model: nn.Module) -> list[MidasLoss]:
             "device and saved with the model"
         )
     return losses
+
+
+def warn_of_long_warmups(losses: Iterable[MidasLoss], n_epochs: float, n_batches: float) -> None:
+    """Warn of warm-ups that the training does not outlast.
+
+    Args:
+        losses: The losses that are trained with.
+        n_epochs: How many epochs there will be; infinity where nobody knows.
+        n_batches: How many batches there will be, in all epochs; infinity where nobody knows.
+    """
+    for criterion in losses:
+        for option, length in (("warmup_epochs", n_epochs), ("warmup_steps", n_batches)):
+            warmup = getattr(criterion, option)
+            if warmup >= length:
+                warnings.warn(
+                    f"the warm-up of MidasLoss with {option}={warmup} takes the whole training "
+                    f"(length {length}), so the fusion head learns nothing; train longer, or build "
+                    "MidasLoss with a shorter warm-up (for a stream: with warmup_steps)",
+                    stacklevel=2,
+                )
 
 
 def _losses(model: nn.Module) -> Iterator[MidasLoss]:

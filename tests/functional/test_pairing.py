@@ -96,6 +96,27 @@ def test_large_batches_with_known_classes_pair_as_without():
         F.sample_partners(labels, num_classes=10)
 
 
+@pytest.mark.parametrize("num_classes", [32_767, 32_768, 32_769, 40_000])
+def test_class_numbers_that_a_short_integer_cannot_hold_pair_as_without(num_classes, monkeypatch):
+    """A key is a class, or the number of classes for an ignored row."""
+    monkeypatch.setattr(pairing, "_NARROW_ROWS", 0)
+    labels = torch.arange(num_classes - 40_004, num_classes).clamp(min=-1)
+    labels[1::2] = num_classes - 1
+    labels[::1000] = -1
+    draws = torch.randint(1 << DRAW_BITS, (len(labels),), generator=torch.manual_seed(0))
+    have = partners_from_draws(labels, draws, num_classes=num_classes)
+    want = partners_from_draws(labels, draws)
+    assert torch.equal(have[0], want[0])
+    assert torch.equal(have[1], want[1])
+
+
+def test_the_number_of_classes_itself_is_no_class():
+    labels = torch.tensor([0, 1, 2])
+    with pytest.raises(MidasAugError, match="labels below num_classes=2, got 2"):
+        F.sample_partners(labels, num_classes=2)
+    assert F.sample_partners(labels, num_classes=3)[1].all()
+
+
 def test_rows_draw_independently():
     labels = torch.tensor([0, 0, 1, 1])
     generator = torch.Generator().manual_seed(0)

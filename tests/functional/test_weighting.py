@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from midas_aug import functional as F
 from midas_aug.errors import MidasAugError
+from midas_aug.functional.ratio_rule import RatioSums, step_from_ratios
 from tests.helpers import reference
 from tests.helpers import strategies as own
 from tests.helpers.strategies import (
@@ -490,6 +491,92 @@ def test_ratio_step_is_the_public_codes(
     )
     assert_kind(out, library, "float32")
     assert_close(out, [wanted.pop()] * 2)
+
+
+def test_hardness_stays_in_its_range_where_a_cosine_does_not() -> None:
+    plan = F.SwapPlan(torch.tensor([[0, 1]]), torch.tensor([0]), torch.tensor([True]))
+    rows = [torch.ones(2, 3), torch.ones(2, 3)]
+    for similarity, wanted in ((1.5, 2.0), (-1.5, 1.0), (0.5, 1.75), (torch.nan, 1.5)):
+        weights = F.hard_sample_weights(
+            rows, plan, similarity=lambda a, b, s=similarity: torch.full((len(a),), s)
+        )
+        assert weights.tolist() == [wanted]
+    generator = torch.Generator().manual_seed(0)
+    same = torch.randn(4096, 7, generator=generator).repeat(2, 1)
+    source = torch.stack([torch.arange(4096), torch.arange(4096, 8192)], dim=1)
+    plan = F.SwapPlan(source, torch.arange(4096), torch.ones(4096, dtype=torch.bool))
+    assert float(F.hard_sample_weights([same, same], plan).max()) == 2.0  # no rounding beyond
+
+
+@pytest.mark.parametrize("setting", [{"step_size": torch.nan}, {"step_size": torch.inf}])
+@pytest.mark.parametrize("rule", ["paper", "ratio"])
+def test_steps_that_are_no_numbers_are_refused(rule: str, setting: dict[str, float]) -> None:
+    logits, labels, ones = torch.zeros(2, 2), torch.tensor([[1, 0], [0, 1]]), torch.ones(2, 2)
+    rules = {
+        "paper": lambda: F.weak_modality_step(ones[0], ones, logits, labels, **setting),
+        "ratio": lambda: F.ratio_weak_modality_step(
+            ones[0], ones, labels, logits, labels, **setting
+        ),
+    }
+    with pytest.raises(MidasAugError, match="finite number of at least 0"):
+        rules[rule]()
+
+
+def test_at_a_tie_of_the_ratios_alpha_falls_and_the_first_modality_is_weak() -> None:
+    """Numbers that float32 holds exactly, so that equal is equal."""
+    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
+    labels, start = source, torch.full((2,), 1.5)
+    even = torch.zeros(4, 2)
+
+    def step(confidence: list[float], logits: torch.Tensor) -> float:
+        raw = torch.tensor([confidence, confidence])
+        return float(F.ratio_weak_modality_step(start, raw, source, logits, labels)[0])
+
+    assert step([0.5, 0.5], even) == pytest.approx(1.45)  # both ratios are 1
+    leans = 3.0 * (labels[:, :1] == torch.arange(2))  # to modality 1's labels: the ratio is e³
+    # Were the second the weak one at a tie, this lean to the first would raise α.
+    assert step([0.5, 0.5], leans) == pytest.approx(1.45)
+    assert step([0.5, 0.5], -leans) == pytest.approx(1.55)
+    assert step([0.25, 0.5], even) == pytest.approx(1.45)
+    assert step([0.5, 0.25], even) == pytest.approx(1.45)
+    assert step([0.5, 0.25], leans) == pytest.approx(1.55)
+    for weak, expected in ((0, 0.5), (1, 2.0)):
+        received = torch.tensor([[expected, 1.0], [2 * expected, 2.0]])
+        sums = RatioSums(confidence=torch.tensor([expected, 1.0]), received=received)
+        stepped = step_from_ratios(start, sums, step_size=0.05, max_alpha=None)
+        assert stepped[0] == pytest.approx(1.45), f"weak is {weak}"
+
+
+def test_the_ratio_received_is_the_mean_over_the_swaps_that_have_rows() -> None:
+    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
+    raw = torch.tensor([[0.75, 0.25], [0.75, 0.25]])  # 3 is expected
+    # 4 is received in each block.
+    p = torch.tensor([[0.2, 0.8], [0.8, 0.2], [0.8, 0.2], [0.2, 0.8]])
+    given = (torch.full((2,), 1.5), raw, source, p.log(), source)
+    assert F.ratio_weak_modality_step(*given)[0] == pytest.approx(1.55)
+    # One block alone: its ratio, not half of it.
+    first = torch.tensor([True, True, False, False])
+    for valid in (first, ~first):
+        assert F.ratio_weak_modality_step(*given, valid=valid)[0] == pytest.approx(1.55)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_ratio_with_a_zero_on_either_side_leaves_alpha_as_it_is(swapped: bool) -> None:
+    """No modality is special: 0 / x is no more of a ratio than x / 0."""
+    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
+    confidence = torch.tensor([[0.0, 0.5], [0.0, 0.5]])
+    even, vanishing = torch.zeros(4, 3), torch.tensor([[0.0, -200.0, 0.0]]).repeat(4, 1)
+    labels = torch.tensor([[1, 0]] * 4)
+    for raw, logits in ((confidence, even), (confidence + 0.1, vanishing)):
+        given = (raw, source, logits, labels)
+        if swapped:
+            given = (raw.flip(1), source.flip(1), logits, labels.flip(1))
+        assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *given).tolist() == [1.5, 1.5]
+    nothing = torch.tensor([[-200.0, -200.0, 0.0]]).repeat(4, 1)  # neither label gets anything
+    given = (confidence + 0.1, source, nothing, labels)
+    assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *given).tolist() == [1.5, 1.5]
+    usual = (confidence + 0.1, source, even, labels)
+    assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *usual).tolist() != [1.5, 1.5]
 
 
 @pytest.mark.parametrize("broken", ["shares", "logits"])

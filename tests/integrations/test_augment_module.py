@@ -43,7 +43,7 @@ def test_in_eval_mode_it_adds_no_rows_draws_nothing_and_asks_for_nothing(confide
         assert len(out.source) == ROWS
         assert torch.equal(out.weights, torch.ones(ROWS))
         assert torch.equal(out.targets.argmax(dim=1), data["label"])
-    assert module.state_dict()["draws"] == 0
+    assert module.state_dict()["stream.calls"] == 0
     assert MidasLoss(2)(torch.randn(ROWS, CLASSES), out) > 0
 
 
@@ -57,7 +57,7 @@ def test_a_batch_is_drawn_where_the_labels_need_a_model():
     out = module.draw(data, materialize=False)
     assert len(out["a"]) == ROWS
     assert len(out.source) == 3 * ROWS
-    with pytest.raises(MidasAugError, match="relabel"):
+    with pytest.raises(MidasAugError, match="label"):
         out.targets  # noqa: B018
     with pytest.raises(MidasAugError, match="expected unimodal_logits"):
         module(data)
@@ -83,8 +83,8 @@ def test_a_copy_draws_on_by_itself():
     module, data = make(), batch()
     twin = copy.deepcopy(module)
     module(data)
-    assert twin.state_dict()["draws"] == 0
-    assert module.state_dict()["draws"] == 1
+    assert twin.state_dict()["stream.calls"] == 0
+    assert module.state_dict()["stream.calls"] == 1
 
 
 def test_what_is_no_augmentation_is_refused():
