@@ -80,6 +80,7 @@ class MisalignAugment:
             beyond ``num_classes``, a negative confidence), at the price of a sync in each call.
 
     Attributes:
+        keys: The batch keys of each modality, by its name.
         enabled: Set it to False for aligned rows only; loader workers that already run see it.
         stream: The draws of a seeded augmentation. Ranks that share a batch (tensor parallel) set
             ``augment.stream.rank`` to one number.
@@ -116,6 +117,7 @@ class MisalignAugment:
         validate: bool = False,
     ) -> None:
         keys = keys_by_modality(modalities)
+        self.keys = keys
         self.modalities: tuple[Any, ...] = tuple(keys)
         self.target = ClassIndex(num_classes)
         self.num_classes = self.target.num_classes

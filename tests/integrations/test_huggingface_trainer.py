@@ -287,11 +287,13 @@ class Fused(nn.Module):
         self.criterion = MidasLoss(2, **warmup)
         self.losses: list[torch.Tensor] = []
 
-    def forward(self, pixels: Any, ids: Any, labels: Any) -> dict[str, Any]:
+    def forward(self, pixels: Any, ids: Any, labels: Any = None) -> dict[str, Any]:
         features = {"image": pixels, "text": self.words(ids).sum(dim=1)}
         unimodal = {name: head(features[name]) for name, head in self.heads.items()}
         out = self.augment(features, labels, unimodal_logits=unimodal)
         logits = self.fusion(torch.cat([out["image"], out["text"]], dim=1))
+        if labels is None:
+            return {"logits": logits}
         loss = self.criterion(logits, out, unimodal)
         self.losses.append(loss.detach())
         return {"loss": loss, "logits": logits}
@@ -326,7 +328,10 @@ def test_a_model_that_augments_itself_is_evaluated_without_swaps(tmp_path):
     model = Fused()
     trainer = stock(tmp_path, model)
     trainer.train()
-    assert trainer.predict(data()).predictions.shape == (ROWS, CLASSES)
+    unlabelled = [{"pixels": row["pixels"], "ids": row["ids"]} for row in data()]
+    with_labels, without = trainer.predict(data()), trainer.predict(unlabelled)
+    assert with_labels.predictions.shape == (ROWS, CLASSES)
+    assert (without.predictions == with_labels.predictions).all()
     assert model.augment.state_dict()["stream.calls"] == 2
 
 

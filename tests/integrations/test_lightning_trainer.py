@@ -68,7 +68,7 @@ class AtInput(lightning.LightningModule):
     def validation_step(self, out: Any, _: int) -> None:
         self.rows["validation"].append(len(out["a"]))
         logits, unimodal = self.look(out)
-        self.log("loss", self.criterion(logits, out, unimodal), batch_size=BATCH)
+        self.log("loss", self.criterion(logits, out, unimodal))
 
     def on_train_epoch_end(self) -> None:
         self.fusion_weights.append(self.fusion.weight.detach().clone())
@@ -201,3 +201,79 @@ def test_a_warm_up_that_ends_in_time_is_not_spoken_of(warmup, options):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "the warm-up of MidasLoss")
         fit(AtInput(**warmup), **options)
+
+
+class Logging(AtInput):
+    """Logs in every step, without saying how many rows there are."""
+
+    def training_step(self, out: Any, _: int) -> Any:
+        loss = super().training_step(out, _)
+        self.log("train", float(len(out.labels)), on_epoch=True)
+        return loss
+
+    def validation_step(self, out: Any, _: int) -> None:
+        self.log("first", float(len(out.labels)))
+        self.log_dict({"second": float(len(out.labels))})
+        self.log("told", float(len(out.labels)), batch_size=1)
+
+
+def test_what_a_step_logs_is_weighed_by_the_aligned_rows():
+    module = Logging()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*batch_size.*")
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[MidasCallback()],
+        )
+        rows = data(BATCH + BATCH // 2)  # the last batch is a half one
+        trainer.fit(module, DataLoader(rows, BATCH), DataLoader(rows, BATCH))
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    by_rows = (BATCH * BATCH + BATCH**2 / 4) / (1.5 * BATCH)
+    for name in ("train_epoch", "first", "second"):
+        assert found[name] == pytest.approx(by_rows), name
+    assert found["told"] == pytest.approx(0.75 * BATCH)
+    assert "log" not in vars(module)
+
+
+class Data(lightning.LightningDataModule):
+    """Augments in the hook of the data module, which comes before that of the module."""
+
+    def __init__(self, augment: AugmentModule) -> None:
+        super().__init__()
+        self.augment = augment
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(data(), BATCH)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(data(), BATCH)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.augment.draw(batch)
+
+
+def test_the_hook_of_a_data_module_leaves_validation_alone_or_is_refused():
+    module = AtInput()
+    options = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = lightning.Trainer(callbacks=[MidasCallback()], **options)
+    trainer.fit(module, datamodule=Data(module.augment))
+    assert module.rows["train"] == [3 * BATCH] * 2
+    assert module.rows["validation"] == [BATCH] * 4
+    trainer = lightning.Trainer(callbacks=[MidasCallback()], **options)
+    other = AugmentModule(MisalignAugment(("a", "b"), CLASSES, confidence="uniform"))
+    with pytest.raises(
+        MidasAugError, match=r"Data\.augment to be a module of AtInput.*the same one"
+    ):
+        trainer.fit(AtInput(), datamodule=Data(other))
