@@ -172,6 +172,39 @@ def test_permutations_are_uniform():
     assert chisquare(list(seen.values())).pvalue > 1e-4
 
 
+@given(st.data(), st.integers(2, 6), strategies.libraries())
+def test_a_same_class_partner_is_another_row_of_the_own_class(data, num_classes, library):
+    values = data.draw(strategies.labels_arrays(num_classes=num_classes))
+    labels, values = strategies.as_library(values, "int64", library)
+    partner, valid = map(strategies.as_numpy, F.same_class_partners(labels))
+    own, size = np.arange(len(values)), (values[:, None] == values).sum(axis=1)
+    assert np.array_equal(valid, (values >= 0) & (size > 1))
+    assert np.array_equal(partner[~valid], own[~valid])
+    assert (partner[valid] != own[valid]).all()
+    assert np.array_equal(values[partner], values)
+
+
+@pytest.mark.parametrize("library", strategies.LIBRARIES)
+def test_same_class_partners_are_uniform_over_the_other_rows_of_the_class(library):
+    labels, _ = strategies.as_library([1, 0, 1, -1, 1, 0, 1, -1], "int64", library)
+    counts = np.zeros((8, 8))
+    for seed in range(600):
+        draws = np.random.default_rng(seed) if library == "numpy" else torch.manual_seed(seed)
+        partner, _ = F.same_class_partners(labels, generator=draws)
+        counts[np.arange(8), strategies.as_numpy(partner)] += 1
+    assert counts[1, 5] == counts[5, 1] == counts[3, 3] == counts[7, 7] == 600
+    for row in (0, 2, 4, 6):
+        others = [other for other in (0, 2, 4, 6) if other != row]
+        assert counts[row, others].sum() == 600
+        assert chisquare(counts[row, others]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("function", [F.permutation_partners, F.same_class_partners])
+def test_no_rows_have_no_partners(function):
+    partner, valid = function(torch.zeros(0, dtype=torch.int64))
+    assert partner.shape == valid.shape == (0,)
+
+
 @pytest.mark.parametrize(
     ("labels", "generator", "words"),
     [
@@ -184,7 +217,7 @@ def test_permutations_are_uniform():
     ],
 )
 def test_bad_labels_and_generators_are_named(labels, generator, words):
-    for function in (F.sample_partners, F.permutation_partners):
+    for function in (F.sample_partners, F.permutation_partners, F.same_class_partners):
         with pytest.raises(MidasAugError) as error:
             function(labels, generator=generator)
         assert all(word in str(error.value) for word in words)

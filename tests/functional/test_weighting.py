@@ -508,18 +508,30 @@ def test_hardness_stays_in_its_range_where_a_cosine_does_not() -> None:
     assert float(F.hard_sample_weights([same, same], plan).max()) == 2.0  # no rounding beyond
 
 
-@pytest.mark.parametrize("setting", [{"step_size": torch.nan}, {"step_size": torch.inf}])
-@pytest.mark.parametrize("rule", ["paper", "ratio"])
-def test_steps_that_are_no_numbers_are_refused(rule: str, setting: dict[str, float]) -> None:
+def _step_by(rule: str, **setting: float) -> torch.Tensor:
     logits, labels, ones = torch.zeros(2, 2), torch.tensor([[1, 0], [0, 1]]), torch.ones(2, 2)
-    rules = {
-        "paper": lambda: F.weak_modality_step(ones[0], ones, logits, labels, **setting),
-        "ratio": lambda: F.ratio_weak_modality_step(
-            ones[0], ones, labels, logits, labels, **setting
-        ),
-    }
+    if rule == "paper":
+        return F.weak_modality_step(ones[0], ones, logits, labels, **setting)
+    return F.ratio_weak_modality_step(ones[0], ones, labels, logits, labels, **setting)
+
+
+both_rules = pytest.mark.parametrize("rule", ["paper", "ratio"])
+
+
+@pytest.mark.parametrize("step_size", [float("nan"), float("inf"), -0.5])
+@both_rules
+def test_steps_that_are_no_numbers_are_refused(rule: str, step_size: float) -> None:
     with pytest.raises(MidasAugError, match="finite number of at least 0"):
-        rules[rule]()
+        _step_by(rule, step_size=step_size)
+
+
+@both_rules
+def test_a_maximum_below_one_is_refused_and_one_holds_alpha_there(rule: str) -> None:
+    for max_alpha in (0.5, 0.0, float("nan")):
+        with pytest.raises(MidasAugError, match="max_alpha of at least 1"):
+            _step_by(rule, max_alpha=max_alpha)
+    assert _step_by(rule, max_alpha=1.0).tolist() == [1.0, 1.0]
+    assert _step_by(rule, step_size=0).tolist() == [1.0, 1.0]
 
 
 def test_at_a_tie_of_the_ratios_alpha_falls_and_the_first_modality_is_weak() -> None:
@@ -558,6 +570,18 @@ def test_the_ratio_received_is_the_mean_over_the_swaps_that_have_rows() -> None:
     first = torch.tensor([True, True, False, False])
     for valid in (first, ~first):
         assert F.ratio_weak_modality_step(*given, valid=valid)[0] == pytest.approx(1.55)
+
+
+def test_rows_with_an_ignored_source_have_no_say_in_the_ratio() -> None:
+    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
+    raw = torch.tensor([[0.75, 0.25], [0.75, 0.25]])  # 3 is expected
+    p = torch.tensor([[0.2, 0.8], [0.8, 0.2], [0.8, 0.2], [0.2, 0.8]])  # 4 is received
+    labels = source.clone()
+    labels[1, 0] = labels[2, 1] = -1  # read as classes, they would lower it below 3
+    start = torch.full((2,), 1.5)
+    assert F.ratio_weak_modality_step(start, raw, source, p.log(), labels)[0] == 1.55
+    labels[1, 0] = labels[2, 1] = 0
+    assert F.ratio_weak_modality_step(start, raw, source, p.log(), labels)[0] == 1.45
 
 
 @pytest.mark.parametrize("swapped", [False, True])
