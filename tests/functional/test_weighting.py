@@ -88,6 +88,11 @@ def test_weights_average_over_the_replaced_modalities_only(library: Library) -> 
     assert_close(out, [2.0, 1.0, 1.0 + (-1 / 3 + 1) / 2, 1.5], atol=1e-12)
 
 
+def test_one_modality_alone_has_weights_too() -> None:
+    weights = F.hard_sample_weights([torch.eye(2)], _plan([[1], [0]], [0, 0], "torch"))
+    assert weights.tolist() == [1.5, 2.0]
+
+
 @both_libraries
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6, 1e12])
 def test_the_length_of_a_feature_does_not_matter(library: Library, scale: float) -> None:
