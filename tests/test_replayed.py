@@ -1,12 +1,22 @@
-"""What is replayed: plans that touch ignored rows, and streams that go on in a loader worker."""
+"""What is replayed: plans that touch ignored rows, and streams that go on in a loader worker.
+
+And forward passes that activation checkpointing repeats inside a backward pass.
+"""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from midas_aug import MisalignAugment
+from midas_aug import (
+    MidasAugError,
+    MidasLoss,
+    MisalignAugment,
+    RatioWeakModalityWeight,
+    WeakModalityWeight,
+)
 from midas_aug import functional as F
 
 LABELS = torch.tensor([0, 1, -1, 2])
@@ -66,3 +76,84 @@ def test_a_new_worker_starts_its_own_count_and_a_kept_one_goes_on(monkeypatch):
     as_worker(monkeypatch, 5)
     assert sources(augment, 3) == fifth
     assert len({str(each) for each in in_process + fifth + sixth}) == 8
+
+
+class Repeated:
+    """Training steps with draws, loss and α inside one function, checkpointed or not."""
+
+    def __init__(self, checkpointed: bool, criterion: MidasLoss) -> None:
+        self.checkpointed = checkpointed
+        self.criterion = criterion
+        self.augment = MisalignAugment(("a", "b"), 3, confidence="uniform", seed=0)
+        generator = torch.Generator().manual_seed(1)
+        self.weight = torch.randn(7, 3, generator=generator).requires_grad_()
+        self.batches = [
+            {
+                "a": torch.randn(9, 4, generator=generator),
+                "b": torch.randn(9, 3, generator=generator),
+                "label": torch.randint(3, (9,), generator=generator),
+            }
+            for _ in range(4)
+        ]
+
+    def loss(self, number: int) -> torch.Tensor:
+        def forward(weight: torch.Tensor) -> torch.Tensor:
+            out = self.augment(self.batches[number])
+            logits = torch.cat([out["a"], out["b"]], dim=1) @ weight
+            return self.criterion(logits, out, {"a": logits[:9], "b": logits[:9]})
+
+        if self.checkpointed:
+            return checkpoint(forward, self.weight, use_reentrant=False)
+        return forward(self.weight)
+
+    def state(self) -> list[torch.Tensor]:
+        return [
+            self.weight.grad.clone(),
+            self.criterion.alpha.clone(),
+            self.criterion.steps.clone(),
+            self.augment.stream.calls.clone(),
+        ]
+
+
+@pytest.mark.parametrize("rule", [WeakModalityWeight, RatioWeakModalityWeight])
+def test_a_repeated_forward_pass_has_its_draws_and_its_alpha_and_steps_neither(rule):
+    states = []
+    for checkpointed in (False, True):
+        run = Repeated(checkpointed, MidasLoss(2, weak_modality=rule(2, step_size=0.5)))
+        seen = []
+        for number in range(4):
+            if number == 2:
+                run.criterion.weak_modality.alpha.fill_(3.0)  # not what the last step gave
+            run.loss(number).backward()
+            seen.append(run.state())
+        assert len({float(alpha.max()) for _, alpha, _, _ in seen}) > 1  # or nothing is tested
+        states.append(seen)
+    for plain, repeated in zip(*states, strict=True):
+        torch.testing.assert_close(plain, repeated)
+
+
+def test_passes_that_wait_for_one_backward_pass_are_told_apart_by_their_labels():
+    grads = []
+    for checkpointed in (False, True):
+        rule = WeakModalityWeight(2, step_size=0.5)
+        run = Repeated(checkpointed, MidasLoss(2, weak_modality=rule))
+        (run.loss(0) + 2 * run.loss(1) + 3 * run.loss(2)).backward()
+        grads.append(run.state())
+    torch.testing.assert_close(*grads)
+
+
+def test_passes_with_the_same_labels_cannot_be_told_apart_and_say_so():
+    run = Repeated(True, MidasLoss(2))
+    with pytest.raises(MidasAugError, match="belong to none or to several"):
+        (run.loss(0) + run.loss(0)).backward()
+
+
+def test_a_repeated_step_of_the_warm_up_counts_once():
+    states = []
+    for checkpointed in (False, True):
+        run = Repeated(checkpointed, MidasLoss(2, warmup_steps=2))
+        for number in range(3):
+            run.loss(number).backward()
+        states.append(run.state())
+    assert states[1][2] == 2
+    torch.testing.assert_close(*states)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
 from midas_aug import functional as F
 from midas_aug.confidence import SkillConfidence
+from midas_aug.functional.skill import TEMPERATURES
 from tests.helpers import planted
 
 C = 4
@@ -79,6 +80,14 @@ def test_the_temperature_is_as_good_as_a_fine_search():
         )
         expected = 1 - best.fun / math.log(C)
         assert F.skill_score(logits, LABELS) == pytest.approx(expected, abs=5e-4)
+
+
+def test_the_temperatures_lie_evenly_from_three_tenths_to_twenty():
+    assert len(TEMPERATURES) == 60
+    assert TEMPERATURES[0] == pytest.approx(0.3)
+    assert TEMPERATURES[-1] == pytest.approx(20)
+    steps = torch.tensor(TEMPERATURES, dtype=torch.float64).log().diff()
+    torch.testing.assert_close(steps, steps[:1].expand(59))
 
 
 def test_counts_are_any_multiple_of_the_frequencies():

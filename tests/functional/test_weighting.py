@@ -88,6 +88,11 @@ def test_weights_average_over_the_replaced_modalities_only(library: Library) -> 
     assert_close(out, [2.0, 1.0, 1.0 + (-1 / 3 + 1) / 2, 1.5], atol=1e-12)
 
 
+def test_one_modality_alone_has_weights_too() -> None:
+    weights = F.hard_sample_weights([torch.eye(2)], _plan([[1], [0]], [0, 0], "torch"))
+    assert weights.tolist() == [1.5, 2.0]
+
+
 @both_libraries
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6, 1e12])
 def test_the_length_of_a_feature_does_not_matter(library: Library, scale: float) -> None:
@@ -559,29 +564,38 @@ def test_at_a_tie_of_the_ratios_alpha_falls_and_the_first_modality_is_weak() -> 
         assert stepped[0] == pytest.approx(1.45), f"weak is {weak}"
 
 
-def test_the_ratio_received_is_the_mean_over_the_swaps_that_have_rows() -> None:
+def _leaning(ratio: float) -> torch.Tensor:
+    """Logits of two blocks in which modality 1's labels get ``ratio`` times modality 2's."""
+    more, less = ratio / (1 + ratio), 1 / (1 + ratio)
+    return torch.tensor([[less, more], [more, less], [more, less], [less, more]]).log()
+
+
+@pytest.mark.parametrize(("received", "alpha"), [(4.0, 1.55), (3.5, 1.55), (2.5, 1.45)])
+def test_the_ratio_received_is_the_mean_over_the_swaps_that_have_rows(
+    received: float, alpha: float
+) -> None:
     source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
     raw = torch.tensor([[0.75, 0.25], [0.75, 0.25]])  # 3 is expected
-    # 4 is received in each block.
-    p = torch.tensor([[0.2, 0.8], [0.8, 0.2], [0.8, 0.2], [0.2, 0.8]])
-    given = (torch.full((2,), 1.5), raw, source, p.log(), source)
-    assert F.ratio_weak_modality_step(*given)[0] == pytest.approx(1.55)
+    given = (torch.full((2,), 1.5), raw, source, _leaning(received), source)
+    assert F.ratio_weak_modality_step(*given)[0] == pytest.approx(alpha)
     # One block alone: its ratio, not half of it.
     first = torch.tensor([True, True, False, False])
     for valid in (first, ~first):
-        assert F.ratio_weak_modality_step(*given, valid=valid)[0] == pytest.approx(1.55)
+        assert F.ratio_weak_modality_step(*given, valid=valid)[0] == pytest.approx(alpha)
 
 
-def test_rows_with_an_ignored_source_have_no_say_in_the_ratio() -> None:
-    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
-    raw = torch.tensor([[0.75, 0.25], [0.75, 0.25]])  # 3 is expected
-    p = torch.tensor([[0.2, 0.8], [0.8, 0.2], [0.8, 0.2], [0.2, 0.8]])  # 4 is received
-    labels = source.clone()
-    labels[1, 0] = labels[2, 1] = -1  # read as classes, they would lower it below 3
+@pytest.mark.parametrize(("received", "alpha"), [(4.0, 1.55), (2.0, 1.45)])
+def test_rows_with_an_ignored_source_have_no_say_in_the_ratio(
+    received: float, alpha: float
+) -> None:
+    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0], [1, 2], [2, 2], [2, 0], [2, 2]])
+    raw = torch.tensor([[0.75, 0.25], [0.75, 0.25], [0.1, 0.9], [0.1, 0.9]])  # of two rows: 3
+    labels = torch.tensor([0, 1, -1, -1])[source]
+    logits = torch.zeros(8, 2)
+    logits[:4] = _leaning(received)
     start = torch.full((2,), 1.5)
-    assert F.ratio_weak_modality_step(start, raw, source, p.log(), labels)[0] == 1.55
-    labels[1, 0] = labels[2, 1] = 0
-    assert F.ratio_weak_modality_step(start, raw, source, p.log(), labels)[0] == 1.45
+    stepped = F.ratio_weak_modality_step(start, raw, source, logits, labels)
+    assert stepped[0] == pytest.approx(alpha)
 
 
 @pytest.mark.parametrize("swapped", [False, True])
