@@ -15,8 +15,6 @@ import torch
 from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from benchmarks.paper.protocol import PUBLISHED
-
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [
@@ -145,6 +143,10 @@ def counts(suite: str, pair: str, score: str) -> tuple[str, str, str, str]:
     return better, tied, worse, str(int(better) + int(tied) + int(worse))
 
 
+def as_word(count: str) -> str:
+    return "none" if count == "0" else count
+
+
 def test_readme_counts_what_midas_gains_over_joint_training():
     quoted = quoted_in_readme(
         r"better than joint training on (\d) of (\d) tasks with misaligned samples, "
@@ -153,6 +155,8 @@ def test_readme_counts_what_midas_gains_over_joint_training():
     better, _, _, tasks = counts("full", "MIDAS against joint", "misaligned")
     better_removed, *_ = counts("full", "MIDAS against joint", "one removed")
     assert quoted == (better, tasks, better_removed, tasks)
+    swap = [counts("full", "plain swap against joint", s)[0] for s in ("misaligned", "one removed")]
+    assert list(quoted_in_readme(r"So is the plain swap: (\d) and (\d)")) == swap
 
 
 def test_readme_counts_where_midas_ties_with_joint_training():
@@ -163,16 +167,17 @@ def test_readme_counts_where_midas_ties_with_joint_training():
 def test_readme_says_what_midas_costs_where_a_modality_has_no_signal():
     (cost,) = quoted_in_readme(r"On brca, .* loses (\S+ ± \S+) points of accuracy")
     assert cells("skill", "MIDAS − joint", "brca").startswith(f"-{cost} ▼")
+    assert not set("▼▲") & set(cells("full", "MIDAS − joint", "brca"))  # "it is a tie"
 
 
 def test_readme_counts_how_midas_fares_against_late_fusion():
     quoted = quoted_in_readme(
         r"ties with MIDAS in accuracy on (\d) of (\d) tasks, and is better with misaligned samples "
-        r"on (\d) and worse on (\d)"
+        r"on (\d) and worse on (\w+)"
     )
     _, tied, _, tasks = counts("full", "MIDAS against late fusion", "accuracy")
     better, _, worse, _ = counts("full", "MIDAS against late fusion", "misaligned")
-    assert quoted == (tied, tasks, worse, better)
+    assert quoted == (tied, tasks, worse, as_word(better))
 
 
 def test_readme_counts_where_the_plain_swap_ties_with_midas():
@@ -188,18 +193,29 @@ def test_readme_counts_where_the_plain_swap_ties_with_midas():
 
 def test_readme_counts_what_labels_by_skill_cost():
     quoted = quoted_in_readme(
-        r"worse than joint training in accuracy on (\d) of (\d) tasks. "
-        r"With misaligned samples it is behind MIDAS on (\d)"
+        r"worse than joint training in accuracy on (\w+) of (\d) tasks. "
+        r"With misaligned samples it is worse than MIDAS on (\d)"
     )
     *_, worse, tasks = counts("skill", "skill against joint", "accuracy")
     *_, behind, _ = counts("skill", "skill against MIDAS", "misaligned")
-    assert quoted == (worse, tasks, behind)
+    assert quoted == (as_word(worse), tasks, behind)
+
+
+def test_readme_quotes_the_page_about_speed():
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    with_resnets, with_mlps = quoted_in_readme(
+        r"takes (\S+) times as long with small ResNets and (\S+) times with small MLPs"
+    )
+    assert f"| with small ResNets, batch 64 | {with_resnets} [" in page
+    assert f"| with MLPs, batch 64 | {with_mlps} [" in page
 
 
 def test_readme_quotes_what_the_paper_reports():
     quoted = quoted_in_readme(r"reports (\S+) % against (\S+) % for joint training on CREMA-D")
-    published = PUBLISHED["cremad"]
-    assert quoted == tuple(f"{published[key].accuracy:.2f}" for key in ("midas", "joint"))
+    source = (ROOT / "benchmarks" / "paper" / "protocol.py").read_text(encoding="utf-8")
+    (published,) = re.findall(r'"cremad": \{(.*?)\}', source, flags=re.DOTALL)
+    accuracy = dict(re.findall(r'"(\w+)": Published\((\d+\.\d+)', published))
+    assert quoted == (accuracy["midas"], accuracy["joint"])
 
 
 def test_readme_is_short_and_its_example_is_complete():
