@@ -80,7 +80,7 @@ TESTS = {
     "_labelling.py": (*_BATCH, "test_loss.py"),
     "_draws.py": ("functional/test_pairing.py", "functional/test_plan.py", "test_resume.py"),
     "_stream.py": ("test_augment.py", "test_resume.py", "test_state.py", "test_replayed.py"),
-    "_rows.py": ("functional/test_shares.py", *_BATCH),
+    "_rows.py": ("test_rows.py", "functional/test_shares.py", *_BATCH),
     "batch.py": ("test_batch.py", "test_augment.py", "test_logits.py", "test_loss.py"),
     "augment.py": ("test_augment.py", "test_batch.py", "test_resume.py", "test_state.py"),
     "factored.py": ("test_factored.py",),
