@@ -527,6 +527,7 @@ def test_bad_options_are_named_at_construction(options, words):
     [
         ({"step_size": float("nan")}, ["η", "nan"]),
         ({"step_size": float("inf")}, ["η", "inf"]),
+        ({"step_size": -0.5}, ["η", "-0.5"]),
         ({"max_alpha": 0.5}, ["max_alpha", "0.5"]),
     ],
 )
@@ -555,6 +556,27 @@ def test_ignored_rows_and_masked_classes_give_no_nan():
     torch.testing.assert_close(terms.aligned, cross_entropy(masked[:4], labels, ignore_index=-1))
     terms.total.backward()
     assert torch.isfinite(masked.grad).all()
+
+
+@pytest.mark.parametrize(("rule", "sums"), [(WeakModalityWeight, 1), (RatioWeakModalityWeight, 2)])
+def test_sums_over_processes_are_made_in_training_alone_and_where_sync_is_on(
+    rule, sums, monkeypatch
+):
+    """One rank may validate by itself: a sum over ranks would wait for the others forever."""
+    groups = []
+
+    def alone(tensors, process_group=None):
+        groups.append(process_group)
+        return list(tensors)
+
+    monkeypatch.setattr("midas_aug.weak_modality.add_up", alone)
+    step = make_step(torch.arange(8) % 5)
+    for sync in (True, False):
+        criterion = MidasLoss(2, weak_modality=rule(2, sync=sync, process_group="mine"))
+        for training in (True, False):
+            groups.clear()
+            criterion.train(training)(step.logits, step.out, step.unimodal)
+            assert groups == ["mine"] * (sums if sync and training else 0)
 
 
 def test_the_public_codes_rule_takes_batches_with_nothing_swapped():
