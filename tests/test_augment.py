@@ -633,6 +633,23 @@ def test_logits_of_another_number_of_classes_are_refused():
         MisalignAugment(("a", "b"), C)(GOOD, unimodal_logits=[torch.zeros(N, 9)] * 2)
 
 
+def test_logits_that_are_no_numbers_are_refused_but_for_ignored_rows():
+    batch = {"a": row_coded(0), "b": row_coded(1), "label": torch.tensor([0, 1, -1, 3, 0, 1])}
+    augment = MisalignAugment(("a", "b"), C)
+    for row, broken in ((1, torch.nan), (4, torch.inf)):
+        given = [torch.randn(N, C), torch.randn(N, C)]
+        given[1][row, 0] = broken
+        with pytest.raises(MidasAugError, match="got NaN or infinity in 1 of 6 rows"):
+            augment(batch, unimodal_logits=given)
+    given = [torch.randn(N, C), torch.randn(N, C)]
+    given[0][2] = torch.nan  # of the ignored row
+    given[0][3, 3] = -torch.inf  # a confidence of 0
+    out = augment(batch, unimodal_logits=given)
+    assert torch.isfinite(out.shares).all()
+    assert out.confidence[3, 0] == 0
+    assert out.confidence[2].tolist() == [0, 0]
+
+
 def test_validate_looks_at_values_wherever_they_are(monkeypatch):
     monkeypatch.setattr("midas_aug.functional.shares.may_read_values", lambda _: False)
     monkeypatch.setattr("midas_aug._labelling.may_read_values", lambda _: False)
