@@ -426,6 +426,17 @@ def test_a_run_that_nobody_launched_draws_as_rank_0_does_and_every_seed_draws(mo
     assert len(seen) == 20
 
 
+def test_the_state_counts_the_calls_and_no_negative_number_is_one():
+    augment, batch = uniform(seed=0), {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
+    for calls in range(3):
+        assert augment.state_dict()["stream"] == {"calls": calls}
+        augment.draw(batch)
+    for calls in (-1, 0.5, "1", None):
+        with pytest.raises(MidasAugError, match="number of calls of a draw stream"):
+            augment.load_state_dict({"enabled": True, "stream": {"calls": calls}})
+    assert augment.state_dict()["stream"] == {"calls": 3}
+
+
 @pytest.mark.parametrize(
     "state", [None, 3, "ab", [], {}, {"enabled": True, "stream": 3}, {"enabled": True}, np.zeros(2)]
 )
@@ -500,6 +511,8 @@ GOOD = {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
         (GOOD | {"b": torch.tensor(1.0)}, None, ["batch['b']", "6 rows", "()"]),
         (GOOD | {"b": "text"}, None, ["batch['b']", "str"]),
         (GOOD | {"label": LABELS.float()}, None, ["labels", "integer dtype", "float32"]),
+        (GOOD | {"label": torch.rand(6, 4)}, None, ["integer dtype", "multi-label", "float32"]),
+        (GOOD | {"label": torch.rand(6, 1)}, None, ["integer dtype", "regression", "float32"]),
         (GOOD | {"label": LABELS[:, None]}, None, ["labels", "(6, 1)"]),
         (GOOD, LABELS + 3, ["num_classes=4", "got 6"]),
         (row_coded(0), LABELS, ["mapping, a sequence or a dataclass", "Tensor"]),
