@@ -77,12 +77,12 @@ TESTS = {
     "targets.py": ("test_batch.py", "test_augment.py", "test_logits.py", "test_loss.py"),
     "loss.py": _LOSS,
     "weak_modality.py": (*_LOSS, _WEIGHTING),
-    "_labelling.py": (*_BATCH, "test_loss.py"),
+    "_labelling.py": (*_BATCH, "test_replayed.py", "test_loss.py"),
     "_draws.py": ("functional/test_pairing.py", "functional/test_plan.py", "test_resume.py"),
     "_stream.py": ("test_augment.py", "test_resume.py", "test_state.py", "test_replayed.py"),
     "_rows.py": ("test_rows.py", "functional/test_shares.py", *_BATCH),
     "batch.py": ("test_batch.py", "test_augment.py", "test_logits.py", "test_loss.py"),
-    "augment.py": ("test_augment.py", "test_batch.py", "test_resume.py", "test_state.py"),
+    "augment.py": ("test_augment.py", "test_batch.py", "test_replayed.py", "test_resume.py"),
     "factored.py": ("test_factored.py",),
 }
 

@@ -41,6 +41,30 @@ def test_a_replayed_sample_counts_if_its_anchor_and_all_its_sources_do(source, a
     assert (out.weights[4:] > 0).tolist() == [valid]
 
 
+@pytest.mark.parametrize(
+    ("anchors", "weights"),
+    [
+        ([0], [2.5]),
+        ([0, 2], [3.0, 0.0]),
+        ([0, 0, 3], [3.5 / 3] * 3),
+        ([2], [0.0]),
+        ([2, 2], [0.0, 0.0]),
+    ],
+)
+def test_the_weights_of_a_replayed_plan_are_a_mean_over_its_labelled_anchors(anchors, weights):
+    """λ is 1/2, and a mean of N + S weighted losses divides by N + S."""
+    size = len(anchors)
+    source = torch.tensor([[0, 1]] * size)
+    plan = F.SwapPlan(source, torch.tensor(anchors), torch.ones(size, dtype=torch.bool))
+    batch = {"a": torch.rand(4, 2), "b": torch.rand(4, 2)}
+    augment = MisalignAugment(
+        ("a", "b"), 3, confidence="uniform", hardness=None, misaligned_weight=0.5
+    )
+    out = augment(batch, LABELS, plan=plan)
+    torch.testing.assert_close(out.weights[4:], torch.tensor(weights))
+    torch.testing.assert_close(out.weights[:4], (4 + size) / 3 * (LABELS >= 0))
+
+
 def as_worker(monkeypatch: pytest.MonkeyPatch, seed: int | None) -> None:
     worker: Any = None if seed is None else SimpleNamespace(seed=seed, id=0, num_workers=1)
     monkeypatch.setattr("midas_aug._stream.get_worker_info", lambda: worker)

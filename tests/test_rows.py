@@ -135,3 +135,23 @@ def test_the_aligned_rows_of_every_kind_of_leaf_come_back_for_a_provider():
     assert found["b"]["deep"][1].tolist() == [0, 1, 2]
     assert found["size"] == 3
     assert found["note"] == "all"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_pair_in_each_sample_is_two_columns_whatever_the_number_of_rows(rows):
+    """The usual collation makes a list of two of it, which looks like a list of two rows."""
+    augment = MisalignAugment(("a", "b"), 3, confidence="uniform", hardness=None)
+    samples = [
+        {
+            "a": row,
+            "b": (torch.tensor(row), [torch.tensor(10 + row), torch.tensor(20 + row)]),
+            "label": row,
+        }
+        for row in range(rows)
+    ]
+    out = augment.collate()(samples)
+    first, (second, third) = out["b"]
+    source = out.source[:, 1]
+    assert torch.equal(first, source)
+    assert torch.equal(second, 10 + source)
+    assert torch.equal(third, 20 + source)
