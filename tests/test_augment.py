@@ -391,6 +391,7 @@ def test_a_pairing_of_ones_own_draws_from_a_seeded_generator_of_the_library(libr
 
     def any_row(labels, *, features, generator):
         assert isinstance(generator, kind)
+        assert [float(feature[0, 0]) for feature in features] == [0, 100]
         if library == "torch":
             return torch.randint(60, (60,), generator=generator), torch.ones(60, dtype=torch.bool)
         return generator.integers(60, size=60), np.ones(60, dtype=bool)

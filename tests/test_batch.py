@@ -255,3 +255,16 @@ def test_it_has_the_length_and_the_values_of_a_mapping_and_is_none():
     assert len(out.values()[0]) == len(out["image"]) == 3 * N
     assert dict(out).keys() == raw_batch().keys()
     assert not isinstance(out, Mapping)
+
+
+def test_what_a_drawn_batch_cannot_know_it_refuses_and_the_rest_it_tells_at_once():
+    batch = {"image": torch.rand(N, 3), "text": torch.rand(N, 2), "label": LABELS}
+    drawn = MisalignAugment(("image", "text"), C).draw(batch)
+    for name in ("confidence", "source_confidence", "shares", "targets", "weights"):
+        with pytest.raises(MidasAugError, match=rf"a labelled batch for \.{name}, got one"):
+            getattr(drawn, name)
+    logits = torch.randn(3 * N, C)
+    fresh = MisalignAugment(("image", "text"), C).draw(batch, plan=drawn.plan)
+    counted = drawn.valid
+    wanted = logits.log_softmax(dim=1).gather(1, drawn.source_labels)
+    torch.testing.assert_close(fresh.log_likelihoods(logits)[counted], wanted[counted])

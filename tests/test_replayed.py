@@ -181,3 +181,12 @@ def test_a_repeated_step_of_the_warm_up_counts_once():
         states.append(run.state())
     assert states[1][2] == 2
     torch.testing.assert_close(*states)
+
+
+def test_every_worker_of_many_has_draws_of_its_own(monkeypatch):
+    augment = MisalignAugment(("a", "b"), 3, confidence="uniform", seed=0)
+    seen = set()
+    for seed in range(12):
+        as_worker(monkeypatch, seed)
+        seen.add(str(sources(augment, 1)))
+    assert len(seen) == 12
