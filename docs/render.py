@@ -1,4 +1,4 @@
-"""Write the computed parts of README.md and docs/trainers.md between their markers.
+"""Write the computed parts of README.md and the docs between their markers.
 
     python docs/render.py            # after demo.py --freeze, or after a change of an example
     python docs/render.py --check    # says which page is out of date, and changes nothing
@@ -56,10 +56,8 @@ def body(script: Path) -> list[str]:
 
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {
-        "demo two views": partial(demo_table, "pix fou"),
-        "demo three views": partial(demo_table, "fou zer mor"),
-    },
+    "README.md": {"demo two views": partial(demo_table, "pix fou")},
+    "docs/comparison.md": {"demo three views": partial(demo_table, "fou zer mor")},
     "docs/trainers.md": {f"difference {name}": partial(difference, name) for name in TRAINERS},
 }
 

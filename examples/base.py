@@ -51,7 +51,7 @@ def main(options: argparse.Namespace) -> dict[str, float]:
             loss.backward()
             optimizer.step()
         model.eval()
-        report(epoch, evaluate(model, validation), criterion.weak_modality.alpha)
+        report(epoch, evaluate(model, validation), criterion.alpha)
         save(options.checkpoint, parts, order, epoch)
     return evaluate(model, validation)
 

@@ -154,7 +154,7 @@ def train(method: Method, views: Sequence[str], seed: int, epochs: int) -> Itera
             setup.optimizer.zero_grad()
             loss.backward()
             setup.optimizer.step()
-            alpha.append(criterion.weak_modality.alpha.tolist())
+            alpha.append(criterion.alpha.tolist())
         trained = {"fused": not criterion.warming_up, "heads": method.unimodal_weight > 0}
         yield Record(
             alpha=alpha,

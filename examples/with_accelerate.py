@@ -57,7 +57,7 @@ def main(options: argparse.Namespace) -> dict[str, float]:
             optimizer.step()
         model.eval()
         if accelerator.is_main_process:
-            report(epoch, evaluate(model, validation), criterion.weak_modality.alpha)
+            report(epoch, evaluate(model, validation), criterion.alpha)
         save(options.checkpoint, accelerator, order, epoch)
     return evaluate(model, validation)
 

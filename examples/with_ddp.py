@@ -56,7 +56,7 @@ def main(options: argparse.Namespace) -> dict[str, float]:
             optimizer.step()
         model.eval()
         if rank == 0:
-            report(epoch, evaluate(model.module, validation), criterion.weak_modality.alpha)
+            report(epoch, evaluate(model.module, validation), criterion.alpha)
             save(options.checkpoint, parts, order, epoch)
     distributed.barrier()
     return evaluate(model.module, validation)

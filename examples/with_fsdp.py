@@ -89,7 +89,7 @@ def main(options: argparse.Namespace) -> dict[str, float]:
         model.eval()
         scores = evaluate(model, validation)  # on all ranks, each of which holds a part
         if rank == 0:
-            report(epoch, scores, criterion.weak_modality.alpha)
+            report(epoch, scores, criterion.alpha)
         save(options.checkpoint, parts, order, epoch, main=rank == 0)
     return evaluate(model, validation)
 

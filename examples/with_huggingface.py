@@ -132,7 +132,7 @@ class Report(transformers.TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         model.eval()
         scores = evaluate(lambda views: model.fuse(model.encode(views)), self.validation)
-        report(round(state.epoch) - 1, scores, model.criterion.weak_modality.alpha)
+        report(round(state.epoch) - 1, scores, model.criterion.alpha)
 
 
 if __name__ == "__main__":

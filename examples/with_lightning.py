@@ -55,7 +55,7 @@ class Training(lightning.LightningModule):
         report(
             self.current_epoch,
             evaluate(self.model, self.validation),
-            self.criterion.weak_modality.alpha,
+            self.criterion.alpha,
         )
         self.train()
 

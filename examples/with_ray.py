@@ -57,7 +57,7 @@ def main(options: argparse.Namespace) -> dict[str, float]:
             optimizer.step()
         model.eval()
         if rank == 0:
-            report(epoch, evaluate(model.module, validation), criterion.weak_modality.alpha)
+            report(epoch, evaluate(model.module, validation), criterion.alpha)
             save(options.checkpoint, parts, order, epoch)
     scores = evaluate(model.module, validation)
     ray.train.report(scores)

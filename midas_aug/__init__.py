@@ -7,7 +7,7 @@ functions, `midas_aug.confidence` the ways to be confident, and `midas_aug.recip
 in one line.
 """
 
-from midas_aug import confidence, functional, recipes, targets
+from midas_aug import confidence, functional, protocols, recipes, targets
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
@@ -16,7 +16,7 @@ from midas_aug.functional import SwapPlan
 from midas_aug.loss import LossTerms, MidasLoss
 from midas_aug.weak_modality import RatioWeakModalityWeight, WeakModalityWeight
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FactoredLinear",
@@ -31,6 +31,7 @@ __all__ = [
     "__version__",
     "confidence",
     "functional",
+    "protocols",
     "recipes",
     "targets",
 ]

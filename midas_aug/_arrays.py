@@ -5,7 +5,7 @@ way in (no copy) and as NumPy again on the way out.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias, TypeGuard, TypeVar, overload
 
 import numpy as np
 import torch
@@ -22,6 +22,11 @@ Generator: TypeAlias = torch.Generator | np.random.Generator
 def is_array(value: object) -> bool:
     """Whether ``value`` is a torch tensor or a NumPy array."""
     return isinstance(value, (Tensor, np.ndarray))  # a union would break the graph of torch 2.4
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether ``value`` is an integer number, of Python or NumPy; True and False are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def as_tensor(value: Array, name: str) -> Tensor:

@@ -1,7 +1,7 @@
 """Which measure of hardness a batch gets (Sec. 3.5)."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -11,13 +11,38 @@ from midas_aug.errors import MidasAugError
 from midas_aug.functional.hard_samples import each_block_weights, hard_sample_weights
 from midas_aug.functional.plan import SwapPlan
 
-__all__ = ["Hardness", "check_hardness", "measure_hardness"]
+__all__ = ["Hardness", "HardnessSetting", "check_hardness", "measure_hardness"]
 
-Hardness: TypeAlias = Literal["cosine", "auto"] | Callable[[Sequence[Any], SwapPlan], Any] | None
+
+class Hardness(Protocol):
+    """Measures how hard each misaligned sample is, as a factor of its loss (Sec. 3.5).
+
+    Example:
+        >>> import torch
+        >>> from midas_aug import MisalignAugment
+        >>> def even(features, plan):  # a `Hardness`
+        ...     return torch.full((len(plan.anchor),), 1.5)
+        >>> augment = MisalignAugment(("a", "b"), 2, confidence="uniform", hardness=even)
+        >>> batch = {"a": torch.rand(2, 3), "b": torch.rand(2, 3)}
+        >>> augment(batch, torch.tensor([0, 1])).hard_weights
+        tensor([1.5000, 1.5000, 1.5000, 1.5000])
+    """
+
+    def __call__(self, features: Sequence[Any], plan: SwapPlan, /) -> Any:
+        """Weights ``(S,)``, non-negative floats.
+
+        Args:
+            features: The N aligned rows of each modality, in order.
+            plan: The draws.
+        """
+        ...
+
+
+HardnessSetting: TypeAlias = Literal["cosine", "auto"] | Hardness | None
 
 
 def measure_hardness(
-    hardness: Hardness,
+    hardness: HardnessSetting,
     features: Sequence[Any],
     names: Sequence[Any],
     n_rows: int,
@@ -49,22 +74,26 @@ def measure_hardness(
         why = "a hardness callable returns one weight per misaligned sample"
         check_shape(weights, (plan.anchor.shape[0],), "the hardness", why)
         return weights.float()
-    vectors = [_as_vectors(array) for array in features]
-    if any(rows is None for rows in vectors):
-        if hardness == "auto":
-            return None
-        unfit = [name for name, rows in zip(names, vectors, strict=True) if rows is None]
-        raise MidasAugError(
-            f"expected float features for hardness='cosine', but {unfit!r} hold something else; "
-            "use hardness='auto' or None, or pass features to label"
-        )
-    found = [rows for rows in vectors if rows is not None]
-    for name, rows in zip(names, found, strict=True):
-        if rows.shape[0] != n_rows:
+    found: list[Tensor] = []
+    unfit: list[Any] = []
+    for name, array in zip(names, features, strict=True):
+        rows = _as_vectors(array)
+        if rows is None:
+            unfit.append(name)
+        elif rows.shape[0] != n_rows:
             raise MidasAugError(
                 f"expected features of {name!r} for the {n_rows} aligned rows, got "
                 f"{rows.shape[0]} rows; pass what the encoders made of the batch before the swap"
             )
+        else:
+            found.append(rows)
+    if unfit:
+        if hardness == "auto":
+            return None
+        raise MidasAugError(
+            f"expected float features for hardness='cosine', but {unfit!r} hold something else; "
+            "use hardness='auto' or None, or pass features to label"
+        )
     measure = each_block_weights if block_wise else hard_sample_weights
     return measure(found, plan).float()
 

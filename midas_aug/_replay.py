@@ -31,8 +31,6 @@ class Replay:
 
     def keep(self, labels: Tensor, value: Any) -> None:
         """Remember ``value`` of a pass with these ``labels``."""
-        if torch.compiler.is_compiling():
-            return  # a compiled graph repeats itself
         self._kept.append((labels, value))
         if len(self._kept) > self._size:
             del self._kept[0]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from midas_aug._arrays import is_integer
 from midas_aug.confidence.base import as_provider
 from midas_aug.confidence.simple import UniformConfidence
 from midas_aug.errors import MidasAugError
@@ -78,7 +79,7 @@ def check_seed(seed: Any) -> int | None:
     """The seed as an int, or None."""
     if seed is None:
         return None
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+    if not is_integer(seed):
         raise MidasAugError(f"expected seed to be an integer or None, got {seed!r}")
     return int(seed)
 

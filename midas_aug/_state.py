@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from midas_aug._arrays import may_read_values
+from midas_aug.errors import MidasAugError
+
 __all__ = ["Mirror", "StatefulModule"]
 
 T = TypeVar("T")
@@ -27,19 +30,26 @@ class StatefulModule(nn.Module):
         super().__init__()
         self._initial: dict[str, Callable[[], Tensor]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
+        self._lowest: dict[str, float] = {}
         self._unfilled: set[str] = set()  # born on the meta device, and not replaced since
         self._loading = False
 
-    def register_state(self, name: str, initial: Callable[[], Tensor]) -> None:
+    def register_state(
+        self, name: str, initial: Callable[[], Tensor], *, lowest: float | None = None
+    ) -> None:
         """Register a persistent buffer that starts as ``initial()``.
 
         Args:
             name: The attribute and the key in ``state_dict``.
             initial: Makes the value; such as ``functools.partial``, so that it can be pickled. A
                 float dtype becomes float32.
+            lowest: A checkpoint with a smaller number, or with one that is not finite, is refused,
+                where a look at it is free.
         """
         on_meta = torch.empty(0).is_meta
         self._initial[name] = initial
+        if lowest is not None:
+            self._lowest[name] = lowest
         value = self._first(name)
         self._dtypes[name] = value.dtype
         self.register_buffer(name, value)
@@ -92,10 +102,14 @@ class StatefulModule(nn.Module):
             setattr(mended, LOADED, getattr(value, LOADED))
         return mended
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name, lowest in self._lowest.items():
+            _check_bounds(state_dict.get(prefix + name), prefix + name, lowest)
         self._loading = True
         try:
-            super()._load_from_state_dict(*args, **kwargs)
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         finally:
             self._loading = False
         self.on_new_state()
@@ -119,6 +133,18 @@ class StatefulModule(nn.Module):
         with torch.device("cpu"), torch.no_grad():
             value = self._initial[name]()
         return value.float() if value.is_floating_point() else value
+
+
+def _check_bounds(value: Any, name: str, lowest: float) -> None:
+    """Raise for a state that no run can have come to, where looking is free."""
+    if not isinstance(value, Tensor) or not may_read_values(value) or value.numel() == 0:
+        return
+    low, high = (float(bound) for bound in value.aminmax())
+    if not (lowest <= low and high < float("inf")):  # NaN is neither
+        raise MidasAugError(
+            f"expected {name} in the checkpoint to be finite and at least {lowest:g}, got {low} … "
+            f"{high}; it was written by a run that had diverged, or is damaged: take an earlier one"
+        )
 
 
 class Mirror(Generic[T]):

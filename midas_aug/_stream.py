@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import Array, Generator
+from midas_aug._arrays import Array, Generator, is_integer
 from midas_aug._draws import STEP, CounterDraws
 from midas_aug._ranks import in_process_group
 from midas_aug._replay import Replay, recomputing
@@ -51,6 +51,7 @@ class DrawStream(StatefulModule):
         self._worker_seed: int | None = None  # of the process that `calls` counts for
         self._parent_rank: int | None = None  # a spawned worker cannot ask torch.distributed
         self._replay = Replay()
+        self._launched_rank = int(os.environ.get("RANK", 0))
         self._key = self._find_key()  # a compiled call cannot look for it
 
     @property
@@ -60,7 +61,7 @@ class DrawStream(StatefulModule):
 
     @rank.setter
     def rank(self, rank: int | None) -> None:
-        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
+        if rank is not None and (not is_integer(rank) or rank < 0):
             raise MidasAugError(
                 f"expected the rank of a draw stream as an integer of at least 0, or None for this "
                 f"process's, got {rank!r}"
@@ -72,15 +73,20 @@ class DrawStream(StatefulModule):
         """The draws of the next call, on the device of ``labels``; None without a seed."""
         if self.seed is None:
             return None
-        if not torch.compiler.is_compiling():
-            self._key = self._find_key()
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
+            key = self._find_key()
+            if key != self._key:
+                self._key = key
             if recomputing():
                 return CounterDraws(self._replay.recall(labels, "the draws of a seeded call"))
-        if self.calls.device != labels.device:
-            self.calls = self.calls.to(labels.device)
-        start = self.calls * STEP + self._key
-        self.calls.add_(1)
-        self._replay.keep(labels, start)
+        calls = self.calls
+        if calls.device != labels.device:
+            self.calls = calls = calls.to(labels.device)
+        start = calls * STEP + self._key
+        calls.add_(1)
+        if not compiling:  # a compiled graph repeats itself
+            self._replay.keep(labels, start)
         return CounterDraws(start)
 
     def next_generator(self, labels: Array) -> Generator | None:
@@ -99,13 +105,15 @@ class DrawStream(StatefulModule):
 
     def set_calls(self, calls: int) -> None:
         """Go on after ``calls`` calls, in a loader worker with that worker's seed."""
-        if isinstance(calls, bool) or not isinstance(calls, int) or calls < 0:
+        if not is_integer(calls) or calls < 0:
             raise MidasAugError(
                 f"expected the number of calls of a draw stream as an integer of at least 0, got "
                 f"{calls!r}; pass what state_dict() gave"
             )
         worker = get_worker_info()
         self._worker_seed = None if worker is None else worker.seed
+        if worker is not None:  # a spawned worker shares this memory with the others
+            self.calls = torch.zeros_like(self.calls)
         self.calls.fill_(calls)
 
     def _find_key(self) -> int:
@@ -114,14 +122,16 @@ class DrawStream(StatefulModule):
         if worker_seed != self._worker_seed:
             self._worker_seed = worker_seed
             self.calls = torch.zeros_like(self.calls)
-        return _key(self.seed, worker_seed, self._rank() if self.rank is None else self.rank)
+        return _key(
+            self.seed, worker_seed, self._rank() if self._own_rank is None else self._own_rank
+        )
 
     def _rank(self) -> int:
         if in_process_group():
             return torch.distributed.get_rank()
         if self._parent_rank is not None:
             return self._parent_rank
-        return int(os.environ.get("RANK", 0))
+        return self._launched_rank
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_parent_rank": self._rank()}

@@ -1,7 +1,6 @@
 """`MisalignAugment`: the batch transform (Sec. 3.2-3.5)."""
 
 import copy
-import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import Array, as_labels, as_tensor, check_rows, check_shape
+from midas_aug._arrays import Array
 from midas_aug._draws import Draws
-from midas_aug._hardness import Hardness, check_hardness
-from midas_aug._rows import take_rows
+from midas_aug._hardness import HardnessSetting, check_hardness
+from midas_aug._labelling import Draw, LabelRule
+from midas_aug._layout import BatchLayout
 from midas_aug._settings import (
     check_keep,
     check_label,
@@ -21,19 +21,23 @@ from midas_aug._settings import (
     check_weight,
     keys_by_modality,
     resolve_confidence,
-    stray_keys,
 )
 from midas_aug._shared import SharedNumbers
 from midas_aug._stream import DrawStream
-from midas_aug._tree import get_item, item_keys, map_items, resolve_key
-from midas_aug.batch import Draw, LabelRule, MisalignedBatch
+from midas_aug.batch import MisalignedBatch
 from midas_aug.collate import MisalignCollate
 from midas_aug.confidence.base import ConfidenceProvider
 from midas_aug.confidence.simple import UniformConfidence
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan, permutation_partners, same_class_partners
 from midas_aug.functional.pairing import Pairing
-from midas_aug.functional.plan import Swap, check_pairing, check_swap, draw_rows
+from midas_aug.functional.plan import (
+    Swap,
+    aligned_rows,
+    check_pairing,
+    check_swap,
+    draw_rows,
+)
 from midas_aug.targets import ClassIndex
 
 __all__ = ["MisalignAugment"]
@@ -76,6 +80,7 @@ class MisalignAugment:
             beyond ``num_classes``, a negative confidence), at the price of a sync in each call.
 
     Attributes:
+        keys: The batch keys of each modality, by its name.
         enabled: Set it to False for aligned rows only; loader workers that already run see it.
         stream: The draws of a seeded augmentation. Ranks that share a batch (tensor parallel) set
             ``augment.stream.rank`` to one number.
@@ -105,13 +110,14 @@ class MisalignAugment:
         confidence: Literal["logits", "uniform"] | ConfidenceProvider | Any = "logits",
         pairing: Literal["uniform"] | Pairing = "uniform",
         swap: Swap = "each",
-        hardness: Hardness = "auto",
+        hardness: HardnessSetting = "auto",
         misaligned_weight: float = 1.0,
         keep: Sequence[Hashable] = (),
         seed: int | None = None,
         validate: bool = False,
     ) -> None:
         keys = keys_by_modality(modalities)
+        self.keys = keys
         self.modalities: tuple[Any, ...] = tuple(keys)
         self.target = ClassIndex(num_classes)
         self.num_classes = self.target.num_classes
@@ -128,8 +134,7 @@ class MisalignAugment:
         self.seed = check_seed(seed)
         self.validate = validate
         self.stream = DrawStream(self.seed)
-        self._keys = keys
-        self._column = {key: m for m, group in enumerate(keys.values()) for key in group}
+        self._layout = BatchLayout(keys, self.label, self.keep)
         self._rule = LabelRule(
             keys=keys,
             target=self.target,
@@ -138,7 +143,6 @@ class MisalignAugment:
             provider=None if isinstance(confidence, str) else type(confidence).__name__,
             validate=validate,
         )
-        self._looked_for_strays = False
         # A switch in the training process has to reach running workers.
         self._switch = SharedNumbers(torch.ones(1, dtype=torch.bool, device="cpu"))
         self._enabled = True
@@ -210,12 +214,12 @@ class MisalignAugment:
         if enabled and plan is None:
             rows = self._draw_rows(batch, given, classes, generator)
         else:
-            rows = _with_aligned(classes, len(self.modalities), plan if enabled else None)
+            rows = aligned_rows(classes, len(self.modalities), plan if enabled else None)
         source, anchor, valid = rows
         if materialize:
-            data = self._swap(batch, n_rows, source, anchor, own_plan)
+            data = self._layout.swap(batch, n_rows, source, anchor, own_plan)
         else:
-            self._check_modalities(batch, n_rows)
+            self._layout.check_modalities(batch, n_rows)
             data = batch
         drawn = Draw(
             labels=classes.clone(),  # the caller may reuse the memory
@@ -276,7 +280,7 @@ class MisalignAugment:
         """Where the stream of draws stands, and the switch."""
         return {"enabled": self.enabled, "stream": {"calls": int(self.stream.calls)}}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Any) -> None:
         """Go on exactly where ``state`` was taken (with the same ``seed``).
 
         Raises:
@@ -297,7 +301,7 @@ class MisalignAugment:
     def _draw_rows(self, batch: Any, given: Any, classes: Tensor, generator: Draws) -> SwapPlan:
         features: list[Any] | None = None
         if self.pairing != "uniform":
-            features = [self._modality(batch, keys) for keys in self._keys.values()]
+            features = self._layout.modalities(batch)
         if generator is None:
             if self.pairing in OWN_PAIRINGS:
                 generator = self.stream.next_draws(classes)
@@ -314,81 +318,9 @@ class MisalignAugment:
             generator=generator,
         )
 
-    def _modality(self, batch: Any, keys: tuple[Any, ...]) -> Any:
-        if len(keys) == 1:
-            return get_item(batch, keys[0], "modality")
-        return {key: get_item(batch, key, "modality") for key in keys}
-
     def find_labels(self, batch: Any) -> Any:
         """The labels of a batch, by its key or callable."""
-        if callable(self.label):
-            return self.label(batch)
-        if resolve_key(batch, self.label) is None:
-            raise MidasAugError(
-                f"expected labels under {self.label!r}, found the keys {item_keys(batch)!r}; pass "
-                "augment(batch, labels), or name the key with label=..."
-            )
-        return get_item(batch, self.label)
-
-    def _swap(
-        self, batch: Any, n_rows: int, source: Tensor, anchor: Tensor, anchors_repeat: bool
-    ) -> Any:
-        columns = self._columns(batch)
-        # The anchors of our own plans are the batch over and over, so the host knows them without
-        # asking a device: lists and CPU leaves can follow a batch on an accelerator.
-        blocks = anchor.shape[0] // max(n_rows, 1)
-        on_host = (lambda: list(range(n_rows)) * blocks) if anchors_repeat else None
-
-        def rows_of(key: Any, value: Any) -> Any:
-            column = columns.get(key)
-            if column is None:
-                if value is None or key in self.keep:
-                    return value
-                return take_rows(
-                    value,
-                    anchor,
-                    n_rows,
-                    path=f"batch[{key!r}]",
-                    modality=False,
-                    host_index=on_host,
-                )
-            path = f"batch[{key!r}]"
-            return take_rows(value, source[:, column], n_rows, path=path, modality=True)
-
-        return map_items(rows_of, batch)
-
-    def _columns(self, batch: Any) -> Mapping[Any, int]:
-        """The modality of each key, as the batch spells it."""
-        if type(batch) is dict and self._column.keys() <= batch.keys():
-            columns: Mapping[Any, int] = self._column
-        else:
-            columns = {}
-            for key, column in self._column.items():
-                get_item(batch, key, "modality")  # or an error that lists the keys there are
-                columns[resolve_key(batch, key)] = column
-        if not self._looked_for_strays and not torch.compiler.is_compiling():
-            self._looked_for_strays = True
-            known = {*self._column, *self.keep, self.label}
-            strays = stray_keys(item_keys(batch), self._keys, known)
-            if strays:
-                key, name = strays[0]
-                group = [*self._keys.get(name, ()), key]
-                warnings.warn(
-                    f"batch[{key!r}] stays with the anchor while the modality {name!r} is swapped, "
-                    "though its name says that the two belong together: group them with "
-                    f"modalities={{{name!r}: {group!r}, ...}}, or rename the key",
-                    stacklevel=5,
-                )
-        return columns
-
-    def _check_modalities(self, batch: Any, n_rows: int) -> None:
-        """Look at what would have been swapped, in a batch that is kept as it is."""
-        nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
-        for key in self._column:
-            value = get_item(batch, key, "modality")
-            if not isinstance(value, Tensor) or value.shape[:1] != (n_rows,):
-                path = f"batch[{key!r}]"
-                take_rows(value, nothing, n_rows, path=path, modality=True, host_index=list)
+        return self._layout.find_labels(batch)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_enabled_view"}
@@ -408,34 +340,3 @@ class MisalignAugment:
             f"hardness={self.hardness!r}, misaligned_weight={self.misaligned_weight}, "
             f"seed={self.seed})"
         )
-
-
-def _with_aligned(labels: Tensor, n_modalities: int, plan: SwapPlan | None) -> SwapPlan:
-    """The aligned rows, and those of a plan that is replayed behind them."""
-    own = torch.arange(labels.shape[0], device=labels.device)
-    source = own.repeat(n_modalities, 1).t()  # memory of its own, which can be pinned
-    aligned = SwapPlan(source, own, labels >= 0)
-    if plan is None:
-        return aligned
-    swapped = _check_plan(plan, labels, n_modalities)
-    return SwapPlan(*(torch.cat(parts) for parts in zip(aligned, swapped, strict=True)))
-
-
-def _check_plan(plan: SwapPlan, labels: Tensor, n_modalities: int) -> SwapPlan:
-    """View a plan as tensors on the labels' device, and drop rows that touch an ignored one."""
-    source = as_labels(plan.source, "plan.source", ndim=2)
-    anchor = as_labels(plan.anchor, "plan.anchor")
-    valid = as_tensor(plan.valid, "plan.valid").bool()
-    n_samples = anchor.shape[0]
-    check_shape(source, (n_samples, n_modalities), "plan.source", "one batch row per modality")
-    check_shape(valid, (n_samples,), "plan.valid", "one flag per misaligned sample")
-    for name, part in zip(SwapPlan._fields, plan, strict=True):
-        if isinstance(part, Tensor) and part.device != labels.device:
-            raise MidasAugError(
-                f"expected plan.{name} on the device of the labels, {labels.device}, got "
-                f"{part.device}; move the plan or draw it from labels on that device"
-            )
-    check_rows(source, labels.shape[0], "plan.source")
-    check_rows(anchor, labels.shape[0], "plan.anchor")
-    labelled = (labels[source] >= 0).all(dim=1) & (labels[anchor] >= 0)
-    return SwapPlan(source, anchor, valid & labelled)

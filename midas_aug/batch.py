@@ -1,73 +1,24 @@
 """What `MisalignAugment` returns: aligned rows, then misaligned ones; drawn, then labelled."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from midas_aug._arrays import Array, as_scores, check_shape, may_read_values
-from midas_aug._hardness import Hardness, measure_hardness
+import midas_aug._labelling as labelling
+from midas_aug._arrays import Array
+from midas_aug._labelling import Draw, LabelRule
 from midas_aug._rows import first_rows, take_rows
-from midas_aug._tree import get_item, in_order, item_keys, map_arrays, resolve_key
-from midas_aug.confidence.base import as_provider, check_unimodal_logits
+from midas_aug._tree import get_item, item_keys, map_arrays, resolve_key
+from midas_aug.confidence.base import as_provider
 from midas_aug.errors import MidasAugError
-from midas_aug.functional import SwapPlan, label_shares
-from midas_aug.targets import ClassIndex
+from midas_aug.functional import SwapPlan
 
-__all__ = ["Draw", "LabelRule", "MisalignedBatch"]
+__all__ = ["MisalignedBatch"]
 
 UnimodalLogits = Mapping[Any, Array] | Sequence[Array]
-
-
-@dataclass(frozen=True, eq=False)
-class LabelRule:
-    """Settings of an augmentation that its batches are labelled by.
-
-    Attributes:
-        keys: For each modality, by its name, the one key of the batch that holds it, or several.
-        target: What a label is.
-        hardness: How samples are weighed.
-        misaligned_weight: λ.
-        provider: The class of the confidence that has to label a drawn batch; None where unimodal
-            logits do, too.
-        validate: Whether values on an accelerator are looked at.
-    """
-
-    keys: Mapping[Any, tuple[Any, ...]]
-    target: ClassIndex
-    hardness: Hardness
-    misaligned_weight: float
-    provider: str | None
-    validate: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Draw:
-    """Facts of one draw, as tensors.
-
-    Attributes:
-        labels: ``(N,)`` int64.
-        source: ``(N + S, M)`` int64.
-        anchor: ``(N + S,)`` int64.
-        valid: ``(N + S,)`` bool.
-        anchors_repeat: The misaligned rows are anchored in the batch, over and over.
-        block_wise: Block m of the misaligned rows replaces modality m alone.
-    """
-
-    labels: Tensor
-    source: Tensor
-    anchor: Tensor
-    valid: Tensor
-    anchors_repeat: bool
-    block_wise: bool
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Draw":
-        """The same facts with ``function(tensor)`` in place of every tensor."""
-        tensors = (function(part) for part in (self.labels, self.source, self.anchor, self.valid))
-        return Draw(*tensors, self.anchors_repeat, self.block_wise)
 
 
 class MisalignedBatch:
@@ -110,14 +61,12 @@ class MisalignedBatch:
         self._drawn = drawn
         self._rule = rule
         self.is_numpy = numpy
-        self._confidence: Tensor | None = None
-        self._log_confidence: Tensor | None = None  # where unimodal logits tell
-        self._mixed_shares: Tensor | None = None  # of the S misaligned rows
-        self._hard_weights: Tensor | None = None
+        self._mix = labelling.MixLabels()
         self._forget()
 
     def _forget(self) -> None:
         """Drop what is computed once and kept."""
+        self._confidence: Tensor | None = None
         self._source_labels: Tensor | None = None
         self._shares: Tensor | None = None
         self._weights: Tensor | None = None
@@ -147,6 +96,13 @@ class MisalignedBatch:
     def items(self) -> list[tuple[Any, Any]]:
         """The keys of the batch with what they hold."""
         return [(key, get_item(self.data, key)) for key in self.keys()]
+
+    def values(self) -> list[Any]:
+        """What the keys of the batch hold."""
+        return [value for _, value in self.items()]
+
+    def __len__(self) -> int:
+        return len(self.keys())
 
     def gather(self, name: Any, features: Any) -> Any:
         """Swap what an encoder made of the N rows: ``(N, …)`` features give ``(N + S, …)``.
@@ -232,7 +188,7 @@ class MisalignedBatch:
     @property
     def source_confidence(self) -> Any:
         """``(N + S, M)``: each modality's confidence in the label of its source."""
-        if self._drawn.source.shape[0] == self._n_rows and self._confidence is None:
+        if self._drawn.source.shape[0] == self._n_rows and self._mix.shares is None:
             return self._give(torch.ones_like(self._drawn.source, dtype=torch.float32))
         confidence = self._require_confidence("source_confidence")
         return self._give(confidence.gather(0, self._drawn.source))
@@ -240,7 +196,8 @@ class MisalignedBatch:
     @property
     def hard_weights(self) -> Any:
         """``(S,)`` hard-sample weights that are in `weights` (Eq. 8), or None where none are."""
-        return None if self._hard_weights is None else self._give(self._hard_weights)
+        found = self._mix.hard_weights
+        return None if found is None else self._give(found)
 
     @property
     def shares(self) -> Any:
@@ -254,7 +211,7 @@ class MisalignedBatch:
                 device=self._drawn.labels.device,
             )
             if self._drawn.source.shape[0] > self._n_rows:
-                mixed = self._mixed_shares
+                mixed = self._mix.shares
                 if mixed is None:
                     mixed = self._require_confidence("shares")  # raises: they come together
                 even = torch.cat([even, mixed])
@@ -278,7 +235,10 @@ class MisalignedBatch:
         Both means run over the rows with a label; weak-modality weights (α) are the loss's.
         """
         if self._weights is None:
-            self._weights = self._weigh()
+            if self._drawn.source.shape[0] > self._n_rows:
+                self._require_confidence("weights")
+            factor, hard = self._rule.misaligned_weight, self._mix.hard_weights
+            self._weights = labelling.weigh(self._drawn, self.n_labelled, factor, hard)
         return self._give(self._weights) if self.is_numpy else self._weights
 
     @property
@@ -288,22 +248,6 @@ class MisalignedBatch:
             labelled = self._drawn.valid[: self._n_rows]
             self._n_labelled = labelled.sum(dtype=torch.float32).clamp(min=1)
         return self._n_labelled
-
-    def _weigh(self) -> Tensor:
-        drawn, n_rows, total_rows = self._drawn, self._n_rows, self._drawn.source.shape[0]
-        total = self.n_labelled
-        weights = drawn.valid / (total / total_rows)
-        if total_rows > n_rows:
-            self._require_confidence("weights")
-            index = self.misaligned
-            factor: Tensor | float = self._rule.misaligned_weight * n_rows / (total_rows - n_rows)
-            if not drawn.anchors_repeat:
-                anchored = drawn.valid[:n_rows].index_select(0, drawn.anchor[index]).sum()
-                factor = self._rule.misaligned_weight * total / anchored.clamp(min=1)
-            weights[index].mul_(factor)
-            if self._hard_weights is not None:
-                weights[index].mul_(self._hard_weights)
-        return weights
 
     def log_likelihoods(self, logits: Tensor) -> Tensor:
         """Minus the loss of each row for the label of each modality's source, ``(N + S, M)``.
@@ -351,89 +295,30 @@ class MisalignedBatch:
         Raises:
             MidasAugError: There is nothing to label with, or shapes do not fit.
         """
-        rule, labels = self._rule, self._drawn.labels
-        out = self._copy()
+        rule, drawn = self._rule, self._drawn
         if confidence is None:
-            found = self._check_logits(unimodal_logits)
-            out._label_by_logits(found)
-            if rule.hardness is not None:
-                out._hard_weights = self._measure_hardness(features)
-            return out
-        if unimodal_logits is not None:
-            check_unimodal_logits(unimodal_logits, self.modalities, self._n_rows, self.num_classes)
-        provider = as_provider(confidence) if callable(confidence) else None
-        if provider is None:
-            scored: Any = confidence
-        elif unimodal_logits is not None and provider.takes_logits:
-            scored = provider.from_logits(unimodal_logits, self.labels)
+            by_logits = True
+            mix = labelling.from_logits(rule, drawn, unimodal_logits)
         else:
-            batch = self._aligned_data() if features is None else features
-            scored = provider(batch, self.labels)
-        out._confidence = check_confidence(
-            scored, labels, len(self.modalities), validate=rule.validate
-        )
-        out.labelled_by_logits = provider is not None and provider.takes_logits
-        source = self._drawn.source[self._n_rows :]
-        if provider is None:
-            out._mixed_shares = label_shares(out._confidence, source)
-        else:
-            stated = provider.shares(self._give(out._confidence), self._give(source))
-            stated = as_scores(stated, "shares").detach()
-            why = "one share per misaligned row and modality"
-            check_shape(stated, (source.shape[0], source.shape[1]), "shares", why)
-            out._mixed_shares = stated.float()
+            if unimodal_logits is not None:
+                labelling.check_logits(rule, drawn, unimodal_logits)
+            provider = as_provider(confidence) if callable(confidence) else None
+            by_logits = provider is not None and provider.takes_logits
+            if provider is None:
+                scored: Any = confidence
+            elif unimodal_logits is not None and by_logits:
+                scored = provider.from_logits(unimodal_logits, self.labels)
+            else:
+                rows = first_rows(self.data, self._n_rows) if self.materialized else self.data
+                scored = provider(rows if features is None else features, self.labels)
+            mix = labelling.from_confidence(rule, drawn, scored, provider, self._give)
+        out = self._copy()
+        out.labelled_by_logits = by_logits
         if rule.hardness is not None:
-            out._hard_weights = self._measure_hardness(features)
+            args = (self.data, features, self.plan)
+            mix.hard_weights = labelling.weigh_by_hardness(rule, drawn, *args)
+        out._mix = mix
         return out
-
-    def _check_logits(self, unimodal_logits: Any) -> list[Tensor]:
-        """The logits to label with, in order."""
-        if self._rule.provider is not None:
-            raise MidasAugError(
-                f"expected confidence=..., the {self._rule.provider} that the augmentation was "
-                "built with, got None; pass label(provider, unimodal_logits=...)"
-            )
-        if unimodal_logits is None:
-            raise MidasAugError(
-                "expected unimodal_logits to label with, which confidence='logits' reads, got "
-                "None; pass unimodal_logits={modality: (N, C) logits}, or choose "
-                "confidence='uniform' or a provider of midas_aug.confidence"
-            )
-        return check_unimodal_logits(
-            unimodal_logits, self.modalities, self._n_rows, self.num_classes
-        )
-
-    def _label_by_logits(self, logits: list[Tensor]) -> None:
-        """Shares as a softmax over modalities of log-confidences (Eq. 2-3), which cannot vanish."""
-        drawn = self._drawn
-        found = self._rule.target.log_confidences(logits, drawn.labels, drawn.valid[: self._n_rows])
-        if drawn.labels.shape[0] and (self._rule.validate or may_read_values(found)):
-            check_finite(found, drawn.labels)
-        self._confidence, self._log_confidence = None, found
-        self.labelled_by_logits = True
-        # Along the first axis: a CPU takes seven times longer over rows of two numbers.
-        chosen = found.gather(0, drawn.source[self._n_rows :])
-        self._mixed_shares = chosen.t().softmax(dim=0).t()
-
-    def _measure_hardness(self, features: Any) -> Tensor | None:
-        rule = self._rule
-        if features is not None:
-            in_turn = in_order(features, self.modalities, "features")
-        else:
-            in_turn = [
-                first_rows(get_item(self.data, keys[0]), self._n_rows)
-                if len(keys) == 1
-                else {key: first_rows(get_item(self.data, key), self._n_rows) for key in keys}
-                for keys in rule.keys.values()
-            ]
-        return measure_hardness(
-            rule.hardness,
-            in_turn,
-            self.modalities,
-            self._n_rows,
-            self.plan,
-            block_wise=self._drawn.block_wise,
-        )
 
     # -- devices ---------------------------------------------------------------------------------
 
@@ -456,9 +341,7 @@ class MisalignedBatch:
             lambda array: function(array) if hasattr(array, "pin_memory") else array, self.data
         )
         out._drawn = self._drawn.map(function)
-        for name in ("_confidence", "_log_confidence", "_mixed_shares", "_hard_weights"):
-            tensor = getattr(self, name)
-            setattr(out, name, None if tensor is None else function(tensor))
+        out._mix = self._mix.map(function)
         return out
 
     def with_data(self, data: Any) -> Self:
@@ -473,10 +356,6 @@ class MisalignedBatch:
     def _n_rows(self) -> int:
         return self._drawn.labels.shape[0]
 
-    def _aligned_data(self) -> Any:
-        """The N rows that came in."""
-        return first_rows(self.data, self._n_rows) if self.materialized else self.data
-
     def _copy(self) -> Self:
         """Another batch of the same rows; what is computed once is left out."""
         out = object.__new__(type(self))
@@ -485,62 +364,31 @@ class MisalignedBatch:
         return out
 
     def _require_confidence(self, name: str) -> Tensor:
-        if self._confidence is None and self._log_confidence is not None:
-            confidence = self._log_confidence.exp()
-            self._confidence = confidence.masked_fill_(self._drawn.labels[:, None] < 0, 0.0)
         if self._confidence is None:
-            raise MidasAugError(
-                f"expected a labelled batch for .{name}, got one that was only drawn; call "
-                "out = out.label(unimodal_logits=..., features=...) in the training loop"
-            )
+            mix = self._mix
+            if mix.log_confidence is not None:
+                confidence = mix.log_confidence.exp()
+                self._confidence = confidence.masked_fill_(self._drawn.labels[:, None] < 0, 0.0)
+            elif mix.confidence is not None:
+                self._confidence = mix.confidence
+            else:
+                raise MidasAugError(
+                    f"expected a labelled batch for .{name}, got one that was only drawn; call "
+                    "out = out.label(unimodal_logits=..., features=...) in the training loop"
+                )
         return self._confidence
 
     def _give(self, tensor: Tensor) -> Any:
         return tensor.detach().numpy() if self.is_numpy else tensor
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_source_labels", "_shares", "_weights", "_n_labelled", "_targets")
-        return self.__dict__ | dict.fromkeys(kept)
+        return self._copy().__dict__
 
     def __repr__(self) -> str:
         rows = f"{self._n_rows} aligned + {len(self._drawn.source) - self._n_rows} misaligned"
-        state = "labelled" if self._mixed_shares is not None else "not labelled yet"
-        hard = "without" if self._hard_weights is None else "with"
+        state = "labelled" if self._mix.shares is not None else "not labelled yet"
+        hard = "without" if self._mix.hard_weights is None else "with"
         return (
             f"MisalignedBatch({rows} rows, modalities={self.modalities!r}, {state}, "
             f"{hard} hard-sample weights)"
         )
-
-
-def check_finite(log_confidence: Tensor, labels: Tensor) -> None:
-    """Raise for NaN in a row that counts; −∞ is a confidence of 0."""
-    if bool(log_confidence.sum().isnan()):
-        bad = log_confidence.isnan() & (labels >= 0)[:, None]
-        if bool(bad.any()):
-            raise MidasAugError(
-                f"expected unimodal logits that are numbers, got NaN or infinity in "
-                f"{int(bad.any(dim=1).sum())} of {len(labels)} rows; a head has diverged (lower "
-                "the learning rate, or look at its inputs)"
-            )
-
-
-def check_confidence(
-    confidence: Any, labels: Tensor, n_modalities: int, *, validate: bool = False
-) -> Tensor:
-    """A provider's ``(N, M)`` answer as a float32 tensor without gradient."""
-    scores = as_scores(confidence, "confidence").detach().float().contiguous()
-    why = "a confidence provider returns one non-negative number per row and modality"
-    check_shape(scores, (labels.shape[0], n_modalities), "confidence", why)
-    if scores.device != labels.device:
-        raise MidasAugError(
-            f"expected confidence on the device of the labels, {labels.device}, got "
-            f"{scores.device}; move it there in the provider"
-        )
-    if (validate or may_read_values(scores)) and scores.numel():
-        low, high = (float(bound) for bound in scores.aminmax())
-        if not (low >= 0 and high < float("inf")):
-            raise MidasAugError(
-                "expected finite confidences of at least 0, got negative, infinite or NaN ones; a "
-                "provider returns probabilities or other non-negative numbers, not logits"
-            )
-    return scores

@@ -41,7 +41,7 @@ class MidasLoss(StatefulModule):
     """Cross-entropy of aligned rows, misaligned rows and unimodal heads (Eq. 9-11).
 
     total = L_align + λ·L_mis + ``unimodal_weight`` · Σ_m L_uni^m. λ and the hard-sample weights
-    come in ``out.weights``; α is ``criterion.weak_modality.alpha``. Builds no dense targets. Rows
+    come in ``out.weights``; α is ``criterion.alpha``. Builds no dense targets. Rows
     with a negative label, and rows without a partner, count nowhere, whatever their logits hold.
 
     Args:
@@ -131,6 +131,16 @@ class MidasLoss(StatefulModule):
         return (
             f"{self.num_modalities}, unimodal_weight={self.unimodal_weight}, "
             f"warmup_epochs={self.warmup_epochs}{warmup}"
+        )
+
+    @property
+    def alpha(self) -> Tensor:
+        """``(M,)`` float32: α of each modality now; ones where ``weak_modality`` is None."""
+        weak = self.weak_modality
+        return (
+            torch.ones(self.num_modalities, device=self.epoch.device)
+            if weak is None
+            else weak.alpha
         )
 
     @property
@@ -258,7 +268,7 @@ class MidasLoss(StatefulModule):
                 f"{len(by_modality)}; pass one (N, C) tensor per modality"
             )
         labels = out.labels
-        if type(out) is not MisalignedBatch:
+        if type(out) is not MisalignedBatch or out.is_numpy:
             labels = as_labels(labels, "labels")
         n_rows = labels.shape[0]
         if type(out) is MisalignedBatch and not out.is_numpy:
@@ -269,7 +279,8 @@ class MidasLoss(StatefulModule):
         ignored = ~labelled[:, None]
         targets = labels.clamp(min=-1)
         losses: list[Tensor] = []
-        width = getattr(out, "num_classes", None)  # its labels are known to be below
+        num_classes = getattr(out, "num_classes", None)
+        width = num_classes  # the labels are known to be below
         for number, logits in enumerate(by_modality):
             name = f"unimodal_logits[{number}]"
             rows = as_scores(logits, name)
@@ -277,7 +288,7 @@ class MidasLoss(StatefulModule):
                 check_shape(rows, (n_rows, None), name, "the N aligned rows")
             if rows.shape[1] != width:
                 width = rows.shape[1]
-                check_logit_width(labels, width, name)
+                check_logit_width(labels, width, name, num_classes)
             rows = rows.masked_fill(ignored, 0.0)  # whatever an ignored row holds
             losses.append(F.cross_entropy(rows, targets, ignore_index=-1, reduction="sum"))
         return functools.reduce(torch.add, losses) / total

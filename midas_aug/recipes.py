@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from midas_aug._arrays import Array
-from midas_aug._hardness import Hardness
+from midas_aug._hardness import HardnessSetting
 from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import SkillConfidence
 from midas_aug.errors import MidasAugError
@@ -40,7 +40,7 @@ def paper(
     num_classes: int,
     *,
     warmup_epochs: int,
-    hardness: Hardness = "cosine",
+    hardness: HardnessSetting = "cosine",
     misaligned_weight: float = 1.0,
     label: Label = "label",
     seed: int | None = None,

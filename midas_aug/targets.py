@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import as_scores, as_tensor, may_read_values
+from midas_aug._arrays import as_scores, as_tensor, is_integer, may_read_values
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_logit_width, soft_targets
 
@@ -47,11 +46,7 @@ class ClassIndex:
     """
 
     def __init__(self, num_classes: int) -> None:
-        if (
-            isinstance(num_classes, bool)
-            or not isinstance(num_classes, int | np.integer)
-            or num_classes < 1
-        ):
+        if not is_integer(num_classes) or num_classes < 1:
             raise MidasAugError(
                 f"expected num_classes to be a positive integer, got {num_classes!r}"
             )
@@ -142,6 +137,11 @@ def _no_index(labels: Tensor) -> str:
         what = (
             "of shape (N, C), as for multi-label (several labels per row) or soft labels; "
             "these are not supported: the method here pairs rows by one class"
+        )
+    elif labels.dtype is torch.bool:
+        return (
+            "expected the labels as class indices of an integer dtype, got torch.bool; for two "
+            "classes, no and yes, pass labels.long() and num_classes=2"
         )
     else:
         what = (

@@ -190,7 +190,8 @@ class WeakModalityWeight(StatefulModule):
         last = self._last
         unchanged = last is not None and last[1] == self.alpha._version
         before = last[0] if last is not None and unchanged else self.alpha.clone()
-        self._replay.keep(torch.as_tensor(out.labels), before)
+        if not torch.compiler.is_compiling():  # a compiled graph repeats itself
+            self._replay.keep(torch.as_tensor(out.labels), before)
         self.alpha.copy_(stepped)
         self._last = (stepped, self.alpha._version)
 
@@ -275,8 +276,9 @@ def rows_of(out: LabelledRows, n_modalities: int, scores: Tensor | None = None) 
             "out.gather(...) gives, not the features that went in"
         )
         check_shape(scores, (total_rows, None), "logits", why)
-        if scores.shape[1] != getattr(out, "num_classes", None):
-            check_logit_width(source_labels, scores.shape[1], "logits")
+        num_classes = getattr(out, "num_classes", None)
+        if scores.shape[1] != num_classes:
+            check_logit_width(source_labels, scores.shape[1], "logits", num_classes)
     return Rows(source_labels, shares, valid)
 
 

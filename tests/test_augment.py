@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from midas_aug.confidence import (
     TableConfidence,
 )
 from tests.helpers import reference, strategies
+
+# Most batches here hold something without a cosine on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:hardness='auto'")
 
 N, C = 6, 4
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -381,6 +385,71 @@ def test_ranks_draw_differently_from_the_same_seed(monkeypatch):
     assert not torch.equal(*sources)
 
 
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_a_pairing_of_ones_own_draws_from_a_seeded_generator_of_the_library(library):
+    kind = torch.Generator if library == "torch" else np.random.Generator
+
+    def any_row(labels, *, features, generator):
+        assert isinstance(generator, kind)
+        if library == "torch":
+            return torch.randint(60, (60,), generator=generator), torch.ones(60, dtype=torch.bool)
+        return generator.integers(60, size=60), np.ones(60, dtype=bool)
+
+    batch = {"a": row_coded(0, 60), "b": row_coded(1, 60), "label": torch.arange(60) % C}
+    if library == "numpy":
+        batch = {key: value.numpy() for key, value in batch.items()}
+    augments = [uniform(seed=seed, pairing=any_row) for seed in (0, 0, 1)]
+    first, again, other = ([np.asarray(a(batch).source) for _ in range(2)] for a in augments)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first[0], first[1])
+    assert not np.array_equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("rank", [-1, 0.5, "0"])
+def test_a_rank_that_is_none_is_refused(rank):
+    augment = uniform(seed=0)
+    with pytest.raises(MidasAugError, match="rank of a draw stream as an integer of at least 0"):
+        augment.stream.rank = rank
+    augment.stream.rank = 0
+    augment.stream.rank = None
+
+
+def test_a_run_that_nobody_launched_draws_as_rank_0_does_and_every_seed_draws(monkeypatch):
+    batch = {"a": row_coded(0, 60), "b": row_coded(1, 60), "label": torch.arange(60) % C}
+    seen = set()
+    for seed in range(20):
+        monkeypatch.setenv("RANK", "0")
+        launched = uniform(seed=seed)(batch).source
+        monkeypatch.delenv("RANK")
+        assert torch.equal(uniform(seed=seed)(batch).source, launched)
+        seen.add(str(launched.tolist()))
+    assert len(seen) == 20
+
+
+def test_the_state_counts_the_calls_and_no_negative_number_is_one():
+    augment, batch = uniform(seed=0), {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
+    for calls in range(3):
+        assert augment.state_dict()["stream"] == {"calls": calls}
+        augment.draw(batch)
+    for calls in (-1, 0.5, "1", None):
+        with pytest.raises(MidasAugError, match="number of calls of a draw stream"):
+            augment.load_state_dict({"enabled": True, "stream": {"calls": calls}})
+    assert augment.state_dict()["stream"] == {"calls": 3}
+
+
+@pytest.mark.parametrize(
+    "state", [None, 3, "ab", [], {}, {"enabled": True, "stream": 3}, {"enabled": True}, np.zeros(2)]
+)
+def test_what_is_no_state_is_refused_and_changes_nothing(state):
+    augment = uniform(seed=0)
+    augment.enabled = False
+    augment.stream.set_calls(5)
+    before = augment.state_dict()
+    with pytest.raises(MidasAugError, match=r"pass what augment.state_dict\(\) gave"):
+        augment.load_state_dict(state)
+    assert augment.state_dict() == before == {"enabled": False, "stream": {"calls": 5}}
+
+
 def test_a_spawned_worker_keeps_the_rank_of_its_parent(monkeypatch):
     """It cannot ask torch.distributed, and a launcher need not have set the variable."""
     batch = {"a": row_coded(0, 60), "b": row_coded(1, 60), "label": torch.arange(60) % C}
@@ -442,6 +511,8 @@ GOOD = {"a": row_coded(0), "b": row_coded(1), "label": LABELS}
         (GOOD | {"b": torch.tensor(1.0)}, None, ["batch['b']", "6 rows", "()"]),
         (GOOD | {"b": "text"}, None, ["batch['b']", "str"]),
         (GOOD | {"label": LABELS.float()}, None, ["labels", "integer dtype", "float32"]),
+        (GOOD | {"label": torch.rand(6, 4)}, None, ["integer dtype", "multi-label", "float32"]),
+        (GOOD | {"label": torch.rand(6, 1)}, None, ["integer dtype", "regression", "float32"]),
         (GOOD | {"label": LABELS[:, None]}, None, ["labels", "(6, 1)"]),
         (GOOD, LABELS + 3, ["num_classes=4", "got 6"]),
         (row_coded(0), LABELS, ["mapping, a sequence or a dataclass", "Tensor"]),
@@ -629,9 +700,26 @@ def test_logits_of_another_number_of_classes_are_refused():
         MisalignAugment(("a", "b"), C)(GOOD, unimodal_logits=[torch.zeros(N, 9)] * 2)
 
 
+def test_logits_that_are_no_numbers_are_refused_but_for_ignored_rows():
+    batch = {"a": row_coded(0), "b": row_coded(1), "label": torch.tensor([0, 1, -1, 3, 0, 1])}
+    augment = MisalignAugment(("a", "b"), C)
+    for row, broken in ((1, torch.nan), (4, torch.inf)):
+        given = [torch.randn(N, C), torch.randn(N, C)]
+        given[1][row, 0] = broken
+        with pytest.raises(MidasAugError, match="got NaN or infinity in 1 of 6 rows"):
+            augment(batch, unimodal_logits=given)
+    given = [torch.randn(N, C), torch.randn(N, C)]
+    given[0][2] = torch.nan  # of the ignored row
+    given[0][3, 3] = -torch.inf  # a confidence of 0
+    out = augment(batch, unimodal_logits=given)
+    assert torch.isfinite(out.shares).all()
+    assert out.confidence[3, 0] == 0
+    assert out.confidence[2].tolist() == [0, 0]
+
+
 def test_validate_looks_at_values_wherever_they_are(monkeypatch):
     monkeypatch.setattr("midas_aug.functional.shares.may_read_values", lambda _: False)
-    monkeypatch.setattr("midas_aug.batch.may_read_values", lambda _: False)
+    monkeypatch.setattr("midas_aug._labelling.may_read_values", lambda _: False)
     negative = uniform_with(lambda *_: -torch.ones(N, 2))
     negative(GOOD)  # as on an accelerator: nobody looks
     with pytest.raises(MidasAugError, match="at least 0"):
@@ -683,3 +771,26 @@ def test_a_replayed_plan_drops_the_rows_that_touch_an_ignored_label():
     touched = (plan.source == 2).any(dim=1) | (plan.anchor == 2)
     assert torch.equal(out.valid[N:], ~touched)
     assert torch.equal(out.weights[N:] == 0, touched)
+
+
+def test_the_number_of_classes_itself_is_no_label():
+    labels = LABELS.clamp(max=1)
+    assert MisalignAugment(("a", "b"), 2, confidence="uniform")(GOOD, labels).valid.all()
+    with pytest.raises(MidasAugError, match="labels below num_classes=1, got 1"):
+        MisalignAugment(("a", "b"), 1, confidence="uniform")(GOOD, labels)
+
+
+@pytest.mark.filterwarnings("default:hardness='auto'")
+def test_automatic_hardness_says_once_that_it_is_off():
+    augment = MisalignAugment(("image", "ids"), 3, confidence="uniform")
+    batch = {"image": torch.rand(4, 5), "ids": torch.arange(8).reshape(4, 2)}
+    labels = torch.tensor([0, 1, 2, 0])
+    with pytest.warns(UserWarning, match="hardness='auto' weighs no sample"):
+        assert augment(batch, labels).hard_weights is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        augment(batch, labels)
+        MisalignAugment(("image", "ids"), 3, confidence="uniform", hardness=None)(batch, labels)
+        floats = {"image": torch.rand(4, 5), "ids": torch.rand(4, 2)}
+        augmented = MisalignAugment(("image", "ids"), 3, confidence="uniform")(floats, labels)
+    assert augmented.hard_weights is not None

@@ -1,6 +1,7 @@
 """MisalignedBatch: late fusion, late labels, devices."""
 
 import pickle
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from midas_aug.confidence import (
     TableConfidence,
     UniformConfidence,
 )
+
+# Most batches here hold something without a cosine on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:hardness='auto'")
 
 N, C = 6, 4
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -242,3 +246,12 @@ def test_every_row_of_a_batch_has_memory_of_its_own(enabled):
     out = augment(batch, torch.arange(4) % 3)
     for tensor in (out.source, out.anchor, out.valid, out.labels, out.shares):
         assert tensor is None or 0 not in tensor.stride()
+
+
+def test_it_has_the_length_and_the_values_of_a_mapping_and_is_none():
+    """Trainers rebuild a mapping of their own accord, which would lose the draws."""
+    out = MisalignAugment(("image", "text"), C, confidence="uniform")(raw_batch())
+    assert len(out) == len(out.keys()) == len(out.values())
+    assert len(out.values()[0]) == len(out["image"]) == 3 * N
+    assert dict(out).keys() == raw_batch().keys()
+    assert not isinstance(out, Mapping)

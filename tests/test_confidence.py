@@ -2,14 +2,18 @@
 
 import copy
 import pickle
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
-from torch import nn
+from torch import distributed as dist
+from torch import multiprocessing, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from midas_aug import MidasAugError, MisalignAugment
 from midas_aug.confidence import (
@@ -24,6 +28,7 @@ from midas_aug.confidence import (
     TableConfidence,
     UniformConfidence,
 )
+from midas_aug.confidence.base import as_provider, module_of
 from midas_aug.confidence.calibration import fit_temperature
 from tests.helpers import reference
 
@@ -218,6 +223,7 @@ def test_prototypes_of_nothing_are_even_not_nan():
     prototypes = PrototypeConfidence(DIMS, C)
     out = MisalignAugment(("a", "b"), C, confidence=prototypes)(features(), LABELS)
     assert torch.equal(out.shares, torch.full_like(out.shares, 0.5))
+    assert (out.confidence == 0).all()
     prototypes.update({key: value[:0] for key, value in features().items()}, LABELS[:0])
     assert not prototypes.seen.any()
     resumed = PrototypeConfidence(DIMS, C)
@@ -351,3 +357,167 @@ def test_prototypes_compute_in_float32_under_autocast():
     assert torch.equal(inside, prototypes(given, LABELS))
     with pytest.raises(MidasAugError, match="num_classes=4, got 7"):
         prototypes.update(given, LABELS + 4)
+
+
+# ---------------------------------------------------------------- callables of one's own
+
+
+def test_a_provider_is_taken_as_it_is():
+    for provider in all_providers().values():
+        assert as_provider(provider) is provider
+        assert (module_of(provider) is provider) == isinstance(provider, nn.Module)
+
+
+class Loudness:
+    """A callable with all that a provider may say."""
+
+    modalities = ("a", "b")
+    needs_model = True
+
+    def __init__(self) -> None:
+        self.gain = 1.0
+
+    def __call__(self, batch, labels):
+        return torch.full((len(labels), 2), self.gain)
+
+    def from_logits(self, unimodal_logits, labels):
+        return torch.full((len(labels), 2), 2 * self.gain)
+
+    def shares(self, confidence, source):
+        return torch.tensor([[0.75, 0.25]]).expand(len(source), 2)
+
+    def state_dict(self):
+        return {"gain": self.gain}
+
+    def load_state_dict(self, state):
+        self.gain = state["gain"]
+
+
+def test_what_a_callable_says_of_itself_counts():
+    mine = Loudness()
+    provider = as_provider(mine)
+    assert isinstance(provider, ConfidenceProvider)
+    assert provider.wrapped is mine
+    assert provider.modalities == ("a", "b")
+    assert provider.needs_model
+    assert provider.takes_logits
+    provider.load_state_dict({"gain": 0.5})
+    assert provider.state_dict() == {"gain": 0.5}
+    assert repr(provider) == repr(mine)
+    augment = MisalignAugment(("a", "b"), C, confidence=mine)
+    out = augment(features(), LABELS)
+    assert out.confidence.unique().tolist() == [0.5]
+    assert out.shares[N:].unique(dim=0).tolist() == [[0.75, 0.25]]
+    logits = {key: torch.randn(N, C) for key in "ab"}
+    assert augment(features(), LABELS, unimodal_logits=logits).confidence.unique().tolist() == [1]
+    with pytest.raises(MidasAugError, match="in the order"):
+        MisalignAugment(("b", "a"), C, confidence=mine)
+
+
+def test_a_plain_function_has_what_every_provider_has():
+    provider = as_provider(lambda batch, labels: torch.tensor([[0.9, 0.3]]).expand(len(labels), 2))
+    assert provider.modalities is None
+    assert not provider.needs_model
+    assert not provider.takes_logits
+    assert provider.state_dict() == {}
+    provider.load_state_dict({})
+    with pytest.raises(MidasAugError, match="expected no state"):
+        provider.load_state_dict({"gain": 1})
+    with pytest.raises(MidasAugError, match="reads unimodal logits"):
+        provider.from_logits({}, LABELS)
+    assert module_of(provider) is None
+    out = MisalignAugment(("a", "b"), C, confidence=provider)(features(), LABELS)
+    torch.testing.assert_close(out.shares[N:], torch.tensor([[0.75, 0.25]]).expand(2 * N, 2))
+
+
+class Scores(nn.Module):
+    def forward(self, batch, labels):
+        return torch.ones(len(labels), 2)
+
+
+def test_a_module_or_its_method_counts_as_a_model():
+    module = Scores()
+    assert as_provider(module).needs_model
+    assert module_of(as_provider(module)) is module
+    assert as_provider(module.forward).needs_model
+    assert module_of(as_provider(module.forward)) is None  # the model is somebody else's
+    assert not as_provider(UniformConfidence(("a", "b")).__call__).needs_model
+
+
+@pytest.mark.parametrize("thing", [UniformConfidence, nn.Linear, "logits", None, 3, torch.ones(2)])
+def test_what_is_no_provider_is_named(thing):
+    with pytest.raises(MidasAugError, match="expected a confidence provider"):
+        as_provider(thing)
+
+
+def test_a_state_for_a_provider_without_one_is_refused():
+    with pytest.raises(MidasAugError, match=r"no state for UniformConfidence.*\['table'\]"):
+        UniformConfidence(("a", "b")).load_state_dict({"table": torch.ones(2, 2)})
+
+
+def test_a_forward_pass_that_is_repeated_does_not_update_prototypes_again():
+    prototypes, given = PrototypeConfidence(DIMS, C), features()
+    weight = torch.ones(1, requires_grad=True)
+
+    def step(factor):
+        scaled = {key: value * factor.detach() for key, value in given.items()}
+        prototypes.update(scaled, LABELS)
+        given["a"] = given["a"] + 1  # a second update would move the centroids
+        return (factor * scaled["b"]).sum()
+
+    loss = checkpoint(step, weight, use_reentrant=False)
+    before = prototypes.get_buffer("centroids_0").clone()
+    loss.backward()
+    assert torch.equal(prototypes.get_buffer("centroids_0"), before)
+    prototypes.update(given, LABELS)
+    assert not torch.equal(prototypes.get_buffer("centroids_0"), before)
+
+
+def update_on_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    states = {}
+    for sync in (True, False):
+        prototypes = PrototypeConfidence(DIMS, C, sync=sync)
+        for rows in rows_of_ranks(rank):
+            given = {key: value[rows] for key, value in all_features().items()}
+            prototypes.update(given, LABELS[rows])
+        states[sync] = prototypes.state_dict()
+    torch.save(states, Path(folder) / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def all_features() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return {key: torch.randn(N, dim, generator=generator) for key, dim in DIMS.items()}
+
+
+def rows_of_ranks(rank: int) -> list[slice]:
+    """Of two updates; the second rank has no row in the second one."""
+    return [[slice(0, 5), slice(0, 3)], [slice(5, 9), slice(0, 0)]][rank]
+
+
+def test_ranks_have_the_centroids_of_all_their_rows():
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.spawn(update_on_rank, args=(folder,), nprocs=2)
+        ranks = [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2)]
+    alone = PrototypeConfidence(DIMS, C)
+    for rows in (slice(0, 9), slice(0, 3)):
+        given = {key: value[rows] for key, value in all_features().items()}
+        alone.update(given, LABELS[rows])
+    for name, wanted in alone.state_dict().items():
+        torch.testing.assert_close(ranks[0][True][name], wanted)
+        assert torch.equal(ranks[0][True][name], ranks[1][True][name])
+    assert not torch.equal(ranks[0][False]["centroids_0"], ranks[1][False]["centroids_0"])
+
+
+def test_unimodal_heads_of_one_logit_are_told_of_a_column_per_class():
+    augment = MisalignAugment(("a", "b"), 2)
+    logits = {key: torch.randn(N, 1) for key in "ab"}
+    for labels in (LABELS % 2, torch.zeros(N, dtype=torch.int64)):  # also where the column would do
+        with pytest.raises(MidasAugError, match=r"\(12, 2\), got \(12, 1\).*binary.*2 outputs"):
+            augment(features(), labels, unimodal_logits=logits)
+    one = MisalignAugment(("a", "b"), 1)(features(), labels, unimodal_logits=logits)
+    assert not one.valid[N:].any()

@@ -96,6 +96,14 @@ def test_state_dicts_load_both_ways_and_a_bias_can_be_left_out():
     assert repr(fusion) == "FactoredLinear({0: 3, 1: 2}, out_features=4, bias=False)"
 
 
+def test_a_head_of_one_modality_has_its_bias():
+    fusion = FactoredLinear((3,), 4)
+    features = torch.randn(2, 3)
+    torch.testing.assert_close(
+        fusion([features]), nn.functional.linear(features, fusion.weight, fusion.bias)
+    )
+
+
 def test_a_training_step_is_the_same_with_and_without_it():
     features, labels, fusion = setting(8, (3, 2))
     unimodal = {name: torch.randn(8, 5, dtype=torch.float64) for name in features}

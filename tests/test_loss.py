@@ -317,6 +317,18 @@ def test_unimodal_logits_of_an_unnamed_batch_come_in_order():
         MidasLoss(2)(step.logits, bare, [step.logits[:16]])
 
 
+def test_a_numpy_batch_has_the_unimodal_term_of_a_torch_one():
+    step = make_step([0, 1, -1, 2], confidence="uniform", seed=3)
+    features = {name: feature.numpy() for name, feature in step.features.items()}
+    twin = MisalignAugment(list(features), 5, confidence="uniform")(
+        features, np.asarray(step.out.labels), plan=step.out.plan
+    )
+    expected, found = (
+        MidasLoss(2).compute(step.logits, x, step.unimodal) for x in (step.out, twin)
+    )
+    torch.testing.assert_close(found.unimodal, expected.unimodal)
+
+
 def test_no_unimodal_logits_means_no_unimodal_term():
     step = make_step(torch.arange(16) % 5)
     criterion = MidasLoss(2)
@@ -476,7 +488,7 @@ def test_the_public_codes_rule_is_one_number_for_the_weak_modality_of_the_batch(
         (lambda c, s: c(s.out, s.logits), ["second argument", "Tensor", "criterion(logits, out"]),
         (lambda c, s: c(s.logits[:16], s.out, s.unimodal), ["fuse what out[...]"]),
         (lambda c, s: c(s.logits, s.out, [s.logits, s.logits]), ["(16, any)", "(48, 5)"]),
-        (lambda c, s: c(s.logits[:, :2], s.out, s.unimodal), ["logits", "2 columns", "label 4"]),
+        (lambda c, s: c(s.logits[:, :2], s.out, s.unimodal), ["logits", "5 classes", "got 2"]),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(call, words):
@@ -515,6 +527,7 @@ def test_bad_options_are_named_at_construction(options, words):
     [
         ({"step_size": float("nan")}, ["η", "nan"]),
         ({"step_size": float("inf")}, ["η", "inf"]),
+        ({"step_size": -0.5}, ["η", "-0.5"]),
         ({"max_alpha": 0.5}, ["max_alpha", "0.5"]),
     ],
 )
@@ -543,6 +556,27 @@ def test_ignored_rows_and_masked_classes_give_no_nan():
     torch.testing.assert_close(terms.aligned, cross_entropy(masked[:4], labels, ignore_index=-1))
     terms.total.backward()
     assert torch.isfinite(masked.grad).all()
+
+
+@pytest.mark.parametrize(("rule", "sums"), [(WeakModalityWeight, 1), (RatioWeakModalityWeight, 2)])
+def test_sums_over_processes_are_made_in_training_alone_and_where_sync_is_on(
+    rule, sums, monkeypatch
+):
+    """One rank may validate by itself: a sum over ranks would wait for the others forever."""
+    groups = []
+
+    def alone(tensors, process_group=None):
+        groups.append(process_group)
+        return list(tensors)
+
+    monkeypatch.setattr("midas_aug.weak_modality.add_up", alone)
+    step = make_step(torch.arange(8) % 5)
+    for sync in (True, False):
+        criterion = MidasLoss(2, weak_modality=rule(2, sync=sync, process_group="mine"))
+        for training in (True, False):
+            groups.clear()
+            criterion.train(training)(step.logits, step.out, step.unimodal)
+            assert groups == ["mine"] * (sums if sync and training else 0)
 
 
 def test_the_public_codes_rule_takes_batches_with_nothing_swapped():
@@ -583,5 +617,5 @@ def test_fields_of_another_shape_are_named_not_broadcast():
         MidasLoss(3, unimodal_weight=0)(step.logits, out)
     with pytest.raises(MidasAugError, match=r"logits of shape \(48, any\), got \(32, 5\)"):
         WeakModalityWeight(2).update(step.logits[16:], out)
-    with pytest.raises(MidasAugError, match=r"unimodal_logits\[0\].*3 columns and the label 4"):
+    with pytest.raises(MidasAugError, match=r"unimodal_logits\[0\].*5 classes, got 3"):
         MidasLoss(2)(step.logits, out, [torch.zeros(16, 3)] * 2)

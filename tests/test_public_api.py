@@ -30,7 +30,8 @@ ROOT = Path(__file__).parents[1]
 INVENTORY = {
     "midas_aug": """FactoredLinear LossTerms MidasAugError MidasLoss MisalignAugment MisalignedBatch
         RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional
-        recipes targets""",
+        protocols recipes targets""",
+    "midas_aug.protocols": "ConfidenceProvider Hardness LabelledRows Pairing",
     "midas_aug.recipes": "Choice Recipe no_harm paper plain_swap skill",
     "midas_aug.functional": """SwapPlan gather_rows hard_sample_weights label_shares
         misaligned_accuracy misaligned_cross_entropy permutation_partners plan_swaps

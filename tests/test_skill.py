@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
 from midas_aug import functional as F
 from midas_aug.confidence import SkillConfidence
+from midas_aug.functional.skill import TEMPERATURES
 from tests.helpers import planted
 
 C = 4
@@ -79,6 +80,22 @@ def test_the_temperature_is_as_good_as_a_fine_search():
         )
         expected = 1 - best.fun / math.log(C)
         assert F.skill_score(logits, LABELS) == pytest.approx(expected, abs=5e-4)
+
+
+def test_the_temperatures_lie_evenly_from_three_tenths_to_twenty():
+    assert len(TEMPERATURES) == 60
+    assert TEMPERATURES[0] == pytest.approx(0.3)
+    assert TEMPERATURES[-1] == pytest.approx(20)
+    steps = torch.tensor(TEMPERATURES, dtype=torch.float64).log().diff()
+    torch.testing.assert_close(steps, steps[:1].expand(59))
+
+
+def test_counts_are_any_multiple_of_the_frequencies():
+    logits = noisy(labels=UNEVEN)
+    plain = F.skill_score(logits, UNEVEN)
+    assert 0.1 < plain < 0.9
+    for factor in (1000.0, 1.0, 0.01):
+        torch.testing.assert_close(F.skill_score(logits, UNEVEN, factor * FREQUENCIES), plain)
 
 
 def test_a_common_factor_of_the_logits_does_not_matter():
@@ -149,6 +166,10 @@ def test_numpy_in_numpy_out_and_half_precision_in_float32():
         (
             lambda: SkillConfidence(("a", "b"), C).cross_fit(lambda *_: [], LABELS[:3], folds=5),
             ["5 folds of 3 rows"],
+        ),
+        (
+            lambda: SkillConfidence(("a", "b"), C).cross_fit(lambda *_: [], LABELS, folds=2.5),
+            ["folds to be an integer", "2.5"],
         ),
         (
             lambda: SkillConfidence(("a", "b"), C).cross_fit(
@@ -248,6 +269,48 @@ def test_any_provider_may_state_the_shares_and_they_travel_with_the_batch():
     assert torch.isfinite(loss)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_stated_shares_of_any_precision_are_float32_in_the_batch(dtype):
+    class Rounded(Stating):
+        def shares(self, confidence, source):
+            return torch.tensor([[0.75, 0.25]], dtype=dtype).expand(len(source), 2)
+
+    batch = {"a": torch.rand(8, 2), "b": torch.rand(8, 2)}
+    out = MisalignAugment(("a", "b"), C, confidence=Rounded(), hardness=None)(batch, LABELS[:8])
+    assert out.shares.dtype == torch.float32
+    assert out.targets.dtype == torch.float32
+    assert out.shares[8:].unique(dim=0).tolist() == [[0.75, 0.25]]
+    arrays = {name: part.numpy() for name, part in batch.items()}
+    if dtype != torch.bfloat16:  # NumPy has none
+
+        class OfArrays(Stating):
+            def __call__(self, batch, labels):
+                return np.ones((len(labels), 2))
+
+            def shares(self, confidence, source):
+                return Rounded.shares(self, confidence, source).numpy()
+
+        augment = MisalignAugment(("a", "b"), C, confidence=OfArrays(), hardness=None)
+        assert augment(arrays, LABELS[:8].numpy()).shares.dtype == np.float32
+
+
+def test_stated_shares_carry_no_gradient_and_are_floats():
+    class Trained(Stating):
+        def shares(self, confidence, source):
+            return torch.full((len(source), 2), 0.5, requires_grad=True)
+
+    class Counted(Stating):
+        def shares(self, confidence, source):
+            return torch.ones(len(source), 2, dtype=torch.int64)
+
+    batch = {"a": torch.rand(8, 2), "b": torch.rand(8, 2)}
+    augment = MisalignAugment(("a", "b"), C, confidence=Trained(), hardness=None)
+    assert not augment(batch, LABELS[:8]).shares.requires_grad
+    augment = MisalignAugment(("a", "b"), C, confidence=Counted(), hardness=None)
+    with pytest.raises(MidasAugError, match=r"shares to have a float dtype, got torch\.int64"):
+        augment(batch, LABELS[:8])
+
+
 def test_stated_shares_of_a_wrong_shape_are_refused():
     class Wrong(Stating):
         def shares(self, confidence, source):
@@ -283,6 +346,14 @@ def test_the_first_measurement_replaces_the_start_and_later_ones_count_half():
     skill.step()
     assert skill.skill[0] == pytest.approx(first / 4 + 1 / 2, abs=1e-6)
     assert int(skill.steps) == 3
+
+
+def test_ema_is_the_weight_of_the_new_measurement():
+    skill = SkillConfidence(("a", "b"), C, ema=0.25)
+    for logits in (knows(), noisy(scale=0)):
+        skill.update([logits, knows()], LABELS)
+        skill.step()
+    assert skill.skill.tolist() == pytest.approx([0.75, 1.0], abs=1e-6)
 
 
 def test_any_number_of_batches_is_one_batch():
@@ -477,3 +548,80 @@ def test_labels_by_skill_compile_in_one_graph():
     skill.update([torch.zeros(200, C), knows(), knows()], LABELS)
     skill.step()
     torch.testing.assert_close(compiled(batch, LABELS[:8]), label(batch, LABELS[:8]))
+
+
+# ---------------------------------------------------------------- what workers are told
+
+
+def published(skill: SkillConfidence) -> list[float]:
+    """What a worker that is spawned now would read."""
+    return (pickle.loads(pickle.dumps(skill))({}, LABELS)[0] - 0.02).tolist()
+
+
+def by_step(skill: SkillConfidence) -> None:
+    skill.update([torch.zeros(200, C), knows()], LABELS)
+    skill.step()
+
+
+def by_loading(skill: SkillConfidence, assign: bool = False) -> None:
+    state = {**skill.state_dict(), "skill": torch.tensor([0.0, 1.0]), "steps": torch.tensor(1)}
+    skill.load_state_dict(state, assign=assign)
+
+
+def behind_its_back(skill: SkillConfidence) -> None:
+    skill._buffers["skill"] = torch.tensor([0.0, 1.0])
+
+
+WAYS_TO_CHANGE = {
+    "step": by_step,
+    "load_state_dict": by_loading,
+    "load_state_dict with assign": lambda skill: by_loading(skill, assign=True),
+    "in place": lambda skill: skill.skill.copy_(torch.tensor([0.0, 1.0])),
+    "assignment": lambda skill: setattr(skill, "skill", torch.tensor([0.0, 1.0])),
+    "behind its back": behind_its_back,
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_CHANGE)
+def test_whoever_changes_the_skill_what_is_published_follows(way):
+    skill = SkillConfidence(("a", "b"), C)
+    assert published(skill) == pytest.approx([1, 1])
+    WAYS_TO_CHANGE[way](skill)
+    assert skill({}, LABELS)[0].tolist() == pytest.approx([0.02, 1.02])
+    assert published(skill) == pytest.approx([0, 1])
+    skill.reset_parameters()
+    assert published(skill) == pytest.approx([1, 1])
+    assert skill({}, LABELS)[0].tolist() == pytest.approx([1.02, 1.02])
+
+
+class TwoRows(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"a": torch.ones(2), "b": torch.ones(2), "label": index % C}
+
+
+@pytest.mark.parametrize(
+    ("way", "context"),
+    [*((way, "fork") for way in WAYS_TO_CHANGE), ("step", "spawn"), ("behind its back", "spawn")],
+)
+def test_a_worker_that_starts_after_a_change_reads_it_and_a_later_one_too(way, context):
+    skill = SkillConfidence(("a", "b"), C)
+    augment = MisalignAugment(("a", "b"), C, confidence=skill, hardness=None)
+    loader = DataLoader(
+        TwoRows(),
+        batch_size=4,
+        num_workers=1,
+        persistent_workers=True,
+        multiprocessing_context=context,
+        collate_fn=augment.collate(),
+    )
+    WAYS_TO_CHANGE[way](skill)
+    for out in loader:
+        assert out.confidence[0].tolist() == pytest.approx([0.02, 1.02])
+    skill.update([knows(), knows()], LABELS)
+    skill.step()  # a worker's own copy of the buffer must not win over this
+    for out in loader:
+        assert out.confidence[0].tolist() == pytest.approx((skill.skill + 0.02).tolist())
+    assert skill({}, LABELS)[0].tolist() == pytest.approx((skill.skill + 0.02).tolist())

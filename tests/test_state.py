@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from midas_aug import MidasAugError
 from midas_aug._state import Mirror, StatefulModule
 
 
@@ -122,6 +123,38 @@ def test_what_a_checkpoint_has_not_stays_as_it_was(assign: bool) -> None:
     assert int(counter.steps) == 7
     counter.steps.zero_()
     assert_first(counter)
+
+
+class Bounded(StatefulModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_state("weight", partial(torch.ones, 2), lowest=1)
+        self.register_state("steps", partial(torch.zeros, (), dtype=torch.int64), lowest=0)
+
+
+@pytest.mark.parametrize("assign", [True, False])
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [("weight", 0.5), ("weight", float("nan")), ("weight", float("inf")), ("steps", -1)],
+)
+def test_a_checkpoint_beyond_the_bounds_is_refused_before_anything_is_taken(
+    assign: bool, name: str, bad: float
+) -> None:
+    model = nn.ModuleDict({"inner": Bounded()})
+    state = {"inner.weight": torch.tensor([2.0, 3.0]), "inner.steps": torch.tensor(7)}
+    broken = state | {f"inner.{name}": torch.full_like(state[f"inner.{name}"], bad)}
+    with pytest.raises(MidasAugError, match=rf"inner\.{name} in the checkpoint.*at least"):
+        model.load_state_dict(broken, assign=assign)
+    assert model["inner"].state_dict()["weight"].tolist() == [1.0, 1.0]
+    assert int(model["inner"].state_dict()["steps"]) == 0
+    model.load_state_dict(state, assign=assign)
+    assert model["inner"].state_dict()["weight"].tolist() == [2.0, 3.0]
+    model.load_state_dict({}, strict=False, assign=assign)
+
+
+def test_a_state_on_a_device_is_not_looked_at() -> None:
+    model = Bounded()
+    model.load_state_dict(model.to("meta").state_dict(), assign=True)
 
 
 def test_a_state_replaced_behind_its_back_is_mended() -> None:

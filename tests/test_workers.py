@@ -168,7 +168,7 @@ class InWorker:
 def test_a_model_in_a_worker_is_refused_with_the_way_out():
     heads = HeadConfidence({"image": 3, "text": 2}, CLASSES)
     loader = DataLoader(Digits(), batch_size=BATCH, num_workers=1, collate_fn=InWorker(heads))
-    with pytest.raises(MidasAugError, match=r"HeadConfidence.*DataLoader worker.*relabel"):
+    with pytest.raises(MidasAugError, match=r"HeadConfidence.*DataLoader worker.*out\.label"):
         next(iter(loader))
 
 

@@ -11,7 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from benchmarks.common.records import damaged, parse_json, read_json, write_text
+from benchmarks.common.records import (
+    check_fields,
+    damaged,
+    is_number,
+    is_scores,
+    parse_json,
+    read_json,
+    write_text,
+)
 
 Record: TypeAlias = Mapping[str, Any]
 Value: TypeAlias = "float | str | bool"
@@ -132,6 +140,8 @@ def read_folder(frozen: Path, single: Path) -> dict[Identity, Record]:
     """
     runs = dict(read_runs(frozen / FROZEN))
     for file in sorted(single.glob("*/*/*.json")):
+        if file.name.startswith("."):  # what a file system or a file manager keeps beside it
+            continue
         record = read_run(file)
         runs.setdefault(identity(record), record)
     return runs
@@ -141,25 +151,12 @@ def _line(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def _checked(record: Record, file: Path) -> Record:
+def _checked(record: dict[str, Any], file: Path) -> Record:
     """The record, if it has everything that tuning and the report ask for."""
-    if not all(name in record and fits(record[name]) for name, fits in _FIELDS.items()):
-        raise damaged(file)
+    check_fields(record, _FIELDS, file)
     if record["phase"] == "test" and record["test"] is None:
         raise damaged(file)
     return record
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_scores(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and _is_number(value.get("accuracy"))
-        and all(score is None or _is_number(score) for score in value.values())
-    )
 
 
 _FIELDS = {
@@ -174,8 +171,8 @@ _FIELDS = {
     ),
     "epochs": lambda value: type(value) is int,
     "versions": lambda value: isinstance(value, dict),
-    "validation": lambda value: _is_scores(value) and "nll" in value,
-    "test": lambda value: value is None or _is_scores(value),
-    "steps": _is_number,
-    "seconds": _is_number,
+    "validation": lambda value: is_scores(value) and "nll" in value,
+    "test": lambda value: value is None or is_scores(value),
+    "steps": is_number,
+    "seconds": is_number,
 }

@@ -152,7 +152,8 @@ def finished_stages(name: str, root: Path) -> Iterator[tuple[str, list["Job"]]]:
         if missing:
             raise DataError(
                 f"{title}: {len(missing)} of {len(jobs)} runs are missing; run first: "
-                f"python -m benchmarks run --suite {name}"
+                f"python -m benchmarks run --suite {missing[0].folder.name}"
+                f"{missing[0].out_option}"
             )
         yield title, jobs
 
@@ -188,6 +189,12 @@ class Job:
     def finished(self) -> bool:
         """Whether it needs no training any more."""
         return self.identity in read_runs(self.folder / FROZEN) or self.file.exists()
+
+    @property
+    def out_option(self) -> str:
+        """What a command line needs to find its folder."""
+        root = self.folder.parent
+        return "" if root == RESULTS else f" --out {root}"
 
     @property
     def weight(self) -> float:
@@ -251,10 +258,19 @@ class Job:
         """What the finished run told.
 
         Raises:
-            DataError: Its file is damaged.
+            DataError: It is not there, or its file is damaged.
         """
         frozen = read_runs(self.folder / FROZEN).get(self.identity)
-        return read_run(self.file) if frozen is None else frozen
+        if frozen is not None:
+            return frozen
+        try:
+            return read_run(self.file)
+        except FileNotFoundError:
+            raise DataError(
+                f"{self.task}: a run of {self.entry} is missing ({self.phase}, seed {self.seed}); "
+                f"run first: python -m benchmarks run --suite {self.folder.name}"
+                f"{self.out_option}"
+            ) from None
 
 
 def run_job(job: Job) -> Job:

@@ -138,7 +138,7 @@ def pretrained(name: str, option: str) -> nn.Module:
     """A network of the transformers library, from a folder or its hub.
 
     Raises:
-        DataError: If it is not there.
+        DataError: If it is not there, or damaged.
     """
     from transformers import AutoModel
     from transformers.utils import logging
@@ -146,8 +146,8 @@ def pretrained(name: str, option: str) -> nn.Module:
     logging.disable_progress_bar()  # the one over the weights
     try:
         network: nn.Module = AutoModel.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # also what safetensors, json or torch raise of a damaged file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"no network in {name} ({reason}); give a folder with its config and weights: "
             f"{option} DIR"
@@ -166,8 +166,8 @@ def load_tokenizer(name: str) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns of worker processes
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # also what json or tokenizers raise of a damaged file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"no tokenizer in {name} ({reason}); give a folder with it: --text-encoder DIR"
         ) from None

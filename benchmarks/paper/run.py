@@ -14,7 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.common import metrics
 from benchmarks.common.errors import DataError
-from benchmarks.common.records import finite, read_json, versions, write_json
+from benchmarks.common.records import (
+    at_work_on,
+    finite,
+    need_writable,
+    remove_leftovers,
+    versions,
+    write_json,
+)
 from benchmarks.methods.entries import ENTRIES
 from benchmarks.methods.training import BATCH_SIZE
 from benchmarks.paper.datasets import paper_data
@@ -24,45 +31,14 @@ from benchmarks.paper.datasets.reading import Reader
 from benchmarks.paper.datasets.splits import Split, saved_split
 from benchmarks.paper.datasets.store import Store, build_stores
 from benchmarks.paper.encoders import TINY, Sizes, build_model, load_tokenizer
+from benchmarks.paper.kept import read_run
 from benchmarks.paper.protocol import PROTOCOLS, Protocol, method_config
 from benchmarks.paper.ranks import Ranks
+from benchmarks.paper.settings import Settings
 from benchmarks.paper.tables import write_table
-from benchmarks.paper.training import Plan, Precision, Training, be_deterministic
+from benchmarks.paper.training import Plan, Training, be_deterministic
 
 FEW = 20  # a rehearsal's classes, and clips of each
-TEXT_ENCODER = "google/electra-small-discriminator"
-IMAGE_ENCODER = "microsoft/resnet-18"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What may be chosen; the rest is the protocol.
-
-    Attributes:
-        root: Folder of the data.
-        out: Where splits, runs and the table go, in a folder of the data set's name.
-        cache: Folder for decoded sound and frames; None: read the files every time.
-        jobs: Processes that build the cache.
-        workers: Processes that read clips during training.
-        precision: Of the encoders.
-        text_encoder: Folder or hub name of an ELECTRA with its tokenizer.
-        image_encoder: Folder or hub name of a pretrained ResNet, where the protocol has one.
-        leave_out_broken: Go on without the clips that cannot be used.
-        rehearse: Tiny encoders and inputs, few clips, two epochs.
-        save_every: Steps between two checkpoints.
-    """
-
-    root: Path
-    out: Path = Path("runs/reproduce")
-    cache: Path | None = None
-    jobs: int = 2
-    workers: int = 5
-    precision: Precision = "float32"
-    text_encoder: str = TEXT_ENCODER
-    image_encoder: str = IMAGE_ENCODER
-    leave_out_broken: bool = False
-    rehearse: bool = False
-    save_every: int = 100
 
 
 @dataclass(frozen=True)
@@ -107,7 +83,7 @@ def reproduce(
 def prepare(name: str, settings: Settings, ranks: Ranks, console: Console) -> Prepared:
     """Check the files and build the cache; the first process does it, the others find it done."""
     data, protocol, sizes = paper_data(name), PROTOCOLS[name], Sizes()
-    folder = settings.out / name
+    folder = settings.out / (f"{name}-rehearsal" if settings.rehearse else name)
     if settings.rehearse:
         warmup = min(1, protocol.warmup_epochs)
         protocol, sizes = replace(protocol, epochs=2, decay_every=1, warmup_epochs=warmup), TINY
@@ -115,7 +91,9 @@ def prepare(name: str, settings: Settings, ranks: Ranks, console: Console) -> Pr
     if "text" in data.modalities.values():
         tokenizer = load_tokenizer(settings.text_encoder)
     with ranks.first_before_others():
-        found = check(data, settings.root, console, folder / "checked.json")
+        cache = [] if settings.cache is None else [settings.cache]
+        need_writable(folder, folder / "runs", folder / "splits", settings.out / name, *cache)
+        found = check(data, settings.root, console, settings.out / name / "checked.json")
         refuse_broken(data, found, settings, console)
         clips = few(found.clips) if settings.rehearse else found.clips
         stores = {}
@@ -123,8 +101,6 @@ def prepare(name: str, settings: Settings, ranks: Ranks, console: Console) -> Pr
             stores = build_stores(
                 data, clips, sizes.resolution, settings.cache, settings.jobs, console
             )
-    if settings.rehearse:
-        folder = settings.out / f"{name}-rehearsal"
     return Prepared(data, protocol, sizes, clips, stores, tokenizer, folder)
 
 
@@ -170,11 +146,36 @@ def run(
     A finished run is kept in a JSON file and not made again.
 
     Raises:
-        DataError: If there is such a run with other settings.
+        DataError: If there is such a run with other settings, or another process is at work on it.
     """
-    data, protocol, clips = prepared.data, prepared.protocol, prepared.clips
     name = f"{method if modality is None else f'{method}-{modality}'},seed={seed}"
     file = prepared.folder / "runs" / f"{name}.json"
+    if ranks.rank > 0:
+        _run(prepared, method, seed, modality, settings, ranks, console, file)
+        return
+    with at_work_on(file, prepared.folder / "locks" / name):
+        remove_leftovers(file)
+        remove_leftovers(_checkpoint(file))
+        _run(prepared, method, seed, modality, settings, ranks, console, file)
+
+
+def _checkpoint(file: Path) -> Path:
+    """Where an unfinished run is kept."""
+    return file.with_suffix(".checkpoint")
+
+
+def _run(
+    prepared: Prepared,
+    method: str,
+    seed: int,
+    modality: str | None,
+    settings: Settings,
+    ranks: Ranks,
+    console: Console,
+    file: Path,
+) -> None:
+    data, protocol, clips = prepared.data, prepared.protocol, prepared.clips
+    name = file.stem
     config = method_config(method, protocol)
     asked = {
         "entry": method,
@@ -187,7 +188,7 @@ def run(
         "clips": len(clips),
     }
     if file.exists():
-        kept = read_json(file)
+        kept = read_run(file, data)
         differing = [key for key, value in asked.items() if kept[key] != value]
         if differing:
             was = {key: kept[key] for key in differing}
@@ -221,7 +222,7 @@ def run(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     built = ENTRIES[method].build(config)
     training = Training(model, built, clips, reader, split, plan, device, ranks)
-    checkpoint = file.with_suffix(".checkpoint")
+    checkpoint = _checkpoint(file)
     with _bar(f"{data.title}, {name}", console) as bar:
         task = bar.add_task("", total=None)
 
@@ -242,7 +243,7 @@ def run(
     }
     if ranks.rank == 0:
         write_json(file, record)
-        checkpoint.unlink()
+        checkpoint.unlink(missing_ok=True)
     ranks.wait()
 
 

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import markdown
-from benchmarks.common.records import read_json, write_text
+from benchmarks.common.records import write_text
 from benchmarks.methods.entries import ENTRIES
 from benchmarks.paper.datasets.base import PaperData
+from benchmarks.paper.kept import read_runs
 from benchmarks.paper.protocol import PUBLISHED, Published
 
 HEADER = (
@@ -30,7 +31,7 @@ class Row(NamedTuple):
     """Scores of a method, by run."""
 
     title: str
-    scores: list[dict[str, float]]
+    scores: list[dict[str, float | None]]
     published: Published | None
 
 
@@ -54,8 +55,7 @@ def write_table(title: str, data: PaperData, folder: Path, console: Console) -> 
 def rows(data: PaperData, folder: Path) -> list[Row]:
     """One row a method with finished runs, in the order of the comparison."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    for file in sorted((folder / "runs").glob("*.json")):
-        run = read_json(file)
+    for run in read_runs(folder / "runs", data):
         key = run["entry"] if run["modality"] is None else f"{run['entry']} {run['modality']}"
         runs.setdefault(key, []).append(run)
     places = list(ENTRIES)
@@ -80,7 +80,8 @@ def rows(data: PaperData, folder: Path) -> list[Row]:
 def cells(row: Row) -> tuple[str, ...]:
     """A row as printed."""
     accuracy, f1, batch_f1, misaligned = (
-        spread([scores[name] for scores in row.scores if name in scores]) for name in SCORES
+        spread([score for scores in row.scores if (score := scores.get(name)) is not None])
+        for name in SCORES
     )
     paper, paper_f1 = "", ""
     if row.published is not None:

@@ -1,11 +1,11 @@
 """The training loop: clips from disk, mixed precision, several processes, stopped and gone on."""
 
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.common.errors import DataError
 from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.records import damaged, unwritable, write_whole
 from benchmarks.methods.base import EncodedRows, Method, Setting
 from benchmarks.methods.training import (
     BATCH_SIZE,
@@ -26,8 +27,7 @@ from benchmarks.paper.datasets.reading import Reader
 from benchmarks.paper.datasets.splits import Split
 from benchmarks.paper.loading import Reading, load
 from benchmarks.paper.ranks import Ranks
-
-Precision = Literal["float32", "bfloat16"]
+from benchmarks.paper.settings import Precision
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class Training:
         resumed = self._load(checkpoint) if checkpoint.exists() else None
         self._start_epoch()
         if resumed is not None:
-            self.method.load_state_dict(resumed)
+            with _refusing_damage(checkpoint):
+                self.method.load_state_dict(resumed)
         while self.epoch < self.plan.epochs:
             batches = list(self._batches())
             left = batches[self.step :]
@@ -224,29 +225,29 @@ class Training:
             "best": vars(self.best),
             "progress": [self.epoch, self.step, self.steps],
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(file)
+        try:
+            write_whole(file, lambda opened: torch.save(state, opened))
+        except RuntimeError as error:  # torch's own, of a disk that is full
+            raise unwritable(file, error) from error
 
     def _load(self, file: Path) -> dict[str, Any]:
         """Take a checkpoint up, all but the method's state, which is returned."""
-        try:
+        with _refusing_damage(file):
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{file} cannot be read ({reason}); delete it to start anew") from None
+            if not isinstance(state, dict) or "plan" not in state:
+                raise ValueError("it holds no run")
         if state["plan"] != self._identity():
             raise DataError(
                 f"{file} is of a run with {state['plan']}, not {self._identity()}; "
                 f"run the same command as then, or delete it to start anew"
             )
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scheduler.load_state_dict(state["scheduler"])
-        self.best = Best(**state["best"])
-        self.epoch, self.step, self.steps = state["progress"]
-        method: dict[str, Any] = state["method"]
+        with _refusing_damage(file):
+            self.model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._scheduler.load_state_dict(state["scheduler"])
+            self.best = Best(**state["best"])
+            self.epoch, self.step, self.steps = state["progress"]
+            method: dict[str, Any] = state["method"]
         return method
 
     def _identity(self) -> str:
@@ -258,6 +259,15 @@ class Training:
             f"{'from the cache' if self._reader.stores else 'from files'}, "
             f"{self._ranks.size} processes"
         )
+
+
+@contextmanager
+def _refusing_damage(file: Path) -> Iterator[None]:
+    """For what takes a checkpoint up: whatever it lacks or holds instead, the file is named."""
+    try:
+        yield
+    except Exception as error:  # of pickle, zipfile, torch, ...: whatever damage makes them raise
+        raise damaged(file) from error
 
 
 def derived_seed(*numbers: int) -> int:

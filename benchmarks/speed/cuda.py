@@ -139,13 +139,14 @@ def stale_replays(device: torch.device, replays: int = 8) -> int:
         heads.unimodal["video"].get_parameter("weight").copy_(9 * torch.eye(10, 32))
         heads.features["video"].copy_(torch.nn.functional.one_hot(heads.labels, 32))
     replay = captured(step)
-    stale = 0
-    drawn, alpha = source.clone(), heads.criterion.weak_modality.alpha.clone()
+    rule, stale = heads.criterion.weak_modality, 0
+    assert rule is not None
+    drawn, alpha = source.clone(), rule.alpha.clone()
     for _ in range(replays):
         replay()
         stale += bool(torch.equal(drawn, source))
-        stale += not bool(heads.criterion.weak_modality.alpha.max() > alpha.max())
-        drawn, alpha = source.clone(), heads.criterion.weak_modality.alpha.clone()
+        stale += not bool(rule.alpha.max() > alpha.max())
+        drawn, alpha = source.clone(), rule.alpha.clone()
     return stale
 
 
@@ -170,7 +171,8 @@ def largest_error(device: torch.device, rows: int = 257, classes: int = 11) -> f
         criterion = MidasLoss(2).to(place)
         loss = criterion(logits, out, own)
         gradients = torch.autograd.grad(loss, [*leaves.values(), *own.values()])
-        return [part.detach().cpu().double() for part in (loss, *gradients, criterion.weak_modality.alpha)]
+        alpha = criterion.state_dict()["weak_modality.alpha"]
+        return [part.detach().cpu().double() for part in (loss, *gradients, alpha)]
 
     pairs = zip(
         outcome(device, torch.float32), outcome(torch.device("cpu"), torch.float64), strict=True

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.common import palette
 from benchmarks.common.markdown import table
-from benchmarks.common.records import read_json, write_text
+from benchmarks.common.records import damaged, read_json, write_figure, write_text
 from benchmarks.speed.goals import CPU_GOALS, H100_GOALS, MAX_OPERATORS
 from benchmarks.speed.measure import Result, Spread
 
@@ -16,9 +16,13 @@ Record = dict[str, Any]
 
 
 def write_speed_report(folder: Path) -> list[Path]:
-    """Write README.md and the figures from ``cpu.json`` and ``cuda.json``, where they are."""
+    """Write README.md and the figures from ``cpu.json`` and ``cuda.json``, where they are.
+
+    Raises:
+        DataError: One of the two is damaged.
+    """
     records = {
-        kind: read_json(folder / f"{kind}.json")
+        kind: read_record(folder / f"{kind}.json")
         for kind in ("cpu", "cuda")
         if (folder / f"{kind}.json").exists()
     }
@@ -26,6 +30,23 @@ def write_speed_report(folder: Path) -> list[Path]:
     page = folder / "README.md"
     write_text(page, text(records, figures))
     return [page, *figures]
+
+
+def read_record(file: Path) -> Record:
+    """A kept run, with all that the page is made of.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    record = read_json(file)
+    try:  # as the page does
+        machine(record), tables(results_of(record)), operators(record)
+        record["operators"]["ours"]
+        if file.stem == "cuda":
+            cuda_goals(record)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise damaged(file) from None
+    return record
 
 
 def results_of(record: Record) -> list[Result]:
@@ -228,5 +249,5 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     )
     right.legend(frameon=False)
     path = folder / "speed.png"
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure, dpi=150)
     return [path]

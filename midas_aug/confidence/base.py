@@ -121,8 +121,9 @@ class WrappedConfidence(ConfidenceProvider):
         self.wrapped = wrapped
         names = getattr(wrapped, "modalities", None)
         self.modalities = None if names is None else tuple(names)
-        # A loader worker has a stale copy of a module at best.
-        self.needs_model = bool(getattr(wrapped, "needs_model", isinstance(wrapped, nn.Module)))
+        # A loader worker has a stale copy of a module at best, and of one whose method this is.
+        owner = getattr(wrapped, "__self__", wrapped)
+        self.needs_model = bool(getattr(wrapped, "needs_model", isinstance(owner, nn.Module)))
         self.takes_logits = callable(getattr(wrapped, "from_logits", None))
 
     def __call__(self, batch: Any, labels: Any, /) -> Any:
@@ -198,8 +199,14 @@ def check_unimodal_logits(
     found = in_order(unimodal_logits, modalities, "unimodal_logits")
     for key, logits in zip(modalities, found, strict=True):
         name = f"unimodal_logits[{key!r}]"
-        why = "the N aligned rows, one column a class"
-        check_shape(as_tensor(logits, name), (n_rows, num_classes), name, why)
+        scores = as_tensor(logits, name)
+        why = "the N aligned rows, one column per class"
+        if scores.ndim == 2 and scores.shape[1] == 1:
+            why += (
+                "; one logit is for binary cross-entropy, while this takes the softmax over the "
+                f"classes: build that head with {num_classes} outputs"
+            )
+        check_shape(scores, (n_rows, num_classes), name, why)
     return found
 
 
@@ -234,7 +241,7 @@ def refuse_in_worker(provider: object) -> None:
         raise MidasAugError(
             f"expected {type(provider).__name__} to be called in the training process, got a call "
             "in a DataLoader worker, where its weights are a stale copy; use augment.collate(), "
-            "which only draws, and label in the loop with out.relabel(...)"
+            "which only draws, and label in the loop with out.label(...)"
         )
 
 
@@ -258,13 +265,14 @@ def check_count(value: Any, name: str) -> int:
 
 
 def check_number(value: Any, name: str, low: float, why: str, *, exclusive: bool = False) -> float:
-    """A finite number of at least ``low``, or above it."""
+    """A number of at least ``low``, or above it, that is finite and no 0 in float32, too."""
     if isinstance(value, Real) and not isinstance(value, bool):
-        number = float(value)
-        if (number > low if exclusive else number >= low) and number < float("inf"):
-            return number
+        limits = torch.finfo(torch.float32)
+        lowest = max(low, limits.tiny) if exclusive else low
+        if lowest <= float(value) <= limits.max:
+            return float(value)
     least = f"above {low:g}" if exclusive else f"of at least {low:g}"
-    raise MidasAugError(f"expected a finite {name} {least}, got {value!r}; {why}")
+    raise MidasAugError(f"expected a finite {name} {least} in float32, got {value!r}; {why}")
 
 
 def check_finite(confidence: Tensor, what: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape
+from midas_aug._logits import warn_of_probabilities
 from midas_aug._state import StatefulModule
 from midas_aug._tree import in_order
 from midas_aug.confidence.base import (
@@ -18,7 +19,7 @@ from midas_aug.confidence.base import (
     logits_to_confidence,
 )
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.shares import check_label_range
+from midas_aug.functional.shares import check_logit_width
 
 __all__ = ["CalibratedConfidence", "fit_temperature"]
 
@@ -44,7 +45,7 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
         >>> import torch
         >>> from midas_aug.confidence import CalibratedConfidence, LogitConfidence
         >>> calibrated = CalibratedConfidence(LogitConfidence(("x", "z")))
-        >>> logits = {"x": torch.tensor([[9.0, 0.0]] * 4), "z": torch.tensor([[1.0, 0.0]] * 4)}
+        >>> logits = {"x": torch.tensor([[9.0, 0.0]] * 4), "z": torch.tensor([[2.0, 0.0]] * 4)}
         >>> calibrated.fit(logits, torch.tensor([0, 0, 0, 1]))  # x is sure, but wrong one in four
         >>> calibrated(logits, torch.tensor([0, 0, 0, 0]))[0]
         tensor([0.7500, 0.7500])
@@ -67,7 +68,7 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
         # Where it holds a model, loader workers have none.
         self.needs_model = bool(getattr(base, "needs_model", False))
         ones = partial(torch.ones, len(self.modalities), dtype=torch.float32)
-        self.register_state("temperatures", ones)
+        self.register_state("temperatures", ones, lowest=torch.finfo(torch.float32).tiny)
 
     @torch.no_grad()
     def fit(self, unimodal_logits: UnimodalLogits, labels: Array) -> None:
@@ -82,13 +83,11 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
                 likelihood. The temperatures are then as they were.
         """
         self.ready()
+        in_turn = in_order(unimodal_logits, self.modalities, "unimodal_logits")
+        warn_of_probabilities(self, in_turn, self.modalities, stacklevel=3)  # behind no_grad
         found = [
             fit_temperature(logits, labels, f"unimodal_logits[{key!r}]")
-            for key, logits in zip(
-                self.modalities,
-                in_order(unimodal_logits, self.modalities, "unimodal_logits"),
-                strict=True,
-            )
+            for key, logits in zip(self.modalities, in_turn, strict=True)
         ]
         self.temperatures.copy_(torch.tensor(found, dtype=torch.float32))
 
@@ -126,7 +125,7 @@ def fit_temperature(logits: Array, labels: Array, name: str = "logits") -> float
     classes = as_labels(labels, "labels")
     scores = as_scores(as_tensor(logits, name), name).detach().double()
     check_shape(scores, (len(classes), None), name, "one row a label")
-    check_label_range(classes, scores.shape[1], force=True)
+    check_logit_width(classes.cpu(), scores.shape[1], name)
     scores, classes = scores[classes >= 0], classes[classes >= 0]
     if len(classes) == 0:
         raise MidasAugError(

@@ -1,6 +1,6 @@
 """Providers that hold classifiers: linear heads to train, or pretrained ones to leave alone."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
     needs_model = True
     takes_logits = True
 
-    def __init__(self, modalities: Mapping[Hashable, int], num_classes: int) -> None:
+    def __init__(self, modalities: Mapping[Any, int], num_classes: int) -> None:
         super().__init__()
         self.modalities = check_modalities(modalities)
         classes = check_count(num_classes, "num_classes")
@@ -59,7 +59,7 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
             for key, dim in modalities.items()
         )
 
-    def unimodal_logits(self, batch: Any) -> dict[Hashable, Tensor]:
+    def unimodal_logits(self, batch: Any) -> dict[Any, Tensor]:
         """``(N, C)`` logits by modality, with gradient: for the unimodal loss."""
         refuse_in_worker(self)
         return {
@@ -101,7 +101,7 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
     needs_model = True
     takes_logits = True
 
-    def __init__(self, modalities: Mapping[Hashable, nn.Module]) -> None:
+    def __init__(self, modalities: Mapping[Any, nn.Module]) -> None:
         super().__init__()
         self.modalities = check_modalities(modalities)
         for key, classifier in modalities.items():
@@ -111,15 +111,15 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
                     "function in a module, so that it moves to a device with the others"
                 )
         self.classifiers = nn.ModuleList(modalities.values())
-        self.classifiers.requires_grad_(False)
         self.train(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode: a parent's ``train()`` must not switch dropout on here."""
-        return super().train(False)
+        """Stay in eval mode and frozen: a parent's ``train()`` must not switch dropout on here."""
+        # ``from_pretrained`` puts new parameters in place, and calls this on the whole model.
+        return super().train(False).requires_grad_(False)
 
     @torch.no_grad()
-    def unimodal_logits(self, batch: Any) -> dict[Hashable, Tensor]:
+    def unimodal_logits(self, batch: Any) -> dict[Any, Tensor]:
         """``(N, C)`` logits by modality, without gradient."""
         refuse_in_worker(self)
         return {

@@ -1,6 +1,6 @@
 """Class centroids as classifiers: confidence with nothing to train."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape, full_precision, like
+from midas_aug._ranks import add_up
+from midas_aug._replay import recomputing
 from midas_aug._state import StatefulModule
 from midas_aug._tree import get_item
 from midas_aug.confidence.base import (
@@ -35,6 +37,9 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         num_classes: C.
         temperature: Divides the cosines; smaller is more decided.
         momentum: How much of a centroid an `update` keeps. The first batch of a class sets it.
+        sync: In a distributed run, take the means over the rows of all ranks, so that every rank
+            has the same centroids: one all-reduce in each `update`, which every rank has to call.
+        process_group: The ranks to agree with; None for all.
 
     Attributes:
         seen: ``(C,)`` bool buffer, classes that have a centroid. Others get confidence 0.
@@ -59,11 +64,13 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
 
     def __init__(
         self,
-        modalities: Mapping[Hashable, int],
+        modalities: Mapping[Any, int],
         num_classes: int,
         *,
         temperature: float = 0.1,
         momentum: float = 0.9,
+        sync: bool = True,
+        process_group: Any = None,
     ) -> None:
         super().__init__()
         self.modalities = check_modalities(modalities)
@@ -76,11 +83,15 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
             raise MidasAugError(
                 f"expected a momentum in [0, 1), got {momentum!r}; with 1 no centroid would move"
             )
+        self.sync = sync
+        self.process_group = process_group
         self.register_state("seen", partial(torch.zeros, classes, dtype=torch.bool))
         for number, key in enumerate(self.modalities):
             dim = check_count(modalities[key], f"the feature size of {key!r}")
             self.register_state(
-                f"centroids_{number}", partial(torch.zeros, classes, dim, dtype=torch.float32)
+                f"centroids_{number}",
+                partial(torch.zeros, classes, dim, dtype=torch.float32),
+                lowest=torch.finfo(torch.float32).min,
             )
 
     @torch.no_grad()
@@ -94,6 +105,8 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
             features: ``(N, D_m)`` of each modality, by modality.
             labels: ``(N,)`` integers below C.
         """
+        if recomputing():
+            return  # a forward pass that is repeated has updated in the first
         self.ready()
         classes = as_labels(labels, "labels")
         check_label_range(classes, len(self.seen))
@@ -105,13 +118,18 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         slot = classes.clamp(min=0)
         count = torch.zeros(len(self.seen), dtype=torch.float32, device=self.seen.device)
         count.scatter_add_(0, slot, counted.to(torch.float32))
-        means = []
+        totals = [
+            torch.zeros_like(self._centroids(number)).index_add_(
+                0, slot, torch.where(counted[:, None], rows, 0.0)
+            )
+            for number, rows in enumerate(vectors)
+        ]
+        if self.sync:
+            count, *totals = add_up([count, *totals], self.process_group)
+        means = [total / count.clamp(min=1)[:, None] for total in totals]
         moves = count > 0
-        for number, rows in enumerate(vectors):
-            total = torch.zeros_like(self._centroids(number))
-            total.index_add_(0, slot, torch.where(counted[:, None], rows, 0.0))
-            means.append(total / count.clamp(min=1)[:, None])
-            moves = moves & means[-1].isfinite().all(dim=1)  # a sum may overflow
+        for mean in means:
+            moves = moves & mean.isfinite().all(dim=1)  # a sum may overflow
         keep = (self.seen.to(torch.float32) * self.momentum)[:, None]
         for number, mean in enumerate(means):
             centroids = self._centroids(number)
@@ -133,7 +151,8 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
             with full_precision(rows):
                 cosine = normalize(rows, dim=1) @ normalize(self._centroids(number), dim=1).T
             # A finite stand-in for −∞ keeps a table without any centroid free of NaN.
-            scores = torch.where(self.seen, cosine / self.temperature, -1e30)
+            lowest = torch.finfo(torch.float32).min
+            scores = torch.where(self.seen, cosine / self.temperature, lowest)
             chosen = scores.softmax(dim=1).gather(1, slot[:, None])[:, 0]
             columns.append(torch.where(usable, chosen, 0.0))
         return like(torch.stack(columns, dim=1), labels)

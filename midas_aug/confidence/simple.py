@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from midas_aug._arrays import as_labels, like
+from midas_aug._logits import warn_of_probabilities
 from midas_aug._tree import get_item
 from midas_aug.confidence.base import (
     ConfidenceProvider,
@@ -88,7 +89,9 @@ class LogitConfidence(ConfidenceProvider):
 
     def __call__(self, batch: Any, labels: Any, /) -> Any:
         """Confidences ``(N, M)``."""
-        return self.from_logits(self.unimodal_logits(batch), labels)
+        logits = self.unimodal_logits(batch)
+        warn_of_probabilities(self, logits, self.modalities, stacklevel=2)
+        return self.from_logits(logits, labels)
 
     def __repr__(self) -> str:
         return f"LogitConfidence({self.modalities!r}, temperature={self.temperature})"

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import Array, as_labels, like
+from midas_aug._logits import warn_of_probabilities
 from midas_aug._ranks import several_ranks
 from midas_aug._shared import SharedNumbers
 from midas_aug._state import Mirror, StatefulModule
-from midas_aug._tree import in_order
 from midas_aug.confidence.base import (
     ConfidenceProvider,
     UnimodalLogits,
@@ -101,14 +101,14 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         # of rank 0, and every rank validates on rows of its own.
         self._sums: Tensor | None = None
         self._counts: Tensor | None = None
-        self.register_state("skill", ones.clone)
-        self.register_state("steps", partial(torch.zeros, (), dtype=torch.int64))
+        self.register_state("skill", ones.clone, lowest=0)
+        self.register_state("steps", partial(torch.zeros, (), dtype=torch.int64), lowest=0)
         if class_counts is None:
             self.register_buffer("class_counts", None)
         else:
             counts = as_counts(class_counts, self.num_classes).cpu()
             counts = counts.clone() if counts.is_floating_point() else counts.long()
-            self.register_state("class_counts", counts.clone)
+            self.register_state("class_counts", counts.clone, lowest=0)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
@@ -125,8 +125,8 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         classes = as_labels(labels, "labels")
         check_label_range(classes, self.num_classes)
         names = self.modalities
-        check_unimodal_logits(unimodal_logits, names, len(classes), self.num_classes)
-        logits = in_order(unimodal_logits, names, "unimodal_logits")
+        logits = check_unimodal_logits(unimodal_logits, names, len(classes), self.num_classes)
+        warn_of_probabilities(self, logits, names, stacklevel=3)  # behind no_grad
         sums = torch.stack(
             [
                 nll_sums(scores, classes, f"unimodal_logits[{name!r}]")
@@ -190,6 +190,7 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         Raises:
             MidasAugError: There are fewer than K rows, or groups, to deal.
         """
+        check_count(folds, "folds")
         classes = as_labels(labels, "labels").cpu()
         of_row = None if groups is None else as_labels(groups, "groups").cpu()
         for training, held_out in _folds(classes, folds, of_row, seed):
@@ -207,7 +208,9 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         if torch.compiler.is_compiling() or classes.device.type != "cpu":
             skill = self.skill
         else:
-            if get_worker_info() is None:  # a worker has a stale copy of the buffer
+            # A worker has the buffer as it was when it started, which is news only where nothing
+            # was told of it until then. On a device, a worker must not touch it.
+            if get_worker_info() is None or self.skill.device.type == "cpu":
                 self.on_new_state()
             skill = self._shared.tensor
         row = skill.to(classes.device, torch.float32, non_blocking=True) + self.eps

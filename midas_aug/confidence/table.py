@@ -1,7 +1,7 @@
 """A confidence for every sample of the data set, kept between epochs."""
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,7 +84,7 @@ class TableConfidence(ConfidenceProvider):
         self._mapped: Tensor | None = None
         if self.path is None:
             start = torch.tensor(first, dtype=torch.float32, device="cpu")
-            self._memory = SharedNumbers(start.expand(self._shape))
+            self._memory = _reserve_memory(start.expand(self._shape))
         else:
             _create_file(self.path, self._shape, first)
             self._mapped = _map_file(self.path, self._shape, shared=True)
@@ -135,13 +135,16 @@ class TableConfidence(ConfidenceProvider):
 
         The file is replaced when the new one is whole. Where it is the table's own file, which is
         up to date at all times, what is not on the disk yet is written there.
+
+        Raises:
+            MidasAugError: The file cannot be written. What was there is then as it was.
         """
         if self.path is not None and _same_file(self.path, Path(path)):
             with self.path.open("rb+") as file:
                 os.fsync(file.fileno())
             return
         numbers = self.table.numpy()
-        write_atomically(path, lambda file: file.write(numbers.data), size=numbers.nbytes)
+        _write(Path(path), lambda file: file.write(numbers.data), numbers.nbytes)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read a table of the same size from a file, in place: running workers see it.
@@ -206,6 +209,16 @@ class TableConfidence(ConfidenceProvider):
         )
 
 
+def _reserve_memory(numbers: Tensor) -> SharedNumbers:
+    try:
+        return SharedNumbers(numbers)
+    except (OSError, OverflowError) as error:
+        raise MidasAugError(
+            f"expected memory for a table of {4 * numbers.numel()} bytes, got: {error}; name a "
+            "file with path=..., which may be larger than memory"
+        ) from error
+
+
 def _create_file(path: Path, shape: tuple[int, int], initial: float) -> None:
     """Make the file with ``initial`` in it, unless it is there or another process is first."""
     if path.exists():
@@ -217,12 +230,18 @@ def _create_file(path: Path, shape: tuple[int, int], initial: float) -> None:
         for start in range(0, count, len(some)):
             file.write(some[: count - start].data)
 
+    _write(path, fill, 4 * count, replace=False)
+
+
+def _write(
+    path: Path, write: Callable[[BinaryIO], object], size: int, *, replace: bool = True
+) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, fill, size=4 * count, replace=False)
+        write_atomically(path, write, size=size, replace=replace)
     except OSError as error:
         raise MidasAugError(
-            f"expected to make a table file of {4 * count} bytes at {path}, got: {error}; choose a "
+            f"expected to write a table file of {size} bytes at {path}, got: {error}; choose a "
             "path on a disk with space that this process may write to"
         ) from error
 
@@ -230,6 +249,11 @@ def _create_file(path: Path, shape: tuple[int, int], initial: float) -> None:
 def _map_file(path: Path, shape: tuple[int, int], *, shared: bool) -> Tensor:
     """Map the float32 numbers of a file: to write them, or for this process to read."""
     count = shape[0] * shape[1]
+    if path.is_dir():
+        raise MidasAugError(
+            f"expected a table file at {path}, found a folder; name a file in it, such as "
+            f"{path / 'confidence.bin'}"
+        )
     if not path.is_file():
         raise MidasAugError(
             f"expected a table file at {path}, found none; write one with save(path)"
@@ -238,7 +262,8 @@ def _map_file(path: Path, shape: tuple[int, int], *, shared: bool) -> Tensor:
     if size != 4 * count:  # mapping would make a file that is shorter longer
         raise MidasAugError(
             f"expected {path} to hold {shape[0]} × {shape[1]} float32 numbers ({4 * count} bytes), "
-            f"got {size} bytes; it was made for another data set, or is not whole"
+            f"got {size} bytes; it was made for another data set, or is not whole: name another "
+            "path, or delete it"
         )
     try:
         mapped: Tensor = torch.from_file(

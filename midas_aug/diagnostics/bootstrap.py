@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import NDArray
+from midas_aug._arrays import NDArray, is_integer
 from midas_aug.diagnostics.measures import discrepancy_ratio
 from midas_aug.errors import MidasAugError
 
@@ -125,13 +125,13 @@ def resampled_counts(n_rows: int, resamples: int, seed: int) -> Iterator[NDArray
 def check_numbers(**numbers: object) -> None:
     """Raise unless each is an integer of at least 1."""
     for name, number in numbers.items():
-        if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
+        if not is_integer(number) or number < 1:
             raise MidasAugError(f"expected {name} as an integer of at least 1, got {number!r}")
 
 
 def check_seed(seed: object, name: str = "seed") -> None:
     """Raise unless NumPy and PyTorch take it as a seed."""
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+    if not is_integer(seed) or not 0 <= seed < 2**63:
         raise MidasAugError(f"expected {name} as an integer from 0 to 2^63 - 1, got {seed!r}")
 
 

@@ -20,7 +20,7 @@ from midas_aug.diagnostics.measures import (
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.metrics import top_set_matches
 from midas_aug.loss import LossTerms
-from midas_aug.weak_modality import LabelledRows, WeakModalityWeight, rows_of
+from midas_aug.weak_modality import LabelledRows, rows_of
 
 __all__ = ["Criterion", "TrainingLog"]
 
@@ -44,8 +44,8 @@ class Criterion(Protocol):
     """What the log reads of a loss: `MidasLoss` has it."""
 
     @property
-    def weak(self) -> WeakModalityWeight:
-        """Keeps α."""
+    def alpha(self) -> Tensor:
+        """``(M,)``: α of each modality."""
         ...
 
     @property
@@ -151,7 +151,7 @@ class TrainingLog:
         Args:
             out: The labelled batch.
             logits: ``(N + S, C)`` of the multimodal head. None: no credit, confidence, accuracy.
-            terms: What ``criterion.terms`` gave, in place of ``criterion(...)``. None: no losses.
+            terms: What ``criterion.compute`` gave, in place of ``criterion(...)``. None: no losses.
             criterion: The `MidasLoss`. None: no α, and the warm-up is not noticed: in it nothing is
                 read from the logits of the idle fusion head.
 
@@ -176,10 +176,10 @@ class TrainingLog:
         confidence = getattr(out, "confidence", None) if len(valid) else None
         if confidence is not None:
             aligned[kinds.UNIMODAL.name] = as_tensor(confidence, "confidence")
-        weights = getattr(out, "hardness", None)
+        weights = getattr(out, "hard_weights", None)
         if weights is not None:
-            hardness = as_tensor(weights, "hardness").detach()
-            check_shape(hardness, (len(valid),), "hardness", "one weight a misaligned row")
+            hardness = as_tensor(weights, "hard_weights").detach()
+            check_shape(hardness, (len(valid),), "hard_weights", "one weight a misaligned row")
             misaligned[kinds.HARDNESS.name] = hardness
             binned[kinds.SIMILARITY.name] = hardness - 1  # (s + 1) / 2: in 0 … 1 like a share
         if scores is not None:
@@ -192,7 +192,7 @@ class TrainingLog:
         one = torch.ones(1, device=shares.device)
         steps = {kinds.WARMING_UP.name: one * warming_up}
         if criterion is not None:
-            steps[kinds.ALPHA.name] = criterion.weak_modality.alpha
+            steps[kinds.ALPHA.name] = criterion.alpha
         if terms is not None:
             steps[kinds.LOSS.name] = torch.stack([terms.total.detach(), terms.unimodal.detach()])
             if not warming_up:  # which has placeholders for these

@@ -100,7 +100,8 @@ def each_block_weights(features: Sequence[Tensor], plan: SwapPlan) -> Tensor:
 
 
 def _unit(rows: Tensor) -> Tensor:
-    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-12)
+    length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / length.clamp_min_(1e-12)
 
 
 def _hardness_of(cosine: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import Array, as_labels, like
+from midas_aug._arrays import Array, as_labels, as_tensor, check_rows, check_shape, like
 from midas_aug._draws import DRAW_BITS, Draws, as_draws
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.pairing import Pairing, check_partners, partners_from_draws
@@ -144,6 +144,37 @@ def draw_rows(
         anchor=own.repeat(blocks),
         valid=torch.cat([labelled] + [valid] * (blocks - 1)),
     )
+
+
+def aligned_rows(labels: Tensor, num_modalities: int, plan: SwapPlan | None) -> SwapPlan:
+    """The aligned rows, and those of a plan that is replayed behind them."""
+    own = torch.arange(labels.shape[0], device=labels.device)
+    source = own.repeat(num_modalities, 1).t()  # memory of its own, which can be pinned
+    aligned = SwapPlan(source, own, labels >= 0)
+    if plan is None:
+        return aligned
+    swapped = check_plan(plan, labels, num_modalities)
+    return SwapPlan(*(torch.cat(parts) for parts in zip(aligned, swapped, strict=True)))
+
+
+def check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan:
+    """View a plan as tensors on the labels' device, and drop rows that touch an ignored one."""
+    source = as_labels(plan.source, "plan.source", ndim=2)
+    anchor = as_labels(plan.anchor, "plan.anchor")
+    valid = as_tensor(plan.valid, "plan.valid").bool()
+    n_samples = anchor.shape[0]
+    check_shape(source, (n_samples, num_modalities), "plan.source", "one batch row per modality")
+    check_shape(valid, (n_samples,), "plan.valid", "one flag per misaligned sample")
+    for name, part in zip(SwapPlan._fields, plan, strict=True):
+        if isinstance(part, Tensor) and part.device != labels.device:
+            raise MidasAugError(
+                f"expected plan.{name} on the device of the labels, {labels.device}, got "
+                f"{part.device}; move the plan or draw it from labels on that device"
+            )
+    check_rows(source, labels.shape[0], "plan.source")
+    check_rows(anchor, labels.shape[0], "plan.anchor")
+    labelled = (labels[source] >= 0).all(dim=1) & (labels[anchor] >= 0)
+    return SwapPlan(source, anchor, valid & labelled)
 
 
 def _deal(

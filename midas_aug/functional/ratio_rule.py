@@ -66,7 +66,9 @@ def step_from_ratios(
     first_is_weak = sums.confidence[0] <= sums.confidence[1]
     underrated = torch.where(first_is_weak, received < expected, received > expected)
     step = torch.where(underrated, step_size, -step_size)
-    usable = expected.isfinite() & received.isfinite()
+    # A mean of 0 gives no ratio, on whichever side of it: the modalities count alike.
+    both = (sums.received > 0).all(dim=1) | ~counted
+    usable = (expected > 0) & expected.isfinite() & both.all() & received.isfinite()
     stepped = (alpha + step).clamp(min=1.0, max=max_alpha)
     return torch.where(usable, stepped, alpha).to(alpha.dtype)
 
@@ -128,5 +130,5 @@ def ratio_weak_modality_step(
     check_rows(rows, len(raw), "source")
     log_p = log_probability_at(scores, classes)
     sums = ratio_sums(raw.gather(0, rows), raw.shape[0], log_p, mask.bool())
-    current = check_alpha(alpha, max_alpha)
+    current = check_alpha(alpha, step_size, max_alpha)
     return like(step_from_ratios(current, sums, step_size=step_size, max_alpha=max_alpha), alpha)

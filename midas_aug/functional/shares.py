@@ -1,5 +1,6 @@
 """Soft labels from unimodal confidence (Sec. 3.3, Eq. 2-3)."""
 
+import math
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ def true_class_confidence(
     Args:
         logits: ``(N, C)`` float, of one modality.
         labels: ``(N,)`` integers; a row with a negative label gets 0.
-        temperature: Positive divisor of the logits; above 1 makes the confidences milder.
+        temperature: Positive and finite divisor of the logits; above 1 makes the confidences
+            milder.
 
     Returns:
         ``(N,)`` in [0, 1].
@@ -82,6 +84,8 @@ def true_class_confidence(
         tensor([5.0000e-01, 9.3576e-14])
     """
     classes = as_labels(labels, "labels")
+    if isinstance(temperature, Tensor) and may_read_values(temperature):
+        temperature = float(temperature)  # to be looked at
     log_p = true_class_log_probability(as_tensor(logits, "logits"), classes, temperature)
     return like(log_p.exp().masked_fill(classes < 0, 0.0), logits)
 
@@ -101,10 +105,13 @@ def true_class_log_probability(
     check_shape(scores, (len(labels), None), "logits", "one row a label, one column a class")
     if scores.shape[1] != num_classes:
         check_logit_width(labels, scores.shape[1], "logits")
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise MidasAugError(f"expected a temperature above 0, got {temperature}; 1 is neutral")
+    if not isinstance(temperature, Tensor) and not 0 < temperature < math.inf:
+        raise MidasAugError(
+            f"expected a finite temperature above 0, got {temperature}; 1 is neutral"
+        )
     if isinstance(temperature, Tensor) or temperature != 1:
-        scores = scores / temperature
+        # The largest becomes 0 first: divided by a small temperature it would be infinite.
+        scores = (scores - scores.amax(dim=1, keepdim=True)) / temperature
     return scores.log_softmax(dim=1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
 
 
@@ -117,7 +124,7 @@ def label_shares(confidence: ArrayT, source: Array) -> ArrayT:
 
     Args:
         confidence: ``(N, M)`` non-negative: the confidence of each modality's classifier in each
-            row's own label.
+            row's own label. Numbers of any size will do; an infinite one counts as the largest.
         source: ``(S, M)`` integers, the batch row of each modality.
 
     Returns:
@@ -136,8 +143,12 @@ def label_shares(confidence: ArrayT, source: Array) -> ArrayT:
     rows = as_labels(source, "source", ndim=2)
     check_shape(rows, (None, scores.shape[1]), "source", "one column a modality, as in confidence")
     check_rows(rows, len(scores), "source")
-    # The smallest normal number in place of 0 makes nothing but zeros even, and keeps a NaN one.
-    chosen = scores.clamp(min=torch.finfo(scores.dtype).tiny).gather(0, rows)
+    limits = torch.finfo(scores.dtype)
+    chosen = scores.gather(0, rows)
+    # In parts of the largest one, or the sum of large ones is infinite. The smallest number in
+    # place of 0 makes nothing but zeros even, and keeps a NaN one.
+    largest = chosen.amax(dim=1, keepdim=True).clamp_(limits.tiny, limits.max)
+    chosen = (chosen / largest).clamp_(limits.tiny, 1.0)
     return like(chosen / chosen.sum(dim=1, keepdim=True), confidence)
 
 
@@ -177,16 +188,31 @@ def soft_targets(source_labels: Array, shares: ArrayT, num_classes: int) -> Arra
     return like(targets.masked_fill(ignored, 1 / num_classes), shares)
 
 
-def check_logit_width(labels: Tensor, width: int, name: str) -> None:
-    """Raise if logits have no column for a label, where looking is free."""
+def check_logit_width(
+    labels: Tensor, width: int, name: str, num_classes: int | None = None
+) -> None:
+    """Raise if logits have no column for a label, where looking is free, or for a known class."""
+    if num_classes is not None and width < num_classes:
+        one_logit = "; one logit is for binary cross-entropy, while this takes a softmax"
+        raise MidasAugError(
+            f"expected {name} with a column for each of the {num_classes} classes, got {width}"
+            f"{one_logit if width == 1 else ''}: build that head with {num_classes} outputs"
+        )
     if not may_read_values(labels) or labels.numel() == 0:
         return
     highest = int(labels.max())
-    if highest >= width:
+    if highest < width:
+        return
+    if width == 1:
         raise MidasAugError(
-            f"expected {name} with a column for each class, got {width} columns and the label "
-            f"{highest}; build that head with at least {highest + 1} outputs"
+            f"expected {name} with a column for each class, got one column and the label "
+            f"{highest}; one logit is for binary cross-entropy, while this takes the softmax over "
+            f"the classes: build that head with {highest + 1} outputs, two for two classes"
         )
+    raise MidasAugError(
+        f"expected {name} with a column for each class, got {width} columns and the label "
+        f"{highest}; build that head with at least {highest + 1} outputs"
+    )
 
 
 def check_label_range(labels: Tensor, num_classes: int, *, force: bool = False) -> None:

@@ -98,9 +98,10 @@ def shares_by_source(confidence: ArrayT, source: Array) -> ArrayT:
     check_rows(rows, len(scores), "source")
     together = (rows[:, :, None] == rows[:, None, :]).to(scores.dtype)
     size = together.sum(dim=2)
-    chosen = scores.gather(0, rows)
+    # An infinite one counts as the largest number, as in `label_shares`.
+    chosen = scores.clamp(max=torch.finfo(scores.dtype).max).gather(0, rows)
     largest = chosen.amax(dim=1, keepdim=True)
-    chosen = chosen / torch.where(largest > 0, largest, 1.0)  # no sum of finite ones overflows
+    chosen = chosen / torch.where(largest > 0, largest, 1.0)  # no sum overflows
     vote = (together * chosen[:, None, :]).sum(dim=2) / size
     total = (vote / size).sum(dim=1, keepdim=True)  # each source once
     sources = (1 / size).sum(dim=1, keepdim=True)
@@ -128,9 +129,10 @@ def nll_sums(logits: Array, classes: Tensor, name: str) -> Tensor:
 
 def skill_from_sums(sums: Tensor, rows: Tensor, class_counts: Tensor) -> Tensor:
     """The skill ``(...)`` of NLL sums ``(..., 60)`` over ``rows`` rows."""
-    frequencies = class_counts.float() / class_counts.sum().clamp(min=1)
+    total = class_counts.sum()
+    frequencies = class_counts.float() / torch.where(total > 0, total, 1)
     entropy = torch.special.entr(frequencies).sum()
-    nll = torch.where(sums.isfinite(), sums, math.inf).amin(dim=-1) / rows.clamp(min=1)
+    nll = torch.where(sums.isfinite(), sums, math.inf).amin(dim=-1) / rows
     skill = (1 - nll / torch.where(entropy > 0, entropy, 1.0)).clamp(0, 1)
     return torch.where((rows > 0) & (entropy > 0), skill, 0.0)
 

@@ -1,5 +1,7 @@
 """The weights α of the modalities in the misaligned loss (Sec. 3.4, Eq. 5-7)."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -90,7 +92,7 @@ def weak_modality_step(
     check_shape(classes, (len(scores), None), "source_labels", "one row a row of logits")
     check_shape(weights, tuple(classes.shape), "shares", "one share a source label")
     check_logit_width(classes, scores.shape[1], "logits")
-    current = check_alpha(alpha, max_alpha)
+    current = check_alpha(alpha, step_size, max_alpha)
     check_shape(current, (weights.shape[1],), "alpha", "one weak-modality weight a modality")
     mask = None if valid is None else as_tensor(valid, "valid").bool()
     if mask is not None:
@@ -99,13 +101,17 @@ def weak_modality_step(
     return like(step_from_sums(current, sums, step_size=step_size, max_alpha=max_alpha), alpha)
 
 
-def check_alpha(alpha: Array, max_alpha: float | None) -> Tensor:
-    """α as a tensor that can be stepped."""
+def check_alpha(alpha: Array, step_size: float, max_alpha: float | None) -> Tensor:
+    """α as a tensor that can be stepped, by a number that can be added."""
     current = as_tensor(alpha, "alpha")
     if not current.is_floating_point():
         raise MidasAugError(
             f"expected alpha to have a float dtype, got {current.dtype}; a step of 0.05 is lost in "
             "integers"
+        )
+    if not 0 <= step_size < math.inf:
+        raise MidasAugError(
+            f"expected step_size (η) to be a finite number of at least 0, got {step_size}"
         )
     if max_alpha is not None and not max_alpha >= 1:
         raise MidasAugError(f"expected max_alpha of at least 1 or None, got {max_alpha}")

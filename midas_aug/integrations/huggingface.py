@@ -5,8 +5,10 @@ and the stock ``Trainer``. Input level: `MidasTrainer` augments the training bat
 is left as it is.
 """
 
+import copy
 import inspect
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,22 +16,29 @@ from typing import Any
 import torch
 from torch import nn
 
+from midas_aug._files import write_atomically
 from midas_aug.augment import MisalignAugment
+from midas_aug.confidence import TableConfidence
 from midas_aug.errors import MidasAugError
 from midas_aug.integrations._extras import require
-from midas_aug.integrations.module import find_losses
+from midas_aug.integrations.module import find_losses, warn_of_long_warmups
 from midas_aug.loss import MidasLoss
 
 require("transformers", "huggingface")
 require("accelerate", "huggingface")
 
 from transformers import Trainer, TrainerCallback  # noqa: E402
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint  # noqa: E402
+from transformers.trainer_utils import (  # noqa: E402
+    PREFIX_CHECKPOINT_DIR,
+    get_last_checkpoint,
+    has_length,
+)
 
 __all__ = ["MidasCallback", "MidasTrainer"]
 
 MISALIGNED = "misaligned"  # the key of the training batch that carries everything but the inputs
 STATE = "midas_aug.pt"
+PARTS = ("criterion", "augment", "confidence")
 
 
 class MidasCallback(TrainerCallback):
@@ -39,9 +48,11 @@ class MidasCallback(TrainerCallback):
     (`midas_aug.integrations.module.AugmentModule`): both are then in every checkpoint.
 
     Raises:
-        MidasAugError: The model has no `MidasLoss`, or gradients are accumulated and its
-            ``forward`` takes ``**kwargs``: the ``Trainer`` reads that as a promise that the model
-            scales its loss itself, and would not divide the mean that `MidasLoss` is.
+        MidasAugError: The model has no `MidasLoss`; or its ``forward`` takes ``**kwargs`` while
+            gradients are accumulated or several devices train: the ``Trainer`` reads that as a
+            promise that the model scales its loss itself, and would not divide the mean that
+            `MidasLoss` is, or would multiply it by the devices; or the warm-up is in epochs, which
+            the ``Trainer`` does not count in a stream.
 
     Example:
         >>> from midas_aug.integrations.huggingface import MidasCallback
@@ -51,17 +62,23 @@ class MidasCallback(TrainerCallback):
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
-        """Refuse a model whose loss the ``Trainer`` would not scale."""
-        find_losses(model)
-        parameters = inspect.signature(model.forward).parameters.values()
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        scales = getattr(model, "accepts_loss_kwargs", takes_any)
-        if scales and args.gradient_accumulation_steps > 1:
-            raise MidasAugError(
-                f"expected a model whose loss is scaled for the {args.gradient_accumulation_steps} "
-                "steps that are accumulated, got a forward with **kwargs, which promises that the "
-                "model does it; set accepts_loss_kwargs = False in the model's class"
-            )
+        """Refuse a loss that would be scaled wrongly, and a warm-up that would not end."""
+        _check_warmups(find_losses(model), args, state, _.get("train_dataloader"))
+        own = _without_adapters(model)
+        if not getattr(own, "accepts_loss_kwargs", _takes_any(own)):
+            return
+        n_devices = max(args.world_size, args.n_gpu)
+        if args.gradient_accumulation_steps > 1:
+            several = f"the {args.gradient_accumulation_steps} steps that are accumulated"
+        elif n_devices > 1 and args.average_tokens_across_devices:
+            several = f"the {n_devices} processes or devices that train together"
+        else:
+            return
+        raise MidasAugError(
+            f"expected a model whose loss the Trainer scales for {several}, got "
+            f"{type(own).__name__}, whose forward takes **kwargs: a promise that the model does "
+            "it; set accepts_loss_kwargs = False in the model's class"
+        )
 
     def on_epoch_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -77,8 +94,15 @@ class MidasTrainer(Trainer):
     Evaluation batches stay as they are. In training the model gets its own inputs without labels,
     so that its own loss, which takes integers, is out of the way; the loss is `MidasLoss` on
     ``outputs.logits``. It is a mean over rows, and scaled for gradient accumulation once. A
-    checkpoint holds α and the position of the draw stream; a run that is resumed from the end of
-    an epoch draws what it would have drawn (in the middle of one, batches were drawn ahead).
+    checkpoint holds α, the position of the draw stream and the state of the confidence; a run that
+    is resumed from the end of an epoch draws what it would have drawn (in the middle of one,
+    batches were drawn ahead). With ``model_init``, as in a hyper-parameter search, ``train`` begins
+    with a new model, and with the criterion, the draws and the confidence as they were before the
+    first ``train``.
+
+    The data set index of a `TableConfidence` stays in the samples until the batch is labelled.
+    Inputs that the model's ``forward`` does not take are left out of training batches, also with
+    ``remove_unused_columns=False``, which a confidence of your own needs to read further keys.
 
     Args:
         args: As for ``Trainer``, with all that comes after them.
@@ -91,8 +115,8 @@ class MidasTrainer(Trainer):
         kwargs: As for ``Trainer``.
 
     Raises:
-        MidasAugError: The confidence needs a model, or an option of the ``Trainer`` does not go
-            with soft labels.
+        MidasAugError: The confidence needs a model, the criterion warms up, or an option of the
+            ``Trainer`` does not go with soft labels.
     """
 
     data_collator: Any
@@ -131,27 +155,87 @@ class MidasTrainer(Trainer):
                 "expected no compute_loss_func, got one: MidasTrainer computes the loss; pass "
                 "criterion=..., or use the stock Trainer and a model that augments in its forward"
             )
-        self.add_callback(_Keeper(self.criterion, augment))
+        if self.criterion.warmup_epochs or self.criterion.warmup_steps:
+            raise MidasAugError(
+                "expected a criterion without a warm-up, got a MidasLoss with one: it trains "
+                "unimodal heads, and MidasTrainer has no logits of any; augment in the model's "
+                "forward (MidasCallback)"
+            )
+        self._first: dict[str, Any] | None = None  # the state before the first training
+        self.add_callback(_Epochs(self.criterion))
 
     def get_train_dataloader(self) -> Any:
         """The training loader, with batches that are misaligned; no other loader has them."""
-        plain = self.data_collator
-        self.data_collator = _InputCollate(self.augment, plain, self.collate_inputs)
+        plain, drops = self.data_collator, self.args.remove_unused_columns
+        model = _without_adapters(self.model)
+        taken = set(inspect.signature(model.forward).parameters)
+        # What the augmentation reads is no input of the model; the Trainer would drop it too early.
+        read = set(self.augment.keep)
+        if isinstance(self.augment.confidence, TableConfidence):
+            read.add(self.augment.confidence.index)
+        kept: set[Any] | None = None
+        if drops and read - taken:
+            labels = {self.augment.label, *self.label_names, "label", "label_ids"}
+            kept = taken | read | labels
+        self.data_collator = _InputCollate(
+            self.augment,
+            plain,
+            self.collate_inputs,
+            kept=kept,
+            taken=None if _takes_any(model) and not drops else taken,
+        )
+        self.args.remove_unused_columns = drops and kept is None
         try:
             return super().get_train_dataloader()
         finally:
-            self.data_collator = plain
+            self.data_collator, self.args.remove_unused_columns = plain, drops
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train; a checkpoint brings back α and the draws, too."""
+        """Train; a checkpoint brings back α, the draws and the confidence, too.
+
+        Raises:
+            MidasAugError: The file with these is missing in the checkpoint, damaged, or of other
+                settings.
+        """
+        if self.model_init is not None:  # the Trainer is about to make a new model
+            if self._first is None:
+                self._first = copy.deepcopy(self._state())
+            else:
+                self._load(self._first)
         folder = resume_from_checkpoint
         if folder is True:
             folder = get_last_checkpoint(self.args.output_dir)
         if folder:
-            state = torch.load(Path(folder, STATE), weights_only=True)
-            self.criterion.load_state_dict(state["criterion"])
-            self.augment.load_state_dict(state["augment"])
+            path = Path(folder, STATE)
+            state = _read_state(path)
+            try:
+                self._load(state)
+            except (KeyError, TypeError, RuntimeError, MidasAugError) as error:
+                raise MidasAugError(
+                    f"expected in {path} the state of this criterion, augment and confidence, got "
+                    f"one that does not fit ({error}); resume with those that the checkpoint was "
+                    "written with"
+                ) from error
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Save the model, and in a checkpoint α, the draws and the confidence beside it."""
+        super().save_model(output_dir, *args, **kwargs)
+        folder = Path(output_dir or self.args.output_dir)
+        if folder.name.startswith(PREFIX_CHECKPOINT_DIR) and self.args.should_save:
+            state = self._state()
+            write_atomically(folder / STATE, lambda file: torch.save(state, file))
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        parts = (self.criterion, self.augment, self.augment.confidence)
+        return list(zip(PARTS, parts, strict=True))
+
+    def _state(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self._parts()}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        for name, part in self._parts():
+            part.load_state_dict(state[name])
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any
@@ -171,14 +255,22 @@ class _InputCollate:
     """Collates, groups the inputs by modality, augments, and lays the inputs out flat again."""
 
     def __init__(
-        self, augment: MisalignAugment, plain: Any, inputs: Mapping[Any, Sequence[str]]
+        self,
+        augment: MisalignAugment,
+        plain: Any,
+        inputs: Mapping[Any, Sequence[str]],
+        *,
+        kept: set[Any] | None,
+        taken: set[str] | None,
     ) -> None:
         self.augment = augment
         self.plain = plain
         self.inputs = inputs
+        self.kept = kept  # columns of a sample; None: all
+        self.taken = taken  # inputs of the model; None: any
 
     def __call__(self, samples: list[Any]) -> dict[str, Any]:
-        batch = dict(self.plain(samples))
+        batch = dict(self.plain([self._without_unused(sample) for sample in samples]))
         names = [name for group in self.inputs.values() for name in group]
         missing = [name for name in names if name not in batch]
         if missing:
@@ -190,24 +282,71 @@ class _InputCollate:
         grouped = {key: {name: batch[name] for name in group} for key, group in self.inputs.items()}
         out = self.augment({**rest, **grouped})
         flat = {name: out[key][name] for key, group in self.inputs.items() for name in group}
-        return {key: out[key] for key in rest} | flat | {MISALIGNED: out.with_data({})}
+        others = {key: out[key] for key in rest if self.taken is None or key in self.taken}
+        return others | flat | {MISALIGNED: out.with_data({})}
+
+    def _without_unused(self, sample: Any) -> Any:
+        if self.kept is None or not isinstance(sample, Mapping):
+            return sample
+        return {key: value for key, value in sample.items() if key in self.kept}
 
 
-class _Keeper(TrainerCallback):
-    """Tells the loss the epoch, and puts it and the draw stream beside each checkpoint."""
+class _Epochs(TrainerCallback):
+    """Tells the loss the epoch."""
 
-    def __init__(self, criterion: MidasLoss, augment: MisalignAugment) -> None:
+    def __init__(self, criterion: MidasLoss) -> None:
         self.criterion = criterion
-        self.augment = augment
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.criterion.set_epoch(_epoch(state))
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if args.should_save:
-            folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
-            parts: dict[str, Any] = {"criterion": self.criterion, "augment": self.augment}
-            torch.save({name: part.state_dict() for name, part in parts.items()}, folder / STATE)
+
+def _read_state(path: Path) -> Mapping[str, Any]:
+    """What `MidasTrainer` put into a checkpoint."""
+    otherwise = (
+        "resume from a checkpoint that is whole, or load the weights into the model and train anew"
+    )
+    if not path.is_file():
+        raise MidasAugError(
+            f"expected the file {path}, found none: another trainer wrote the checkpoint, or "
+            f"saving was cut short; {otherwise}"
+        )
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MidasAugError(
+            f"expected in {path} what MidasTrainer saved, got a file that cannot be read "
+            f"({reason}); {otherwise}"
+        ) from error
+    if not isinstance(state, Mapping) or not set(PARTS) <= state.keys():
+        found = list(state) if isinstance(state, Mapping) else type(state).__name__
+        raise MidasAugError(f"expected in {path} the keys {PARTS!r}, got {found!r}; {otherwise}")
+    return state
+
+
+def _without_adapters(model: Any) -> Any:
+    """What a PEFT wrapper, whose own forward takes anything, was put around."""
+    is_wrapper = hasattr(model, "peft_config") and callable(getattr(model, "get_base_model", None))
+    return model.get_base_model() if is_wrapper else model
+
+
+def _takes_any(model: Any) -> bool:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _check_warmups(losses: Sequence[MidasLoss], args: Any, state: Any, loader: Any) -> None:
+    """Refuse a warm-up in epochs of a stream, and warn of one that is too long."""
+    for criterion in losses:
+        if criterion.warmup_epochs and loader is not None and not has_length(loader):
+            raise MidasAugError(
+                "expected a warm-up in steps for a data set without a length, whose epochs the "
+                f"Trainer does not count, got warmup_epochs={criterion.warmup_epochs}; build "
+                "MidasLoss(..., warmup_steps=...)"
+            )
+    n_batches = state.max_steps * args.gradient_accumulation_steps
+    warn_of_long_warmups(losses, state.num_train_epochs, n_batches)
 
 
 def _epoch(state: Any) -> int:

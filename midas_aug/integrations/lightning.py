@@ -1,14 +1,18 @@
-"""Lightning: tell the loss which epoch begins.
+"""Lightning: tell the loss which epoch begins, and Lightning how many rows a batch has.
 
 Make the augmentation an `midas_aug.integrations.module.AugmentModule` and the loss attributes of
 the ``LightningModule``. Then checkpoints hold α and the position of the draw stream, and
-``on_after_batch_transfer``, which Lightning also calls in validation, needs no guard.
+``on_after_batch_transfer``, which Lightning also calls in validation, needs no guard. Where the
+hook is a ``LightningDataModule``'s, give both the same `AugmentModule`.
 """
 
+import math
 from typing import Any
 
+from midas_aug.batch import MisalignedBatch
+from midas_aug.errors import MidasAugError
 from midas_aug.integrations._extras import require
-from midas_aug.integrations.module import find_losses
+from midas_aug.integrations.module import AugmentModule, find_losses, warn_of_long_warmups
 
 require("lightning", "lightning")
 
@@ -20,17 +24,93 @@ __all__ = ["MidasCallback"]
 class MidasCallback(Callback):
     """Calls ``set_epoch`` of every `MidasLoss` in the module, which ends the warm-up in time.
 
+    ``self.log`` in a step that is given a `MisalignedBatch` weighs it by its N aligned rows, unless
+    it is told a ``batch_size``: Lightning itself cannot tell how many rows such a batch has.
+
+    Raises:
+        MidasAugError: The module has no `MidasLoss`, or the data module an `AugmentModule` that the
+            module has not: it would augment in validation, too, and be in no checkpoint.
+
     Example:
         >>> from lightning import Trainer
         >>> from midas_aug.integrations.lightning import MidasCallback
         >>> trainer = Trainer(callbacks=[MidasCallback()], accelerator="cpu", logger=False)
     """
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stand between the steps and ``self.log``."""
+        self._log = _Log(pl_module)
+        vars(pl_module)["log"] = self._log
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Step aside."""
+        vars(pl_module).pop("log", None)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
+        """Look how many rows there are."""
+        self._log.look(batch)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        """Look how many rows there are."""
+        self._log.look(batch)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        """Look how many rows there are."""
+        self._log.look(batch)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a module whose loss is not a part of it; validation may come before training."""
+        """Refuse what is no part of the module; validation may come before training."""
+        _check_data_module(trainer, pl_module)
         self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of a warm-up that lasts as long as the training."""
+        warn_of_long_warmups(find_losses(pl_module), *_lengths(trainer))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         """Tell the losses."""
         for criterion in find_losses(pl_module):
             criterion.set_epoch(trainer.current_epoch)
+
+
+class _Log:
+    """``log`` of a module, which knows the number of rows of a `MisalignedBatch`."""
+
+    def __init__(self, module: LightningModule) -> None:
+        self.module = module
+        self.n_rows: int | None = None
+
+    def look(self, batch: Any) -> None:
+        self.n_rows = len(batch.labels) if isinstance(batch, MisalignedBatch) else None
+
+    def __call__(self, *args: Any, batch_size: int | None = None, **kwargs: Any) -> None:
+        n_rows = self.n_rows if batch_size is None else batch_size
+        type(self.module).log(self.module, *args, batch_size=n_rows, **kwargs)
+
+
+def _check_data_module(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Refuse an augmentation that does not follow the module from training to validation."""
+    data_module = getattr(trainer, "datamodule", None)
+    known = set(pl_module.modules())
+    for name, value in vars(data_module).items() if data_module is not None else ():
+        if isinstance(value, AugmentModule) and value not in known:
+            raise MidasAugError(
+                f"expected {type(data_module).__name__}.{name} to be a module of "
+                f"{type(pl_module).__name__}, too, got an AugmentModule of its own, which would "
+                "augment in validation as well; give both the same one"
+            )
+
+
+def _lengths(trainer: Trainer) -> tuple[float, float]:
+    """How many epochs and batches the training has at most, as far as it is known."""
+    an_epoch = max(trainer.num_training_batches, 1)  # infinity for a stream
+    n_epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    n_batches = math.inf
+    if trainer.max_steps != -1:
+        n_batches = trainer.max_steps * trainer.accumulate_grad_batches
+        n_epochs = min(n_epochs, max(1, math.ceil(n_batches / an_epoch)))
+    return n_epochs, min(n_batches, n_epochs * an_epoch)

@@ -1,12 +1,17 @@
 """The augmentation as a part of the model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from midas_aug._arrays import Array
+from midas_aug._rows import count_rows
+from midas_aug._tree import get_item, item_keys, map_arrays, resolve_key
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.confidence.base import module_of
@@ -14,15 +19,21 @@ from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
 from midas_aug.loss import MidasLoss
 
-__all__ = ["AugmentModule", "find_losses"]
+__all__ = ["AugmentModule", "find_losses", "warn_of_long_warmups"]
+
+
+# A batch with one of these is not taken for one without labels, or validation would count no row.
+LABEL_NAMES = frozenset({"label", "labels", "label_ids", "target", "targets", "y"})
 
 
 class AugmentModule(nn.Module):
     """A `MisalignAugment` that follows ``model.train()`` and ``model.eval()``, and is saved.
 
     In training mode it is the augmentation. In eval mode it adds no rows, draws nothing and asks
-    for no confidence: what a trainer calls in validation, too, needs no guard. The position of the
-    draw stream is in ``state_dict``, so that every trainer that saves the model saves it.
+    for no confidence: what a trainer calls in validation, too, needs no guard. Batches without
+    labels, as in prediction, are fine then: their rows have the label -1 and count in no loss. The
+    position of the draw stream is in ``state_dict``, so that every trainer that saves the model
+    saves it.
 
     Args:
         augment: The augmentation.
@@ -85,7 +96,7 @@ class AugmentModule(nn.Module):
         """
         if self.training:
             return self.augment(batch, labels, unimodal_logits=unimodal_logits)
-        return self.augment.draw(batch, labels, plan=self._no_swaps(batch, labels))
+        return self._aligned(batch, labels)
 
     def draw(self, batch: Any, *, materialize: bool = True) -> MisalignedBatch:
         """Augment a batch of inputs as ``augment.collate()`` does, on the batch's own device.
@@ -94,19 +105,49 @@ class AugmentModule(nn.Module):
         the batch is drawn and the step calls ``out.label``.
 
         Args:
-            batch: A collated batch with labels.
+            batch: A collated batch, in training with labels.
             materialize: See `MisalignAugment.collate`.
         """
         if not self.training:
-            return self.augment.draw(batch, plan=self._no_swaps(batch, None))
+            return self._aligned(batch, None)
         drawn = self.augment.draw(batch, materialize=materialize)
         return drawn if self.augment.needs_model else drawn.label(self.augment.confidence)
 
-    def _no_swaps(self, batch: Any, labels: Array | None) -> SwapPlan:
-        given = self.augment.find_labels(batch) if labels is None else labels
+    def _aligned(self, batch: Any, labels: Array | None) -> MisalignedBatch:
+        given = self._labels_of(batch) if labels is None else labels
         none = torch.zeros(0, dtype=torch.int64, device=getattr(given, "device", "cpu"))
         n_modalities = len(self.augment.modalities)
-        return SwapPlan(none.new_zeros(0, n_modalities), none, torch.zeros_like(none).bool())
+        plan = SwapPlan(none.new_zeros(0, n_modalities), none, torch.zeros_like(none).bool())
+        return self.augment.draw(batch, given, plan=plan)
+
+    def _labels_of(self, batch: Any) -> Any:
+        """The labels of a batch; -1 for all rows of one that has none."""
+        if isinstance(batch, MisalignedBatch):
+            return None  # refused by draw
+        label = self.augment.label
+        if callable(label):
+            with contextlib.suppress(KeyError, IndexError, AttributeError):
+                found = label(batch)
+                if found is not None:
+                    return found
+        elif resolve_key(batch, label) is not None:
+            found = get_item(batch, label)
+            if found is not None:
+                return found
+        elif LABEL_NAMES.intersection(item_keys(batch)):
+            return self.augment.find_labels(batch)  # an error: labels under another key
+        first = get_item(batch, next(iter(self.augment.keys.values()))[0], "modality")
+        n_rows, arrays = count_rows(first) or 0, _arrays_in(first)
+        if arrays and isinstance(arrays[0], np.ndarray):
+            return np.full(n_rows, -1, dtype=np.int64)
+        device = arrays[0].device if arrays else "cpu"
+        return torch.full((n_rows,), -1, dtype=torch.int64, device=device)
+
+
+def _arrays_in(tree: Any) -> list[Any]:
+    found: list[Any] = []
+    map_arrays(found.append, tree)
+    return found
 
 
 def find_losses(model: nn.Module) -> list[MidasLoss]:
@@ -123,6 +164,26 @@ def find_losses(model: nn.Module) -> list[MidasLoss]:
             "device and saved with the model"
         )
     return losses
+
+
+def warn_of_long_warmups(losses: Iterable[MidasLoss], n_epochs: float, n_batches: float) -> None:
+    """Warn of warm-ups that the training does not outlast.
+
+    Args:
+        losses: The losses that are trained with.
+        n_epochs: How many epochs there will be; infinity where nobody knows.
+        n_batches: How many batches there will be, in all epochs; infinity where nobody knows.
+    """
+    for criterion in losses:
+        for option, length in (("warmup_epochs", n_epochs), ("warmup_steps", n_batches)):
+            warmup = getattr(criterion, option)
+            if warmup >= length:
+                warnings.warn(
+                    f"the warm-up of MidasLoss with {option}={warmup} takes the whole training "
+                    f"(length {length}), so the fusion head learns nothing; train longer, or build "
+                    "MidasLoss with a shorter warm-up (for a stream: with warmup_steps)",
+                    stacklevel=2,
+                )
 
 
 def _losses(model: nn.Module) -> Iterator[MidasLoss]:

@@ -244,7 +244,7 @@ def test_batches_of_any_structure_give_the_same_report(built, kind):
         if kind == "nested":
             halves = batch["audio"].split(4, dim=1)
             return {
-                "audio": {"low": halves[0], "rest": [halves[1]]},
+                "audio": {"low": halves[0], "rest": (halves[1],)},
                 "video": batch["video"],
                 "label": batch["label"],
                 "id": [str(n) for n in range(len(batch["label"]))],

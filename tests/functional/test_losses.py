@@ -134,6 +134,15 @@ def test_a_negative_source_label_gives_a_finite_loss_and_harms_no_other_row(
     np.testing.assert_allclose(got[kept], wanted, rtol=1e-9, atol=1e-9)
 
 
+@both_libraries
+def test_a_negative_source_label_adds_nothing(library: Library) -> None:
+    logits, _ = as_library(np.log([[0.25, 0.75]] * 3), "float64", library)
+    labels, _ = as_library([[0, -1], [-1, -1], [-100, 1]], "int64", library)
+    shares, _ = as_library([[0.5, 0.5]] * 3, "float64", library)
+    loss = F.misaligned_cross_entropy(logits, labels, shares)
+    assert_close(loss, [0.5 * np.log(4), 0.0, 0.5 * np.log(4 / 3)], atol=1e-12)
+
+
 @every_dtype
 def test_extreme_logits_give_finite_exact_losses(library: Library, dtype: str) -> None:
     logits, exact = as_library(

@@ -96,6 +96,27 @@ def test_large_batches_with_known_classes_pair_as_without():
         F.sample_partners(labels, num_classes=10)
 
 
+@pytest.mark.parametrize("num_classes", [32_767, 32_768, 32_769, 40_000])
+def test_class_numbers_that_a_short_integer_cannot_hold_pair_as_without(num_classes, monkeypatch):
+    """A key is a class, or the number of classes for an ignored row."""
+    monkeypatch.setattr(pairing, "_NARROW_ROWS", 0)
+    labels = torch.arange(num_classes - 40_004, num_classes).clamp(min=-1)
+    labels[1::2] = num_classes - 1
+    labels[::1000] = -1
+    draws = torch.randint(1 << DRAW_BITS, (len(labels),), generator=torch.manual_seed(0))
+    have = partners_from_draws(labels, draws, num_classes=num_classes)
+    want = partners_from_draws(labels, draws)
+    assert torch.equal(have[0], want[0])
+    assert torch.equal(have[1], want[1])
+
+
+def test_the_number_of_classes_itself_is_no_class():
+    labels = torch.tensor([0, 1, 2])
+    with pytest.raises(MidasAugError, match="labels below num_classes=2, got 2"):
+        F.sample_partners(labels, num_classes=2)
+    assert F.sample_partners(labels, num_classes=3)[1].all()
+
+
 def test_rows_draw_independently():
     labels = torch.tensor([0, 0, 1, 1])
     generator = torch.Generator().manual_seed(0)
@@ -151,6 +172,39 @@ def test_permutations_are_uniform():
     assert chisquare(list(seen.values())).pvalue > 1e-4
 
 
+@given(st.data(), st.integers(2, 6), strategies.libraries())
+def test_a_same_class_partner_is_another_row_of_the_own_class(data, num_classes, library):
+    values = data.draw(strategies.labels_arrays(num_classes=num_classes))
+    labels, values = strategies.as_library(values, "int64", library)
+    partner, valid = map(strategies.as_numpy, F.same_class_partners(labels))
+    own, size = np.arange(len(values)), (values[:, None] == values).sum(axis=1)
+    assert np.array_equal(valid, (values >= 0) & (size > 1))
+    assert np.array_equal(partner[~valid], own[~valid])
+    assert (partner[valid] != own[valid]).all()
+    assert np.array_equal(values[partner], values)
+
+
+@pytest.mark.parametrize("library", strategies.LIBRARIES)
+def test_same_class_partners_are_uniform_over_the_other_rows_of_the_class(library):
+    labels, _ = strategies.as_library([1, 0, 1, -1, 1, 0, 1, -1], "int64", library)
+    counts = np.zeros((8, 8))
+    for seed in range(600):
+        draws = np.random.default_rng(seed) if library == "numpy" else torch.manual_seed(seed)
+        partner, _ = F.same_class_partners(labels, generator=draws)
+        counts[np.arange(8), strategies.as_numpy(partner)] += 1
+    assert counts[1, 5] == counts[5, 1] == counts[3, 3] == counts[7, 7] == 600
+    for row in (0, 2, 4, 6):
+        others = [other for other in (0, 2, 4, 6) if other != row]
+        assert counts[row, others].sum() == 600
+        assert chisquare(counts[row, others]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("function", [F.permutation_partners, F.same_class_partners])
+def test_no_rows_have_no_partners(function):
+    partner, valid = function(torch.zeros(0, dtype=torch.int64))
+    assert partner.shape == valid.shape == (0,)
+
+
 @pytest.mark.parametrize(
     ("labels", "generator", "words"),
     [
@@ -163,7 +217,7 @@ def test_permutations_are_uniform():
     ],
 )
 def test_bad_labels_and_generators_are_named(labels, generator, words):
-    for function in (F.sample_partners, F.permutation_partners):
+    for function in (F.sample_partners, F.permutation_partners, F.same_class_partners):
         with pytest.raises(MidasAugError) as error:
             function(labels, generator=generator)
         assert all(word in str(error.value) for word in words)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from midas_aug import functional as F
 from midas_aug.errors import MidasAugError
+from midas_aug.functional.ratio_rule import RatioSums, step_from_ratios
 from tests.helpers import reference
 from tests.helpers import strategies as own
 from tests.helpers.strategies import (
@@ -85,6 +86,11 @@ def test_weights_average_over_the_replaced_modalities_only(library: Library) -> 
     out = F.hard_sample_weights([first, second, third], plan)
     # the last row's anchor is 1: modalities 0 and 2 come from row 0, cosines 1 and -1
     assert_close(out, [2.0, 1.0, 1.0 + (-1 / 3 + 1) / 2, 1.5], atol=1e-12)
+
+
+def test_one_modality_alone_has_weights_too() -> None:
+    weights = F.hard_sample_weights([torch.eye(2)], _plan([[1], [0]], [0, 0], "torch"))
+    assert weights.tolist() == [1.5, 2.0]
 
 
 @both_libraries
@@ -490,6 +496,125 @@ def test_ratio_step_is_the_public_codes(
     )
     assert_kind(out, library, "float32")
     assert_close(out, [wanted.pop()] * 2)
+
+
+def test_hardness_stays_in_its_range_where_a_cosine_does_not() -> None:
+    plan = F.SwapPlan(torch.tensor([[0, 1]]), torch.tensor([0]), torch.tensor([True]))
+    rows = [torch.ones(2, 3), torch.ones(2, 3)]
+    for similarity, wanted in ((1.5, 2.0), (-1.5, 1.0), (0.5, 1.75), (torch.nan, 1.5)):
+        weights = F.hard_sample_weights(
+            rows, plan, similarity=lambda a, b, s=similarity: torch.full((len(a),), s)
+        )
+        assert weights.tolist() == [wanted]
+    generator = torch.Generator().manual_seed(0)
+    same = torch.randn(4096, 7, generator=generator).repeat(2, 1)
+    source = torch.stack([torch.arange(4096), torch.arange(4096, 8192)], dim=1)
+    plan = F.SwapPlan(source, torch.arange(4096), torch.ones(4096, dtype=torch.bool))
+    assert float(F.hard_sample_weights([same, same], plan).max()) == 2.0  # no rounding beyond
+
+
+def _step_by(rule: str, **setting: float) -> torch.Tensor:
+    logits, labels, ones = torch.zeros(2, 2), torch.tensor([[1, 0], [0, 1]]), torch.ones(2, 2)
+    if rule == "paper":
+        return F.weak_modality_step(ones[0], ones, logits, labels, **setting)
+    return F.ratio_weak_modality_step(ones[0], ones, labels, logits, labels, **setting)
+
+
+both_rules = pytest.mark.parametrize("rule", ["paper", "ratio"])
+
+
+@pytest.mark.parametrize("step_size", [float("nan"), float("inf"), -0.5])
+@both_rules
+def test_steps_that_are_no_numbers_are_refused(rule: str, step_size: float) -> None:
+    with pytest.raises(MidasAugError, match="finite number of at least 0"):
+        _step_by(rule, step_size=step_size)
+
+
+@both_rules
+def test_a_maximum_below_one_is_refused_and_one_holds_alpha_there(rule: str) -> None:
+    for max_alpha in (0.5, 0.0, float("nan")):
+        with pytest.raises(MidasAugError, match="max_alpha of at least 1"):
+            _step_by(rule, max_alpha=max_alpha)
+    assert _step_by(rule, max_alpha=1.0).tolist() == [1.0, 1.0]
+    assert _step_by(rule, step_size=0).tolist() == [1.0, 1.0]
+
+
+def test_at_a_tie_of_the_ratios_alpha_falls_and_the_first_modality_is_weak() -> None:
+    """Numbers that float32 holds exactly, so that equal is equal."""
+    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
+    labels, start = source, torch.full((2,), 1.5)
+    even = torch.zeros(4, 2)
+
+    def step(confidence: list[float], logits: torch.Tensor) -> float:
+        raw = torch.tensor([confidence, confidence])
+        return float(F.ratio_weak_modality_step(start, raw, source, logits, labels)[0])
+
+    assert step([0.5, 0.5], even) == pytest.approx(1.45)  # both ratios are 1
+    leans = 3.0 * (labels[:, :1] == torch.arange(2))  # to modality 1's labels: the ratio is e³
+    # Were the second the weak one at a tie, this lean to the first would raise α.
+    assert step([0.5, 0.5], leans) == pytest.approx(1.45)
+    assert step([0.5, 0.5], -leans) == pytest.approx(1.55)
+    assert step([0.25, 0.5], even) == pytest.approx(1.45)
+    assert step([0.5, 0.25], even) == pytest.approx(1.45)
+    assert step([0.5, 0.25], leans) == pytest.approx(1.55)
+    for weak, expected in ((0, 0.5), (1, 2.0)):
+        received = torch.tensor([[expected, 1.0], [2 * expected, 2.0]])
+        sums = RatioSums(confidence=torch.tensor([expected, 1.0]), received=received)
+        stepped = step_from_ratios(start, sums, step_size=0.05, max_alpha=None)
+        assert stepped[0] == pytest.approx(1.45), f"weak is {weak}"
+
+
+def _leaning(ratio: float) -> torch.Tensor:
+    """Logits of two blocks in which modality 1's labels get ``ratio`` times modality 2's."""
+    more, less = ratio / (1 + ratio), 1 / (1 + ratio)
+    return torch.tensor([[less, more], [more, less], [more, less], [less, more]]).log()
+
+
+@pytest.mark.parametrize(("received", "alpha"), [(4.0, 1.55), (3.5, 1.55), (2.5, 1.45)])
+def test_the_ratio_received_is_the_mean_over_the_swaps_that_have_rows(
+    received: float, alpha: float
+) -> None:
+    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
+    raw = torch.tensor([[0.75, 0.25], [0.75, 0.25]])  # 3 is expected
+    given = (torch.full((2,), 1.5), raw, source, _leaning(received), source)
+    assert F.ratio_weak_modality_step(*given)[0] == pytest.approx(alpha)
+    # One block alone: its ratio, not half of it.
+    first = torch.tensor([True, True, False, False])
+    for valid in (first, ~first):
+        assert F.ratio_weak_modality_step(*given, valid=valid)[0] == pytest.approx(alpha)
+
+
+@pytest.mark.parametrize(("received", "alpha"), [(4.0, 1.55), (2.0, 1.45)])
+def test_rows_with_an_ignored_source_have_no_say_in_the_ratio(
+    received: float, alpha: float
+) -> None:
+    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0], [1, 2], [2, 2], [2, 0], [2, 2]])
+    raw = torch.tensor([[0.75, 0.25], [0.75, 0.25], [0.1, 0.9], [0.1, 0.9]])  # of two rows: 3
+    labels = torch.tensor([0, 1, -1, -1])[source]
+    logits = torch.zeros(8, 2)
+    logits[:4] = _leaning(received)
+    start = torch.full((2,), 1.5)
+    stepped = F.ratio_weak_modality_step(start, raw, source, logits, labels)
+    assert stepped[0] == pytest.approx(alpha)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_ratio_with_a_zero_on_either_side_leaves_alpha_as_it_is(swapped: bool) -> None:
+    """No modality is special: 0 / x is no more of a ratio than x / 0."""
+    source = torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0]])
+    confidence = torch.tensor([[0.0, 0.5], [0.0, 0.5]])
+    even, vanishing = torch.zeros(4, 3), torch.tensor([[0.0, -200.0, 0.0]]).repeat(4, 1)
+    labels = torch.tensor([[1, 0]] * 4)
+    for raw, logits in ((confidence, even), (confidence + 0.1, vanishing)):
+        given = (raw, source, logits, labels)
+        if swapped:
+            given = (raw.flip(1), source.flip(1), logits, labels.flip(1))
+        assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *given).tolist() == [1.5, 1.5]
+    nothing = torch.tensor([[-200.0, -200.0, 0.0]]).repeat(4, 1)  # neither label gets anything
+    given = (confidence + 0.1, source, nothing, labels)
+    assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *given).tolist() == [1.5, 1.5]
+    usual = (confidence + 0.1, source, even, labels)
+    assert F.ratio_weak_modality_step(torch.full((2,), 1.5), *usual).tolist() != [1.5, 1.5]
 
 
 @pytest.mark.parametrize("broken", ["shares", "logits"])

@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 
-def _log_softmax(row: Array) -> list[float]:
+def _log_softmax(row: Array | Sequence[float]) -> list[float]:
     """log p of one row of logits, by the definition, after subtracting the largest logit."""
     values = [float(v) for v in row]
     top = max(values)
@@ -209,19 +209,22 @@ def eq11_loss(
     alpha: Array,
     lam: float,
     unimodal_weight: float,
+    shares: Array | None = None,
 ) -> dict[str, float]:
     """Eq. 9-11: mean over the labelled rows of L_align + unimodal_weight L_uni + lam L_mis.
 
     `confidence` (N, M) is raw, `hardness` (S,) is the factor 1 + (s + 1) / 2. L_mis of a row is
     the mean over its S/N misaligned samples, where one that is not valid counts as 0. Rows with a
     negative label are left out of every sum and of the mean. `aligned`, `misaligned` and
-    `unimodal` are the means before lam and unimodal_weight.
+    `unimodal` are the means before lam and unimodal_weight. `shares` (S, M) stand in for those of
+    Eq. 2.
     """
     n, modalities, s_rows = len(labels), source.shape[1], source.shape[0]
     labelled = [i for i in range(n) if int(labels[i]) >= 0]
     if not labelled:
         return {"total": 0.0, "aligned": 0.0, "misaligned": 0.0, "unimodal": 0.0}
-    shares = label_shares(confidence, source)
+    if shares is None:
+        shares = label_shares(confidence, source)
     per_row = s_rows / n
     aligned, misaligned, unimodal = [], [], []
     for i in labelled:
@@ -266,23 +269,25 @@ def ratio_weak_step(
     n_rows: int,
     step_size: float,
     max_alpha: float | None,
+    valid: Array | None = None,
 ) -> float:
     """The public code's alpha (two modalities, swap "each"): a ratio of means instead of Eq. 5-7.
 
     Weak is the modality with the smaller mean raw confidence (the first at a tie). Alpha grows
-    only if the fusion model leans to the strong one more than the unimodal ratio says.
+    only if the fusion model leans to the strong one more than the unimodal ratio says. The means
+    are over the valid rows; with none, alpha is returned as it is.
     """
-    rows = source.shape[0]
-    if rows == 0:
+    used = [s for s in range(source.shape[0]) if valid is None or bool(valid[s])]
+    if not used:
         return float(alpha)
     mean_c = []
     for m in range(2):
-        mean_c.append(_mean([float(confidence[int(source[s, m]), m]) for s in range(rows)]))
+        mean_c.append(_mean([float(confidence[int(source[s, m]), m]) for s in used]))
     uni = _ratio(mean_c[0], mean_c[1])
     blocks = []
     for block in (range(0, n_rows), range(n_rows, 2 * n_rows)):
         picked: list[list[float]] = [[], []]
-        for s in block:
+        for s in (s for s in block if s in used):
             log_p = _log_softmax(logits[s])
             for m in range(2):
                 picked[m].append(math.exp(log_p[int(source_labels[s, m])]))
@@ -302,4 +307,113 @@ def possible_partners(labels: Array) -> list[set[int]]:
             if int(labels[i]) >= 0 and int(labels[j]) >= 0 and int(labels[j]) != int(labels[i]):
                 partners.add(j)
         out.append(partners)
+    return out
+
+
+def log_probabilities(row: Array) -> Floats:
+    """log p of one row of logits."""
+    return np.array(_log_softmax(row))
+
+
+def log_confidence(logits: Array, labels: Array) -> Floats:
+    """log of `true_class_confidence`, which cannot vanish; 0 where the label is negative."""
+    out = np.zeros(len(labels), dtype=np.float64)
+    for i, label in enumerate(labels):
+        if int(label) >= 0:
+            out[i] = _log_softmax(logits[i])[int(label)]
+    return out
+
+
+def shares_of_logarithms(log_confidence: Array, source: Array) -> Floats:
+    """Eq. 2 for log c: c~_s^m = exp(log c_s^m - max) / sum_l exp(log c_s^l - max)."""
+    rows, modalities = source.shape
+    out = np.zeros((rows, modalities), dtype=np.float64)
+    for s in range(rows):
+        out[s] = np.exp(
+            _log_softmax([log_confidence[int(source[s, m]), m] for m in range(modalities)])
+        )
+    return out
+
+
+def shares_by_source(confidence: Array, source: Array) -> Floats:
+    """Eq. 3 with one vote a source row: the mean confidence of its modalities, divided among them.
+
+    Where all of a row's confidences are 0, each of its source rows has the same vote.
+    """
+    rows, modalities = source.shape
+    out = np.zeros((rows, modalities), dtype=np.float64)
+    for s in range(rows):
+        votes: dict[int, float] = {}
+        sizes: dict[int, int] = {}
+        for origin in {int(source[s, m]) for m in range(modalities)}:
+            own = [m for m in range(modalities) if int(source[s, m]) == origin]
+            votes[origin] = _mean([float(confidence[origin, m]) for m in own])
+            sizes[origin] = len(own)
+        total = math.fsum(votes.values())
+        for m in range(modalities):
+            origin = int(source[s, m])
+            vote = votes[origin] / total if total > 0 else 1 / len(votes)
+            out[s, m] = vote / sizes[origin]
+    return out
+
+
+def skill_score(
+    logits: Array, labels: Array, temperatures: Sequence[float], class_counts: Array | None = None
+) -> float:
+    """max(0, 1 - min_T NLL(logits / T) / H(frequencies)); 0 where there is nothing to know."""
+    rows, classes = logits.shape
+    used = [i for i in range(rows) if int(labels[i]) >= 0]
+    if class_counts is None:
+        class_counts = np.array([sum(int(labels[i]) == c for i in used) for c in range(classes)])
+    total = float(np.sum(class_counts))
+    frequencies = [float(count) / total for count in class_counts] if total else []
+    entropy = -math.fsum(f * math.log(f) for f in frequencies if f > 0)
+    if not used or entropy == 0:
+        return 0.0
+    best = min(
+        _mean([-_log_softmax(np.asarray(logits[i]) / t)[int(labels[i])] for i in used])
+        for t in temperatures
+    )
+    return max(0.0, 1 - best / entropy)
+
+
+def prototype_confidence(
+    updates: Sequence[tuple[Sequence[Array], Array]],
+    features: Sequence[Array],
+    labels: Array,
+    num_classes: int,
+    temperature: float,
+    momentum: float,
+) -> Floats:
+    """Softmax over the cosines with the class centroids, at the true class; (N, M).
+
+    A centroid is the mean of its class in the first of the `updates` that has the class, then
+    momentum * centroid + (1 - momentum) * mean. Rows with a negative label or with a number that
+    is not finite in any modality are in no mean. A class without a centroid has confidence 0.
+    """
+    modalities = len(features)
+    centroids: dict[int, list[Floats]] = {}
+    for given, classes in updates:
+        for c in range(num_classes):
+            rows = [
+                i
+                for i in range(len(classes))
+                if int(classes[i]) == c
+                and all(np.isfinite(given[m][i]).all() for m in range(modalities))
+            ]
+            if not rows:
+                continue
+            means = [np.mean([given[m][i] for i in rows], axis=0) for m in range(modalities)]
+            if c in centroids:
+                old = centroids[c]
+                means = [momentum * old[m] + (1 - momentum) * means[m] for m in range(modalities)]
+            centroids[c] = means
+    out = np.zeros((len(labels), modalities), dtype=np.float64)
+    for i, label in enumerate(labels):
+        if int(label) not in centroids:
+            continue
+        seen = sorted(centroids)
+        for m in range(modalities):
+            scores = [_cosine(features[m][i], centroids[c][m]) / temperature for c in seen]
+            out[i, m] = math.exp(_log_softmax(scores)[seen.index(int(label))])
     return out

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from midas_aug import MidasAugError, MidasLoss, MisalignAugment
+from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
 from midas_aug.integrations.keras import KerasCollate, keras_batch
 from midas_aug.integrations.module import AugmentModule
 
@@ -36,7 +36,7 @@ class Fused(nn.Module):
         self.fusion = nn.Linear(8, CLASSES)
         augment = MisalignAugment(("a", "b"), CLASSES, confidence="uniform", seed=0)
         self.augment = AugmentModule(augment)
-        self.criterion = MidasLoss(2, step_size=0.3)
+        self.criterion = MidasLoss(2, weak_modality=WeakModalityWeight(2, step_size=0.3))
 
     def forward(self, batch: Any) -> torch.Tensor:
         out = self.augment(batch)
@@ -66,7 +66,7 @@ def test_accelerate_scales_once_and_saves_what_is_in_the_model(tmp_path):
     after = [model(batch).item() for _ in range(2)]
     model.criterion.weak_modality.alpha.fill_(9)
     accelerator.load_state(str(tmp_path))
-    assert model.augment.state_dict()["draws"] == 2
+    assert model.augment.state_dict()["stream.calls"] == 2
     assert [model(batch).item() for _ in range(2)] == after
 
 

@@ -11,7 +11,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from midas_aug import MidasAugError, MidasLoss, MisalignAugment
+from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
 from midas_aug.functional import SwapPlan
 from midas_aug.integrations.distributed import augment_across_ranks
 
@@ -54,7 +54,7 @@ class Fused(nn.Module):
 
 def train(model: Any, rank: int, folder: str, name: str) -> None:
     """Some steps; what a rank saw, drew and computed goes into a file."""
-    criterion = MidasLoss(2, step_size=0.3)
+    criterion = MidasLoss(2, weak_modality=WeakModalityWeight(2, step_size=0.3))
     criterion.weak_modality.alpha.fill_(2.0)  # so that it moves whatever is drawn
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     losses, plans, alphas = [], [], []
@@ -125,7 +125,7 @@ def join(plans: list[Any], gathered: bool) -> SwapPlan:
 def test_ranks_train_as_one_process_with_the_whole_batch(ranks, name):
     world, results = ranks
     model = Fused(swap="permute" if name == "permuted" else "each")
-    criterion = MidasLoss(2, step_size=0.3)
+    criterion = MidasLoss(2, weak_modality=WeakModalityWeight(2, step_size=0.3))
     criterion.weak_modality.alpha.fill_(2.0)  # so that it moves whatever is drawn
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for step in range(STEPS):

@@ -3,6 +3,7 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ def test_in_eval_mode_it_adds_no_rows_draws_nothing_and_asks_for_nothing(confide
         assert len(out.source) == ROWS
         assert torch.equal(out.weights, torch.ones(ROWS))
         assert torch.equal(out.targets.argmax(dim=1), data["label"])
-    assert module.state_dict()["draws"] == 0
+    assert module.state_dict()["stream.calls"] == 0
     assert MidasLoss(2)(torch.randn(ROWS, CLASSES), out) > 0
 
 
@@ -52,12 +53,53 @@ def test_numpy_batches_are_left_as_they_are_too():
     assert len(make().eval()(data).source) == ROWS
 
 
+@pytest.mark.parametrize(
+    "label", ["label", lambda batch: batch["label"], lambda batch: batch.label]
+)
+@pytest.mark.parametrize("confidence", ["uniform", "logits"])
+def test_a_trained_model_predicts_without_labels(confidence, label):
+    keys = {"a": "a", "b": ["b", "mask"]}
+    augment = MisalignAugment(keys, CLASSES, confidence=confidence, label=label)
+    module = AugmentModule(augment).eval()
+    data = {"a": {"x": torch.randn(ROWS, 3)}, "b": torch.randn(ROWS, 5), "mask": [1] * ROWS}
+    for out in (module(data), module.draw(data)):
+        assert torch.equal(out["a"]["x"], data["a"]["x"])
+        assert torch.equal(out["b"], data["b"])
+        assert out.labels.tolist() == [-1] * ROWS
+        loss = MidasLoss(2).eval()(torch.randn(ROWS, CLASSES), out)
+        assert loss == 0
+    with pytest.raises((MidasAugError, KeyError, AttributeError)):
+        module.train()(data)
+
+
+def test_prediction_without_labels_takes_numpy_lists_and_tuples():
+    batches = {
+        "arrays": (("a", "b"), {"a": np.ones((ROWS, 3)), "b": np.ones((ROWS, 5))}),
+        "lists": (("a", "b"), {"a": ["text"] * ROWS, "b": torch.ones(ROWS, 5)}),
+        "tuple": ((0, 1), (torch.ones(ROWS, 3), torch.ones(ROWS, 5))),
+        "none": (("a", "b"), {"a": torch.ones(ROWS, 3), "b": torch.ones(ROWS, 5), "label": None}),
+    }
+    for name, (modalities, data) in batches.items():
+        label = 2 if name == "tuple" else "label"
+        module = AugmentModule(MisalignAugment(modalities, CLASSES, label=label)).eval()
+        out = module(data)
+        assert out.labels.tolist() == [-1] * ROWS, name
+        assert out.is_numpy == (name == "arrays")
+
+
+def test_labels_under_another_key_are_not_taken_for_none():
+    data = batch()
+    data["labels"] = data.pop("label")
+    with pytest.raises(MidasAugError, match=r"expected labels under 'label', found .*'labels'"):
+        make().eval()(data)
+
+
 def test_a_batch_is_drawn_where_the_labels_need_a_model():
     module, data = make("logits"), batch()
     out = module.draw(data, materialize=False)
     assert len(out["a"]) == ROWS
     assert len(out.source) == 3 * ROWS
-    with pytest.raises(MidasAugError, match="relabel"):
+    with pytest.raises(MidasAugError, match="label"):
         out.targets  # noqa: B018
     with pytest.raises(MidasAugError, match="expected unimodal_logits"):
         module(data)
@@ -83,8 +125,8 @@ def test_a_copy_draws_on_by_itself():
     module, data = make(), batch()
     twin = copy.deepcopy(module)
     module(data)
-    assert twin.state_dict()["draws"] == 0
-    assert module.state_dict()["draws"] == 1
+    assert twin.state_dict()["stream.calls"] == 0
+    assert module.state_dict()["stream.calls"] == 1
 
 
 def test_what_is_no_augmentation_is_refused():

@@ -1,13 +1,17 @@
 """The Hugging Face Trainer: what the model gets, how the loss is scaled, what is checkpointed."""
 
+import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
+from torch.utils.data import IterableDataset
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
+from midas_aug.confidence import SkillConfidence, TableConfidence
 from midas_aug.integrations.module import AugmentModule
 
 transformers = pytest.importorskip("transformers")
@@ -74,13 +78,19 @@ def arguments(folder: Any, **options: Any) -> Any:
     return transformers.TrainingArguments(output_dir=str(folder), **(settings | options))
 
 
-def make(folder: Any, model: nn.Module | None = None, **options: Any) -> Any:
+def make(
+    folder: Any,
+    model: nn.Module | None = None,
+    augment: MisalignAugment | None = None,
+    dataset: Any = None,
+    **options: Any,
+) -> Any:
     return MidasTrainer(
         model or Classifier(),
         arguments(folder, **options),
-        train_dataset=data(),
-        eval_dataset=data(),
-        augment=uniform(),
+        train_dataset=dataset or data(),
+        eval_dataset=dataset or data(),
+        augment=augment or uniform(),
         inputs=INPUTS,
     )
 
@@ -145,6 +155,104 @@ def test_a_checkpoint_brings_back_alpha_and_the_draws(tmp_path):
     assert torch.equal(resumed.model.fusion.weight, whole.model.fusion.weight)
 
 
+@pytest.mark.parametrize("drops", [True, False])
+def test_the_index_of_a_table_is_looked_up_and_kept_from_the_model(tmp_path, drops):
+    table = TableConfidence(("image", "text"), ROWS, index="position")
+    table.update(torch.arange(ROWS), torch.stack([torch.arange(ROWS) / ROWS, torch.ones(ROWS)], 1))
+    rows = [{**sample, "position": i} for i, sample in enumerate(data())]
+    model = Classifier()
+    trainer = make(
+        tmp_path, model, uniform(confidence=table), dataset=rows, remove_unused_columns=drops
+    )
+    pixels = torch.stack([row["pixels"] for row in rows])
+    for batch in trainer.get_train_dataloader():
+        out = batch["misaligned"]
+        rows_of = [int((pixels == row).all(dim=1).nonzero()) for row in batch["pixels"][:BATCH]]
+        torch.testing.assert_close(out.confidence[:, 0], torch.tensor(rows_of) / ROWS)
+        assert set(batch) == {"pixels", "ids", "mask", "labels", "misaligned"}
+    trainer.train()
+    assert model.calls == [(3 * BATCH, True)] * 2
+    assert trainer.args.remove_unused_columns is drops
+    if drops:
+        assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_a_checkpoint_brings_back_the_state_of_the_confidence(tmp_path):
+    first, second = (SkillConfidence(("image", "text"), CLASSES) for _ in range(2))
+    labels = torch.arange(ROWS) % CLASSES
+    first.update([9 * one_hot(labels).float(), torch.zeros(ROWS, CLASSES)], labels)
+    first.step()
+    make(tmp_path, augment=uniform(confidence=first), save_strategy="epoch").train()
+    options = {"num_train_epochs": 2, "save_strategy": "epoch"}
+    resumed = make(tmp_path, augment=uniform(confidence=second), **options)
+    assert not torch.equal(second.skill, first.skill)
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(second.skill, first.skill)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), r"expected the file .*midas_aug\.pt, found none"),
+        (lambda file: file.write_bytes(file.read_bytes()[:500]), "a file that cannot be read"),
+        (lambda file: file.write_bytes(b""), "a file that cannot be read"),
+        (lambda file: torch.save({"augment": {}}, file), r"the keys .* got \['augment'\]"),
+        (lambda file: torch.save([1], file), "the keys .* got 'list'"),
+    ],
+)
+def test_a_checkpoint_without_its_state_says_what_to_do(tmp_path, damage, message):
+    make(tmp_path, save_strategy="epoch").train()
+    [file] = tmp_path.glob("checkpoint-*/midas_aug.pt")
+    damage(file)
+    with pytest.raises(MidasAugError, match=f"{message}.*resume from a checkpoint that is whole"):
+        make(tmp_path, num_train_epochs=2).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    skilled = uniform(confidence=SkillConfidence(("image", "text"), CLASSES))
+    make(tmp_path, augment=skilled, save_strategy="epoch").train()
+    message = r"midas_aug\.pt .*does not fit .*UniformConfidence.*was written with"
+    with pytest.raises(MidasAugError, match=message):
+        make(tmp_path, num_train_epochs=2).train(resume_from_checkpoint=True)
+
+
+def test_every_training_with_a_new_model_starts_fresh(tmp_path):
+    skill = SkillConfidence(("image", "text"), CLASSES)
+    trainer = MidasTrainer(
+        args=arguments(tmp_path),
+        model_init=Classifier,
+        train_dataset=data(),
+        augment=uniform(confidence=skill),
+        inputs=INPUTS,
+    )
+    losses, start = [], skill.skill.clone()
+    for trial in range(2):
+        losses.append(trainer.train().training_loss)
+        assert trainer.augment.state_dict()["stream"]["calls"] == 2, trial
+        if trial == 0:
+            assert trainer.criterion.weak_modality.alpha.abs().sum() > 0
+            skill.skill.fill_(0.5)
+    assert torch.equal(skill.skill, start)
+    assert losses[0] == losses[1]
+
+
+def test_what_was_saved_stays_whole_where_saving_fails(tmp_path, monkeypatch):
+    trainer = make(tmp_path)
+    folder = tmp_path / "checkpoint-1"
+    trainer.save_model(str(folder))
+    before = (folder / "midas_aug.pt").read_bytes()
+
+    def fail(state: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(transformers.Trainer, "save_model", lambda *_, **__: None)
+    with pytest.raises(OSError, match="full"):
+        trainer.save_model(str(folder))
+    assert (folder / "midas_aug.pt").read_bytes() == before
+
+
 def test_what_does_not_go_with_soft_labels_is_refused(tmp_path):
     model = Classifier()
     model.config = transformers.PretrainedConfig()
@@ -169,21 +277,23 @@ def test_an_input_that_is_not_there_is_named(tmp_path):
 class Fused(nn.Module):
     """Augments in its forward and gives its own loss."""
 
-    def __init__(self, warmup_epochs: int = 0) -> None:
+    def __init__(self, **warmup: int) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.words = nn.Embedding(9, 3)
         self.heads = nn.ModuleDict({"image": nn.Linear(3, CLASSES), "text": nn.Linear(3, CLASSES)})
         self.fusion = nn.Linear(6, CLASSES)
         self.augment = AugmentModule(MisalignAugment(("image", "text"), CLASSES, seed=0))
-        self.criterion = MidasLoss(2, warmup_epochs=warmup_epochs)
+        self.criterion = MidasLoss(2, **warmup)
         self.losses: list[torch.Tensor] = []
 
-    def forward(self, pixels: Any, ids: Any, labels: Any) -> dict[str, Any]:
+    def forward(self, pixels: Any, ids: Any, labels: Any = None) -> dict[str, Any]:
         features = {"image": pixels, "text": self.words(ids).sum(dim=1)}
         unimodal = {name: head(features[name]) for name, head in self.heads.items()}
         out = self.augment(features, labels, unimodal_logits=unimodal)
         logits = self.fusion(torch.cat([out["image"], out["text"]], dim=1))
+        if labels is None:
+            return {"logits": logits}
         loss = self.criterion(logits, out, unimodal)
         self.losses.append(loss.detach())
         return {"loss": loss, "logits": logits}
@@ -196,11 +306,19 @@ class WithKwargs(Fused):
         return super().forward(pixels, ids, labels)
 
 
-def stock(folder: Any, model: nn.Module, **options: Any) -> Any:
+class Stream(IterableDataset[dict[str, Any]]):
+    """Samples without an end."""
+
+    def __iter__(self) -> Any:
+        while True:
+            yield from data()
+
+
+def stock(folder: Any, model: nn.Module, dataset: Any = None, **options: Any) -> Any:
     return transformers.Trainer(
         model,
         arguments(folder, **options),
-        train_dataset=data(),
+        train_dataset=data() if dataset is None else dataset,
         eval_dataset=data(),
         callbacks=[MidasCallback()],
     )
@@ -210,8 +328,11 @@ def test_a_model_that_augments_itself_is_evaluated_without_swaps(tmp_path):
     model = Fused()
     trainer = stock(tmp_path, model)
     trainer.train()
-    assert trainer.predict(data()).predictions.shape == (ROWS, CLASSES)
-    assert model.augment.state_dict()["draws"] == 2
+    unlabelled = [{"pixels": row["pixels"], "ids": row["ids"]} for row in data()]
+    with_labels, without = trainer.predict(data()), trainer.predict(unlabelled)
+    assert with_labels.predictions.shape == (ROWS, CLASSES)
+    assert (without.predictions == with_labels.predictions).all()
+    assert model.augment.state_dict()["stream.calls"] == 2
 
 
 def test_the_callback_ends_the_warm_up_and_checkpoints_hold_all(tmp_path):
@@ -219,7 +340,8 @@ def test_the_callback_ends_the_warm_up_and_checkpoints_hold_all(tmp_path):
     before = whole.fusion.weight.detach().clone()
     stock(tmp_path / "whole", whole, num_train_epochs=3).train()
     begun = Fused(warmup_epochs=1)
-    stock(tmp_path / "begun", begun, save_strategy="epoch").train()
+    with pytest.warns(UserWarning, match=r"warmup_epochs=1 takes the whole training .length 1"):
+        stock(tmp_path / "begun", begun, save_strategy="epoch").train()
     assert torch.equal(begun.fusion.weight, before)  # one epoch, of warm-up
     resumed = Fused(warmup_epochs=1)
     trainer = stock(tmp_path / "begun", resumed, num_train_epochs=3, save_strategy="epoch")
@@ -233,7 +355,78 @@ def test_the_callback_ends_the_warm_up_and_checkpoints_hold_all(tmp_path):
 def test_an_unscaled_loss_under_accumulation_is_refused(tmp_path):
     stock(tmp_path, Fused(), gradient_accumulation_steps=2).train()
     stock(tmp_path, WithKwargs()).train()
-    with pytest.raises(MidasAugError, match=r"2 steps that are accumulated.*accepts_loss_kwargs"):
+    message = r"2 steps that are accumulated, got WithKwargs.*accepts_loss_kwargs = False"
+    with pytest.raises(MidasAugError, match=message):
         stock(tmp_path, WithKwargs(), gradient_accumulation_steps=2).train()
     with pytest.raises(MidasAugError, match="expected a MidasLoss among the modules"):
         stock(tmp_path, Classifier()).train()
+
+
+@pytest.mark.parametrize("attribute", ["world_size", "n_gpu"])
+def test_a_loss_that_several_devices_would_multiply_is_refused(tmp_path, attribute):
+    settings = {"world_size": 1, "n_gpu": 1, attribute: 2}
+    args = SimpleNamespace(
+        gradient_accumulation_steps=1, average_tokens_across_devices=True, **settings
+    )
+    state = SimpleNamespace(max_steps=4, num_train_epochs=2)
+    callback, model = MidasCallback(), WithKwargs()
+    with pytest.raises(MidasAugError, match=r"2 processes or devices.*accepts_loss_kwargs = False"):
+        callback.on_train_begin(args, state, None, model=model)
+    args.average_tokens_across_devices = False
+    callback.on_train_begin(args, state, None, model=model)
+    args.average_tokens_across_devices, model.accepts_loss_kwargs = True, False
+    callback.on_train_begin(args, state, None, model=model)
+    callback.on_train_begin(args, state, None, model=Fused())
+
+
+class Adapted(nn.Module):
+    """A stand-in for a PEFT wrapper: its forward takes anything and hands it on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.peft_config: dict[str, Any] = {}
+        self.base = model
+
+    def get_base_model(self) -> nn.Module:
+        return self.base
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base(*args, **kwargs)
+
+
+def test_a_model_inside_adapters_is_judged_by_its_own_forward():
+    args = SimpleNamespace(gradient_accumulation_steps=2, world_size=1, n_gpu=1)
+    state = SimpleNamespace(max_steps=4, num_train_epochs=2)
+    MidasCallback().on_train_begin(args, state, None, model=Adapted(Fused()))
+    with pytest.raises(MidasAugError, match="got WithKwargs"):
+        MidasCallback().on_train_begin(args, state, None, model=Adapted(WithKwargs()))
+
+
+def test_a_warm_up_in_epochs_of_a_stream_is_refused_and_one_in_steps_ends(tmp_path):
+    with pytest.raises(MidasAugError, match=r"without a length.*warmup_steps"):
+        stock(tmp_path, Fused(warmup_epochs=1), Stream(), max_steps=4).train()
+    model = Fused(warmup_steps=2)
+    before = model.fusion.weight.detach().clone()
+    stock(tmp_path, model, Stream(), max_steps=4).train()
+    assert not torch.equal(model.fusion.weight, before)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_warm_up_that_outlasts_the_training_is_told(tmp_path, accumulated):
+    options = {"max_steps": 4 // accumulated, "gradient_accumulation_steps": accumulated}
+    with pytest.warns(UserWarning, match=r"warmup_steps=4 takes the whole training .length 4"):
+        stock(tmp_path, Fused(warmup_steps=4), Stream(), **options).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        stock(tmp_path, Fused(warmup_steps=3), Stream(), **options).train()
+
+
+def test_the_trainer_at_input_level_takes_no_warm_up(tmp_path):
+    with pytest.raises(MidasAugError, match=r"without a warm-up.*MidasCallback"):
+        MidasTrainer(
+            Classifier(),
+            arguments(tmp_path),
+            augment=uniform(),
+            inputs=INPUTS,
+            criterion=MidasLoss(2, warmup_steps=1),
+        )

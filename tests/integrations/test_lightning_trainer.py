@@ -1,11 +1,12 @@
 """Lightning: no swaps in validation, the warm-up ends, checkpoints hold α and the draws."""
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
 from midas_aug.integrations.module import AugmentModule
@@ -29,14 +30,22 @@ def data(rows: int = ROWS) -> list[dict[str, Any]]:
     ]
 
 
+class Stream(IterableDataset[dict[str, Any]]):
+    """Samples without an end."""
+
+    def __iter__(self) -> Any:
+        while True:
+            yield from data()
+
+
 class AtInput(lightning.LightningModule):
     """Augments in the hook that Lightning calls for training and for validation."""
 
-    def __init__(self, warmup_epochs: int = 0) -> None:
+    def __init__(self, **warmup: int) -> None:
         super().__init__()
         augment = MisalignAugment(("a", "b"), CLASSES, confidence="uniform", seed=0)
         self.augment = AugmentModule(augment)
-        self.criterion = MidasLoss(2, warmup_epochs=warmup_epochs)
+        self.criterion = MidasLoss(2, **warmup)
         self.heads = nn.ModuleDict({"a": nn.Linear(3, CLASSES), "b": nn.Linear(5, CLASSES)})
         self.fusion = nn.Linear(8, CLASSES)
         self.rows: dict[str, list[int]] = {"train": [], "validation": []}
@@ -59,7 +68,7 @@ class AtInput(lightning.LightningModule):
     def validation_step(self, out: Any, _: int) -> None:
         self.rows["validation"].append(len(out["a"]))
         logits, unimodal = self.look(out)
-        self.log("loss", self.criterion(logits, out, unimodal), batch_size=BATCH)
+        self.log("loss", self.criterion(logits, out, unimodal))
 
     def on_train_epoch_end(self) -> None:
         self.fusion_weights.append(self.fusion.weight.detach().clone())
@@ -68,7 +77,14 @@ class AtInput(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(module: Any, epochs: int, *callbacks: Any, path: Any = None, **options: Any) -> Any:
+def fit(
+    module: Any,
+    epochs: int,
+    *callbacks: Any,
+    path: Any = None,
+    dataset: Any = None,
+    **options: Any,
+) -> Any:
     trainer = lightning.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -80,7 +96,8 @@ def fit(module: Any, epochs: int, *callbacks: Any, path: Any = None, **options: 
         callbacks=[MidasCallback(), *callbacks],
         **options,
     )
-    loaders = [DataLoader(data(), BATCH), DataLoader(data(), BATCH)]
+    train = DataLoader(data() if dataset is None else dataset, BATCH)
+    loaders = [train, DataLoader(data(), BATCH)]
     trainer.fit(module, *loaders, ckpt_path=path, weights_only=True)
     return trainer
 
@@ -90,7 +107,7 @@ def test_the_transfer_hook_swaps_in_training_and_leaves_validation_alone():
     fit(module, 2)
     assert module.rows["train"] == [3 * BATCH] * 4
     assert module.rows["validation"] == [BATCH] * 6  # two of them before training, as a check
-    assert module.augment.state_dict()["draws"] == 4
+    assert module.augment.state_dict()["stream.calls"] == 4
 
 
 def test_the_callback_ends_the_warm_up():
@@ -111,7 +128,11 @@ def test_a_checkpoint_holds_alpha_and_the_draws(tmp_path):
     fit(whole, 3)
     fit(begun, 2).save_checkpoint(tmp_path / "two.ckpt")
     state = torch.load(tmp_path / "two.ckpt", weights_only=True)["state_dict"]
-    assert {"criterion.weak_modality.alpha", "criterion.epoch", "augment.draws"} <= state.keys()
+    assert {
+        "criterion.weak_modality.alpha",
+        "criterion.epoch",
+        "augment.stream.calls",
+    } <= state.keys()
     fit(resumed, 3, path=tmp_path / "two.ckpt", num_sanity_val_steps=0)
     assert all(map(torch.equal, resumed.sources, whole.sources[4:]))
     assert (
@@ -151,3 +172,108 @@ def test_a_loss_that_is_no_part_of_the_module_is_refused():
     module.criterion = None
     with pytest.raises(MidasAugError, match="expected a MidasLoss among the modules of AtInput"):
         fit(module, 1)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "options"),
+    [
+        ({"warmup_epochs": 2}, {"epochs": 2}),
+        ({"warmup_steps": 4}, {"epochs": 2}),
+        ({"warmup_epochs": 1}, {"epochs": 9, "max_steps": 2}),
+        ({"warmup_epochs": 1}, {"epochs": -1, "max_steps": 4, "dataset": Stream()}),
+        ({"warmup_steps": 4}, {"epochs": -1, "max_steps": 4, "dataset": Stream()}),
+    ],
+)
+def test_a_warm_up_that_outlasts_the_training_is_told(warmup, options):
+    with pytest.warns(UserWarning, match=r"warm-up of MidasLoss .*takes the whole training"):
+        fit(AtInput(**warmup), **options)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "options"),
+    [
+        ({"warmup_epochs": 1}, {"epochs": 2}),
+        ({"warmup_steps": 3}, {"epochs": 2}),
+        ({"warmup_steps": 3}, {"epochs": -1, "max_steps": 4, "dataset": Stream()}),
+    ],
+)
+def test_a_warm_up_that_ends_in_time_is_not_spoken_of(warmup, options):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the warm-up of MidasLoss")
+        fit(AtInput(**warmup), **options)
+
+
+class Logging(AtInput):
+    """Logs in every step, without saying how many rows there are."""
+
+    def training_step(self, out: Any, _: int) -> Any:
+        loss = super().training_step(out, _)
+        self.log("train", float(len(out.labels)), on_epoch=True)
+        return loss
+
+    def validation_step(self, out: Any, _: int) -> None:
+        self.log("first", float(len(out.labels)))
+        self.log_dict({"second": float(len(out.labels))})
+        self.log("told", float(len(out.labels)), batch_size=1)
+
+
+def test_what_a_step_logs_is_weighed_by_the_aligned_rows():
+    module = Logging()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*batch_size.*")
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[MidasCallback()],
+        )
+        rows = data(BATCH + BATCH // 2)  # the last batch is a half one
+        trainer.fit(module, DataLoader(rows, BATCH), DataLoader(rows, BATCH))
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    by_rows = (BATCH * BATCH + BATCH**2 / 4) / (1.5 * BATCH)
+    for name in ("train_epoch", "first", "second"):
+        assert found[name] == pytest.approx(by_rows), name
+    assert found["told"] == pytest.approx(0.75 * BATCH)
+    assert "log" not in vars(module)
+
+
+class Data(lightning.LightningDataModule):
+    """Augments in the hook of the data module, which comes before that of the module."""
+
+    def __init__(self, augment: AugmentModule) -> None:
+        super().__init__()
+        self.augment = augment
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(data(), BATCH)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(data(), BATCH)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.augment.draw(batch)
+
+
+def test_the_hook_of_a_data_module_leaves_validation_alone_or_is_refused():
+    module = AtInput()
+    options = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = lightning.Trainer(callbacks=[MidasCallback()], **options)
+    trainer.fit(module, datamodule=Data(module.augment))
+    assert module.rows["train"] == [3 * BATCH] * 2
+    assert module.rows["validation"] == [BATCH] * 4
+    trainer = lightning.Trainer(callbacks=[MidasCallback()], **options)
+    other = AugmentModule(MisalignAugment(("a", "b"), CLASSES, confidence="uniform"))
+    with pytest.raises(
+        MidasAugError, match=r"Data\.augment to be a module of AtInput.*the same one"
+    ):
+        trainer.fit(AtInput(), datamodule=Data(other))

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.common.errors import DataError
+from benchmarks.common.records import write_whole
 
 T = TypeVar("T")
 
@@ -98,11 +97,7 @@ def write(dataset: Dataset, path: Path) -> None:
     arrays |= {"labels": dataset.labels, "classes": np.array(dataset.classes)}
     if dataset.groups is not None:
         arrays["groups"] = dataset.groups
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        temporary = Path(folder, path.name)
-        np.savez_compressed(temporary, **arrays)
-        temporary.replace(path)
+    write_whole(path, lambda opened: np.savez_compressed(opened, **arrays))
 
 
 def read(path: Path) -> Dataset:
@@ -124,5 +119,7 @@ def read(path: Path) -> Dataset:
                 classes=tuple(arrays["classes"].tolist()),
                 groups=arrays.get("groups"),
             )
-    except (BadZipFile, EOFError, KeyError, ValueError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of zipfile, zlib, numpy, ...: whatever damage makes them raise
         raise DataError("the file in the cache is damaged") from error

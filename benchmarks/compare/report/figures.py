@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.common import palette
+from benchmarks.common.records import write_figure
 from benchmarks.compare.report.runs import TaskRuns
 from benchmarks.compare.report.statistics import estimate
 
@@ -127,7 +128,7 @@ def draw_tradeoff(runs: Runs, path: Path) -> None:
         "Intact and misaligned test samples, means over the seeds that all methods have",
         fontsize=11,
     )
-    figure.savefig(path, dpi=110)
+    write_figure(path, figure, dpi=110)
 
 
 class Drawing(NamedTuple):
@@ -183,7 +184,7 @@ def _draw_bars(runs: Runs, keys: Sequence[str], title: str, path: Path) -> None:
     for axes, task in zip(panels, runs.values(), strict=False):
         _bars(axes, task, keys)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=110)
+    write_figure(path, figure, dpi=110)
 
 
 def _bars(axes: Axes, task: TaskRuns, keys: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
 """What a data set of the paper is, once its folder has been listed: clips, and what is wrong."""
 
+import csv
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,7 +105,7 @@ class Found:
 
         A path is asked whether it exists.
         """
-        missing = [modality for modality, source in sources.items() if not _exists(source)]
+        missing = [modality for modality, source in sources.items() if not exists(source)]
         if name in self._names:
             self.reject(name, "listed more than once")
         elif not (label.isdecimal() and int(label) < self.num_classes):
@@ -115,10 +117,16 @@ class Found:
         self._names.add(name)
 
 
-def _exists(source: Source) -> bool:
+def exists(source: Source) -> bool:
+    """Whether a source has its file, or any frames."""
     if isinstance(source, Path):
         return source.is_file()
     return not isinstance(source, Frames) or len(source.names) > 0
+
+
+def has_any(sources: Mapping[str, Source]) -> bool:
+    """Whether one of the sources of a clip is there."""
+    return any(map(exists, sources.values()))
 
 
 def files_of(source: Source) -> list[Path]:
@@ -164,21 +172,57 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def table(path: Path, separator: str | None, columns: int) -> Iterator[list[str]]:
-    """The rows of a file with a header, cut at the separator (None: white space).
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers from 1.
+
+    A line ends with a line feed alone (or after a carriage return): a text may hold other
+    characters that end a line elsewhere.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+def table(
+    path: Path,
+    separator: str | None,
+    columns: int,
+    is_row: Callable[[Sequence[str]], bool] | None = None,
+) -> Iterator[list[str]]:
+    """The rows of a file, cut at the separator (None: white space); cells may be in quotes.
+
+    Args:
+        path: The file.
+        separator: One character, or None.
+        columns: How many cells a row has at least.
+        is_row: Told the first line's cells, whether that is a row; if not, it is a header and left
+            out. None: there is no header.
 
     Raises:
-        DataError: If a row has fewer columns; says where.
+        DataError: If a row has fewer columns, or a quote that does not end; says where.
     """
-    for number, line in enumerate(read_text(path).splitlines()[1:], start=2):
-        if not line.strip():
-            continue
-        row = [cell.strip() for cell in line.split(separator)]
-        if len(row) < columns:
+    for place, (number, line) in enumerate(read_lines(path)):
+        row = _cells(line, separator)
+        if row is None or len(row) < columns:
             raise DataError(f"{path}, line {number}: expected {columns} columns, got {line!r}")
-        yield row
+        if place > 0 or is_row is None or is_row(row):
+            yield row
+
+
+def _cells(line: str, separator: str | None) -> list[str] | None:
+    """The cells of a line, without their quotes; None if a quote does not end."""
+    if separator is None:
+        cells = re.findall(r'"([^"]*)"(?=\s|$)|(\S+)', line)
+        return [quoted or bare for quoted, bare in cells]
+    try:
+        (cells,) = csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True)
+    except csv.Error:
+        return None
+    return [cell.strip() for cell in cells]
 
 
 def list_frames(*folders: Path) -> Frames:
@@ -194,8 +238,15 @@ def _picture_names(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         return ()
     with os.scandir(folder) as entries:
-        # Interned: all clips have the same few names.
-        names = [sys.intern(e.name) for e in entries if e.name.lower().endswith(PICTURES)]
+        # Interned: all clips have the same few names. Hidden ones are what a system keeps beside
+        # them, such as the "._00001.jpg" of another system's attributes.
+        names = [
+            sys.intern(entry.name)
+            for entry in entries
+            if entry.name.lower().endswith(PICTURES)
+            and not entry.name.startswith(".")
+            and entry.is_file()
+        ]
     return tuple(sorted(names, key=_frame_order))
 
 

@@ -1,6 +1,5 @@
 """Does a user's copy have what a run needs? Every file is decoded once, before any training."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.common.errors import DataError
+from benchmarks.common.records import damaged, read_json, write_json
 from benchmarks.paper.datasets.audio import read_sound
 from benchmarks.paper.datasets.base import (
     Clip,
@@ -43,15 +43,35 @@ def check(data: PaperData, root: Path, console: Console, remembered: Path | None
         for file in files_of(source)
     ]
     key = fingerprint(files)
-    if remembered is not None and remembered.exists():
-        kept = json.loads(remembered.read_text(encoding="utf-8"))
-        if kept["files"] == key:
-            return _without(found, {int(place): what for place, what in kept["broken"].items()})
-    broken = dict(_decode(found.clips, f"checking {data.title}", console))
-    if remembered is not None:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        remembered.write_text(json.dumps({"files": key, "broken": broken}), encoding="utf-8")
+    broken = None if remembered is None else _remembered(remembered, key, len(found.clips))
+    if broken is None:
+        broken = dict(_decode(found.clips, f"checking {data.title}", console))
+        if remembered is not None:
+            write_json(remembered, {"files": key, "broken": broken})
     return _without(found, broken)
+
+
+def _remembered(file: Path, key: str, n_clips: int) -> dict[int, tuple[str, str]] | None:
+    """The outcome for these very files; None where it has to be found out (again).
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    try:
+        kept = read_json(file)
+    except FileNotFoundError:
+        return None
+    if kept.get("files") != key:
+        return None
+    try:
+        broken = {
+            int(place): (str(what), str(name)) for place, (what, name) in kept["broken"].items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise damaged(file) from None
+    if not all(0 <= place < n_clips for place in broken):
+        raise damaged(file)
+    return broken
 
 
 def _without(found: Found, broken: dict[int, tuple[str, str]]) -> Found:

@@ -4,12 +4,13 @@
 | --- | --- |
 | `AudioWAV/<clip>.wav` | the sound |
 | `visual_frames/<clip>/*.jpg` | the frames |
-| `train_split.csv`, `val.csv`, `test.csv` | header; clip, name of its class |
+| `train_split.csv`, `val.csv`, `test.csv` | clip, name of its class; with a header or without |
 | `stat.csv` | names of the classes in the first column |
 
 The three lists are pooled; a split is drawn for each seed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.common.errors import DataError
@@ -18,9 +19,9 @@ from benchmarks.paper.datasets.base import (
     PaperData,
     Source,
     Table5,
+    has_any,
     list_frames,
     need,
-    read_text,
     table,
 )
 
@@ -32,8 +33,7 @@ NUM_CLASSES = 6
 def scan(root: Path) -> Found:
     """List the clips."""
     need(root, TITLE, *LISTS, "stat.csv", "AudioWAV", "visual_frames")
-    lines = read_text(root / "stat.csv").splitlines()
-    classes = [line.split(",")[0].strip() for line in lines if line.strip()]
+    classes = [row[0] for row in table(root / "stat.csv", ",", 1)]
     if len(classes) == NUM_CLASSES + 1:
         del classes[0]  # a header
     if len(set(classes)) != NUM_CLASSES:
@@ -42,13 +42,20 @@ def scan(root: Path) -> Found:
         )
     number = {name: str(place) for place, name in enumerate(classes)}
     found = Found(NUM_CLASSES)
+
+    def sources_of(name: str) -> dict[str, Source]:
+        return {
+            "audio": root / "AudioWAV" / f"{name}.wav",
+            "video": list_frames(root / "visual_frames" / name),
+        }
+
+    def is_row(cells: Sequence[str]) -> bool:
+        name, label = cells[:2]
+        return label in number or label.isdecimal() or has_any(sources_of(name))
+
     for file in LISTS:
-        for name, label, *_ in table(root / file, ",", 2):
-            sources: dict[str, Source] = {
-                "audio": root / "AudioWAV" / f"{name}.wav",
-                "video": list_frames(root / "visual_frames" / name),
-            }
-            found.offer(name, number.get(label, label), sources)
+        for name, label, *_ in table(root / file, ",", 2, is_row):
+            found.offer(name, number.get(label, label), sources_of(name))
     return found
 
 

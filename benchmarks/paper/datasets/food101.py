@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from benchmarks.common.errors import DataError
-from benchmarks.paper.datasets.base import Found, PaperData, Table5, need, read_text
+from benchmarks.paper.datasets.base import Found, PaperData, Table5, need, read_lines
 
 TITLE = "UPMC Food-101"
 PARTS = ("train", "test")
@@ -42,9 +42,7 @@ def scan(root: Path) -> Found:
 def _recipes(file: Path) -> list[tuple[str, str, str]]:
     """Image, text and label of each line."""
     recipes = []
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(file):
         try:
             entry = json.loads(line)
             recipes.append((str(entry["img"]), str(entry["text"]), str(entry["label"])))

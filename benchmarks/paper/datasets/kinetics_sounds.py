@@ -2,13 +2,15 @@
 
 | file | what is in it |
 | --- | --- |
-| `videos/train.txt`, `videos/val.txt` | header; filename, start, end, label, with spaces between |
+| `videos/train.txt`, `videos/val.txt` | filename, start, end, label; with a header or without |
 | `audios/<filename>.wav` | the sound |
 | `videos/<filename>/*.jpg` | the frames |
 
-The two lists are pooled; a split is drawn for each seed. Labels are numbers from 0.
+Spaces separate the columns of the lists. The two lists are pooled; a split is drawn for each seed.
+Labels are numbers from 0.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.paper.datasets.base import (
@@ -16,6 +18,7 @@ from benchmarks.paper.datasets.base import (
     PaperData,
     Source,
     Table5,
+    has_any,
     list_frames,
     need,
     table,
@@ -30,13 +33,19 @@ def scan(root: Path) -> Found:
     """List the clips."""
     need(root, TITLE, *LISTS, "audios")
     found = Found(NUM_CLASSES)
+
+    def sources_of(name: str) -> dict[str, Source]:
+        return {
+            "audio": root / "audios" / f"{name}.wav",
+            "video": list_frames(root / "videos" / name),
+        }
+
+    def is_row(cells: Sequence[str]) -> bool:
+        return cells[3].isdecimal() or has_any(sources_of(cells[0]))
+
     for file in LISTS:
-        for name, _start, _end, label, *_ in table(root / file, None, 4):
-            sources: dict[str, Source] = {
-                "audio": root / "audios" / f"{name}.wav",
-                "video": list_frames(root / "videos" / name),
-            }
-            found.offer(name, label, sources)
+        for name, _start, _end, label, *_ in table(root / file, None, 4, is_row):
+            found.offer(name, label, sources_of(name))
     return found
 
 

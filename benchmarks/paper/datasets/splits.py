@@ -72,7 +72,7 @@ def saved_split(clips: Sequence[Clip], seed: int, file: Path) -> Split:
         return split
     place = {clip.name: number for number, clip in enumerate(clips)}
     names = read_json(file)
-    if names.keys() != set(PARTS) or not all(isinstance(names[part], list) for part in PARTS):
+    if names.keys() != set(PARTS) or not all(map(_is_names, names.values())):
         raise damaged(file)
     listed = {name for part in PARTS for name in names[part]}
     if listed != set(place):
@@ -83,3 +83,7 @@ def saved_split(clips: Sequence[Clip], seed: int, file: Path) -> Split:
             f"); restore the data, or delete the file and the runs beside it"
         )
     return Split(*(np.sort(np.array([place[n] for n in names[part]], np.int64)) for part in PARTS))
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

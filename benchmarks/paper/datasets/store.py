@@ -8,10 +8,11 @@ crops come from the resized frames, and are a little softer.
 """
 
 import hashlib
-import json
+import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import joblib
 import numpy as np
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.common.errors import DataError
+from benchmarks.common.records import damaged, is_number, read_json, write_json, write_whole
 from benchmarks.paper.datasets.audio import MELS, filter_bank
 from benchmarks.paper.datasets.base import Clip, Kind, PaperData, Resolution, Source, files_of
 from benchmarks.paper.datasets.frames import Bytes, kept, pictures_of, pictures_seen, resize
@@ -81,6 +84,8 @@ class Store:
         marks = [self._folder / f"{block:05d}.json" for block in range(-(-len(sources) // BLOCK))]
         missing = [block for block, mark in enumerate(marks) if not mark.exists()]
         if missing:
+            if len(missing) < len(marks) and not self._file.exists():
+                raise damaged_cache(self._file, "it is gone")
             self._create()
         with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
             built = joblib.Parallel(return_as="generator_unordered")(
@@ -104,8 +109,24 @@ class Store:
             ):
                 pass
         self._aspects = [
-            aspect for mark in marks for aspect in json.loads(mark.read_text(encoding="utf-8"))
+            aspect
+            for block, mark in enumerate(marks)
+            for aspect in self._marked(mark, len(sources[block * BLOCK : (block + 1) * BLOCK]))
         ]
+        self._mapped()  # what is damaged is told now, and not by a worker process
+        self._values = None
+
+    def _marked(self, mark: Path, n_clips: int) -> list[float]:
+        """The aspects of a block of clips, from its mark."""
+        aspects = read_json(mark).get("aspects")
+        count = 0 if self._kind == "sound" else n_clips
+        if (
+            not isinstance(aspects, list)
+            or len(aspects) != count
+            or not all(map(is_number, aspects))
+        ):
+            raise damaged(mark)
+        return aspects
 
     def sound(self, place: int) -> NDArray[np.float32]:
         """The filter bank of a clip ``(T, 128)``."""
@@ -121,21 +142,35 @@ class Store:
 
     def _mapped(self) -> NDArray[Any]:
         if self._values is None:
-            self._values = np.load(self._file, mmap_mode="r")
+            self._values = open_values(self._file, "r", self._shape, self._dtype)
         return self._values
 
     def _create(self) -> None:
-        """Make the file, with nothing in it, unless it is there."""
+        """Make the file, with nothing in it, unless it is there or another process makes it."""
         if self._file.exists():
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        side = self._resolution.pixels
+        header = io.BytesIO()
+        described = {"descr": self._dtype.str, "fortran_order": False, "shape": self._shape}
+        np.lib.format.write_array_header_1_0(header, described)
+        size = len(header.getvalue()) + math.prod(self._shape) * self._dtype.itemsize
+
+        def write(file: BinaryIO) -> None:
+            file.write(header.getvalue())
+            file.truncate(size)
+
+        # Reserved, or a full disk would kill the process that fills the mapped file.
+        write_whole(self._file, write, size=size, replace=False)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        side, rows = self._resolution.pixels, int(self._starts[-1])
         if self._kind == "sound":
-            row: tuple[int, ...] = (self._resolution.sound, MELS)
-        else:
-            row = (side, side, 2 if self._kind == "flow" else 3)
-        dtype = np.dtype(np.float32 if self._kind == "sound" else np.uint8)
-        np.lib.format.open_memmap(self._file, "w+", dtype, (int(self._starts[-1]), *row))
+            return rows, self._resolution.sound, MELS
+        return rows, side, side, 2 if self._kind == "flow" else 3
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype("<f4" if self._kind == "sound" else "u1")
 
     @property
     def _file(self) -> Path:
@@ -151,7 +186,7 @@ def fill(
     resolution: Resolution,
 ) -> None:
     """Write a block of clips from a row of the file on, and mark it as built."""
-    values = np.load(file, mmap_mode="r+")
+    values = open_values(file, "r+")
     aspects = []
     for source in sources:
         if kind == "sound":
@@ -165,9 +200,37 @@ def fill(
             values[row] = resize(pictures.picture(frame), resolution.pixels)
             row += 1
     values.flush()
-    partial = mark.with_suffix(".partial")
-    partial.write_text(json.dumps(aspects), encoding="utf-8")
-    partial.replace(mark)
+    write_json(mark, {"aspects": aspects})
+
+
+def open_values(
+    file: Path,
+    mode: Literal["r", "r+"],
+    shape: tuple[int, ...] | None = None,
+    dtype: np.dtype[Any] | None = None,
+) -> np.memmap[Any, Any]:
+    """Map the file of a cache.
+
+    Raises:
+        DataError: It is not there, cut short, or of another shape or dtype than asked for.
+    """
+    try:
+        values = np.load(file, mmap_mode=mode, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise damaged_cache(file, str(error)) from error
+    if not isinstance(values, np.memmap) or shape not in (None, values.shape):
+        raise damaged_cache(file, f"shape {values.shape}, expected {shape}")
+    if dtype not in (None, values.dtype):
+        raise damaged_cache(file, f"dtype {values.dtype}, expected {dtype}")
+    return values
+
+
+def damaged_cache(file: Path, reason: str) -> DataError:
+    """What to raise when the values of a cache cannot be read: the marks beside them go too."""
+    return DataError(
+        f"the cache {file} is damaged ({reason}), delete its folder {file.parent} and run the same "
+        f"command again"
+    )
 
 
 def _kept(source: Source, kind: Kind) -> list[int]:

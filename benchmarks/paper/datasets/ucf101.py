@@ -2,7 +2,7 @@
 
 | file | what is in it |
 | --- | --- |
-| `trainlist01_new.txt`, `testlist01_new.txt` | header; `Class/name.avi label` |
+| `trainlist01_new.txt`, `testlist01_new.txt` | `Class/name.avi label`; with a header or without |
 | `classInd.txt` | `index name` of each class |
 | `frames_rgb/<name>/img_0000K.jpg` | the frames |
 | `flows_u/<name>/frame0000K.jpg`, `flows_v/<name>/…` | the flow to the right and downwards |
@@ -10,6 +10,7 @@
 The two lists are pooled; a split is drawn for each seed. A label is an index of `classInd.txt`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from benchmarks.common.errors import DataError
@@ -18,9 +19,9 @@ from benchmarks.paper.datasets.base import (
     PaperData,
     Source,
     Table5,
+    has_any,
     list_frames,
     need,
-    read_text,
     table,
 )
 
@@ -32,7 +33,7 @@ NUM_CLASSES = 101
 def scan(root: Path) -> Found:
     """List the clips."""
     need(root, TITLE, *LISTS, "classInd.txt", "frames_rgb", "flows_u", "flows_v")
-    lines = [line.split() for line in read_text(root / "classInd.txt").splitlines()]
+    lines = table(root / "classInd.txt", None, 1)
     indices = [line[0] for line in lines if len(line) == 2 and line[0].isdecimal()]
     if len(indices) != NUM_CLASSES:
         raise DataError(
@@ -41,14 +42,21 @@ def scan(root: Path) -> Found:
         )
     number = {index: str(place) for place, index in enumerate(indices)}
     found = Found(NUM_CLASSES)
+
+    def sources_of(name: str) -> dict[str, Source]:
+        return {
+            "flow": list_frames(root / "flows_u" / name, root / "flows_v" / name),
+            "rgb": list_frames(root / "frames_rgb" / name),
+        }
+
+    def is_row(cells: Sequence[str]) -> bool:
+        return cells[1].isdecimal() or has_any(sources_of(PurePosixPath(cells[0]).stem))
+
     for file in LISTS:
-        for path, label, *_ in table(root / file, None, 2):
+        for path, label, *_ in table(root / file, None, 2, is_row):
             name = PurePosixPath(path).stem
-            sources: dict[str, Source] = {
-                "flow": list_frames(root / "flows_u" / name, root / "flows_v" / name),
-                "rgb": list_frames(root / "frames_rgb" / name),
-            }
-            found.offer(name, number.get(label, f"{label} is not in classInd.txt"), sources)
+            label = number.get(label, f"{label} is not in classInd.txt")
+            found.offer(name, label, sources_of(name))
     return found
 
 

@@ -151,6 +151,28 @@ def test_a_damaged_file_is_reported(cache: Path, content: bytes) -> None:
         data.load("watch")
 
 
+@pytest.mark.parametrize("damage", ["bytes", "encrypted", "short", "other arrays"])
+def test_a_damaged_archive_is_reported(cache: Path, damage: str) -> None:
+    file = cache / "watch.npz"
+    write(make(list(range(10)) * 20), file)
+    content = bytearray(file.read_bytes())
+    if damage == "bytes":
+        for place in range(100, 140):
+            content[place] ^= 0x5A
+    elif damage == "encrypted":
+        content[6] |= 1
+        place = -1
+        while (place := content.find(b"PK\x01\x02", place + 1)) >= 0:
+            content[place + 8] |= 1
+    elif damage == "short":
+        del content[len(content) // 2 :]
+    file.write_bytes(content)
+    if damage == "other arrays":
+        np.savez(file, labels=np.zeros(3))
+    with pytest.raises(data.DataError, match=r"^watch: the file .* damaged; run: .*fetch watch$"):
+        data.load("watch")
+
+
 def test_the_digest_sees_every_part() -> None:
     dataset = make([0, 1, 1], [0, 1, 2])
     changed = [

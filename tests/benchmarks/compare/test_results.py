@@ -12,7 +12,7 @@ from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.tasks import TASKS
 from benchmarks.methods.entries import COMPETITION_ENTRIES, ENTRIES, SKILL_ENTRIES
 
-README = RESULTS.parents[1] / "README.md"
+COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
 # Another name of that folder: runs of this machine, not frozen yet, are not looked at.
 ROOT = Path(RESULTS, "..", RESULTS.name)
 PUBLISHED = ("full", "skill", "competition")
@@ -75,12 +75,10 @@ def test_the_skill_suite_tells_the_splits_and_weights_of_its_protocol():
                 assert row.records[2000]["config"] == task.rows[followed].records[2000]["config"]
 
 
-def test_the_tables_of_the_readme_are_rows_of_that_page():
+def test_the_tables_of_the_comparison_are_rows_of_that_page():
     folder = ROOT / "full"
     page = set((folder / "README.md").read_text(encoding="utf-8").splitlines())
-    text = README.read_text(encoding="utf-8")
-    section = text[text.index("## Compared") :]
-    section = section[: section.index("\n## ", 1)]
+    section = COMPARISON.read_text(encoding="utf-8").split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert len(rows) > 10
     assert [row for row in rows if row not in page and "---" not in row] == []

@@ -1,6 +1,7 @@
 """Suites: entries, tuning, and that a stopped suite goes on where it was."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -9,7 +10,8 @@ import pytest
 from joblib import parallel_config
 from rich.console import Console
 
-from benchmarks import __main__ as main
+from benchmarks import actions
+from benchmarks.command_line import Diagnose, Freeze, Report, Run
 from benchmarks.common.errors import DataError
 from benchmarks.common.records import versions, write_json
 from benchmarks.compare import kept, suite
@@ -178,8 +180,8 @@ def test_without_tuning_the_defaults_run(tmp_path):
 @pytest.mark.usefixtures("small")
 def test_a_stopped_suite_goes_on_where_it_was(tmp_path, monkeypatch):
     """The same runs, in one go or after a stop; then the report from the files alone."""
-    monkeypatch.setattr(main, "report", lambda command, console: None)
-    command = main.Run(suite="small", jobs=1, out=tmp_path)
+    monkeypatch.setattr(actions, "report", lambda command, console: None)
+    command = Run(suite="small", jobs=1, out=tmp_path)
     started = []
     train = suite.train_readings
 
@@ -190,16 +192,16 @@ def test_a_stopped_suite_goes_on_where_it_was(tmp_path, monkeypatch):
         return train(*arguments, **options)
 
     monkeypatch.setattr(suite, "train_readings", counted)
-    monkeypatch.setattr(main.joblib, "parallel_config", no_processes)
+    monkeypatch.setattr(actions.joblib, "parallel_config", no_processes)
     with pytest.raises(KeyboardInterrupt):
-        main.run(command, Console(quiet=True))
+        actions.run(command, Console(quiet=True))
     kept = {file: file.read_bytes() for file in tmp_path.rglob("*.json")}
     assert len(kept) == 29
-    main.run(command, Console(quiet=True))
+    actions.run(command, Console(quiet=True))
     assert all(file.read_bytes() == content for file, content in kept.items())
     jobs = [job for _, stage in suite.stages("small", tmp_path) for job in stage]
     assert len(started) == len(jobs) + 1
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
     record = next(job for job in jobs if job.entry == "midas" and job.phase == "test").load()
     assert {"accuracy", "misaligned_accuracy", "without.fou"} <= set(record["test"])
@@ -214,7 +216,7 @@ def test_runs_in_processes_of_their_own(tmp_path):
         suite.Job(tmp_path, "digits-3", "joint", ((LEARNING_RATE, 0.03),), seed, "tune")
         for seed in (0, 1)
     ]
-    main.run_all(jobs, 2, "tuning", Console(quiet=True))
+    actions.run_all(jobs, 2, "tuning", Console(quiet=True))
     assert [job.load()["seed"] for job in jobs] == [0, 1]
     here = suite.Job(tmp_path / "here", *(getattr(jobs[0], name) for name in JOB_FIELDS))
     here.run()
@@ -386,12 +388,11 @@ def test_a_damaged_file_of_all_runs_says_so(finished, tmp_path_factory):
         kept.read_runs(file)
 
 
-def test_a_command_with_damaged_runs_ends_in_one_line(finished, monkeypatch):
+def test_a_command_with_damaged_runs_ends_in_one_line(finished):
     file = next(finished.rglob("mcr,*.json"))
     file.write_text("{")
-    monkeypatch.setattr(main, "parse", lambda: main.Report("quick", finished))
     with pytest.raises(SystemExit) as caught:
-        main.main()
+        actions.perform(Report("quick", finished))
     assert str(caught.value).startswith(f"{file} is damaged, delete it")
     assert "\n" not in str(caught.value)
 
@@ -491,3 +492,38 @@ def test_the_open_question_is_not_met_where_a_rival_ties_or_joint_training_wins(
     page = (competition / "competition" / "README.md").read_text()
     assert "The open question is not met: not better on kanji against plain swap" in page
     assert "harm on kanji-words." in page
+
+
+def test_the_report_of_a_suite_that_is_not_finished_says_what_to_run(finished):
+    next(finished.rglob("mcr,*.json")).unlink()
+    with pytest.raises(SystemExit) as caught:
+        actions.perform(Report("quick", finished))
+    assert re.fullmatch(
+        r"test: 1 of \d+ runs are missing; run first: python -m benchmarks run --suite quick "
+        rf"--out {re.escape(str(finished))}",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize("name", ["full", "skill"])
+def test_a_suite_whose_tuning_is_missing_says_what_to_run(tmp_path, name):
+    """The skill suite takes some tuning of the full one, which may be what is missing."""
+    for command in (Report(name, tmp_path), Freeze(name, tmp_path, tmp_path)):
+        with pytest.raises(SystemExit, match=r"missing; run first: python -m benchmarks run"):
+            actions.perform(command)
+    with pytest.raises(DataError, match=r"of midas is missing \(tune, seed 1000\); run first"):
+        suite.best_config(tmp_path / "full", "digits-2", "midas", (1000,))
+    with pytest.raises(DataError, match=r"run first: python -m benchmarks run --suite full --out"):
+        suite.best_config(tmp_path / "skill", "digits-2", "joint", (1000,))
+
+
+def test_models_without_tuned_configurations_are_not_diagnosed(tmp_path):
+    with pytest.raises(SystemExit, match=r"a run of joint is missing .* run --suite full"):
+        actions.perform(Diagnose("digits-2", tmp_path))
+
+
+def test_hidden_files_beside_the_runs_are_no_runs(finished):
+    before = len(suite.load_records(finished / "quick"))
+    file = next(finished.rglob("mcr,*.json"))
+    file.with_name(f"._{file.name}").write_bytes(b"attributes")
+    assert len(suite.load_records(finished / "quick")) == before

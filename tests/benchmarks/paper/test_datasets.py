@@ -1,5 +1,6 @@
 """The paper's data sets: layouts, broken copies, filter banks, frames, splits, cache."""
 
+import errno
 import json
 import os
 import pickle
@@ -11,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks.common.errors import DataError
-from benchmarks.paper.datasets import PAPER_DATA, mosi, paper_data
+from benchmarks.paper.datasets import PAPER_DATA, mosi, paper_data, store
 from benchmarks.paper.datasets.audio import filter_bank, kaldi_filter_bank
 from benchmarks.paper.datasets.base import Clip, Frames, Resolution, list_frames, read_text
 from benchmarks.paper.datasets.check import check, report
@@ -538,6 +539,95 @@ def test_a_class_with_too_few_clips_is_named():
         draw_split(named([0] * 20 + [9]), 0)
 
 
+# Lists as they come
+
+
+LISTED = {
+    "cremad": ("train_split.csv", "val.csv", "test.csv"),
+    "kinetics-sounds": ("videos/train.txt", "videos/val.txt"),
+    "ucf101": ("trainlist01_new.txt", "testlist01_new.txt"),
+}
+
+
+def quoted(line, separator):
+    return (separator or " ").join(f'"{cell}"' for cell in line.split(separator))
+
+
+@pytest.mark.parametrize("change", ["bare", "quoted", "bare and quoted", "other ends", "wide"])
+@pytest.mark.parametrize("name", LISTED)
+def test_a_list_is_read_alike_in_every_spelling(copy, name, change):
+    root = copy(name)
+    before = paper_data(name).scan(root)
+    separator = "," if name == "cremad" else None
+    for file in LISTED[name]:
+        lines = (root / file).read_text().splitlines()
+        if "bare" in change:
+            del lines[0]
+        if "quoted" in change:
+            lines = [quoted(line, separator) for line in lines]
+        if change == "wide":
+            lines = [(separator or "\t").join(f"  {c} " for c in x.split(separator)) for x in lines]
+        end = "\r\n" if change == "other ends" else "\n"
+        (root / file).write_bytes((end.join(lines) + end + end).encode("utf-8-sig"))
+    after = paper_data(name).scan(root)
+    assert not after.problems
+    assert after.clips == before.clips
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_first_line_that_names_a_clip_is_no_header_whatever_its_label(copy, name):
+    root = copy(name)
+    file = root / LISTED[name][0]
+    lines = file.read_text().splitlines()[1:]
+    label = lines[0].replace(",", " ").split()[-1]
+    lines[0] = lines[0].removesuffix(label) + "HAPPY"
+    file.write_text("\n".join(lines))
+    found = paper_data(name).scan(root)
+    assert len(found.clips) == 29
+    assert "HAPPY" in found.problems[0].name
+
+
+def test_names_of_classes_may_be_in_quotes(copy):
+    root = copy("cremad")
+    before = paper_data("cremad").scan(root).clips
+    lines = (root / "stat.csv").read_text(encoding="utf-8-sig").splitlines()
+    (root / "stat.csv").write_text("\n".join(quoted(line, ",") for line in lines))
+    assert paper_data("cremad").scan(root).clips == before
+
+
+def test_a_quote_that_does_not_end_is_named_with_its_line(copy):
+    root = copy("cremad")
+    file = root / "val.csv"
+    lines = file.read_text().splitlines()
+    lines[2] = f'"{lines[2]}'
+    file.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"val\.csv, line 3: expected 2 columns"):
+        paper_data("cremad").scan(root)
+
+
+def test_a_text_may_hold_what_ends_a_line_elsewhere(copy):
+    root = copy("food101")
+    file = root / "train.jsonl"
+    recipe = json.loads(file.read_text().splitlines()[0])
+    recipe["text"] = "a sour\u2028dish\x85"
+    lines = [json.dumps(recipe, ensure_ascii=False), *file.read_text().splitlines()[1:]]
+    file.write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    found = paper_data("food101").scan(root)
+    assert len(found.clips) == 30
+    assert found.clips[0].sources["text"] == recipe["text"]
+
+
+def test_hidden_files_and_folders_are_no_frames(copy):
+    root = copy("ucf101")
+    before = paper_data("ucf101").scan(root).clips
+    name = before[0].name
+    for folder in ("frames_rgb", "flows_u"):
+        (root / folder / name / "._00001.jpg").write_bytes(b"attributes")
+        (root / folder / name / "more.jpg").mkdir()
+    assert paper_data("ucf101").scan(root).clips == before
+    assert problems("ucf101", root) == []
+
+
 # Reading and the cache
 
 
@@ -595,6 +685,105 @@ def test_a_stopped_cache_goes_on_and_a_changed_file_makes_a_new_one(samples, tmp
     os.utime(clips[0].sources["image"], (1, 1))
     build_stores(data, clips, SMALL, tmp_path / "cache", 1, QUIET)
     assert len(list((tmp_path / "cache" / "food101").iterdir())) == 2
+
+
+def cached(samples, tmp_path):
+    """A cache in blocks of 8 clips, its folder, and how to open it again."""
+    data = paper_data("cremad")
+    clips = data.scan(samples / "cremad").clips[:20]
+
+    def build():
+        return build_stores(data, clips, SMALL, tmp_path / "cache", 1, QUIET)
+
+    build()
+    (folder,) = (tmp_path / "cache" / "cremad").glob("video-*")
+    return folder, build
+
+
+@pytest.mark.parametrize("text", ["", "[1.0", "[]", "{}", '{"aspects": [1.0]}', '{"aspects": 3}'])
+def test_a_damaged_mark_of_the_cache_is_named(samples, tmp_path, monkeypatch, text):
+    monkeypatch.setattr("benchmarks.paper.datasets.store.BLOCK", 8)
+    folder, build = cached(samples, tmp_path)
+    (folder / "00001.json").write_text(text)
+    with pytest.raises(DataError, match=r"00001\.json is damaged, delete it"):
+        build()
+    (folder / "00001.json").unlink()
+    build()
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "other", "no array", "gone", "half gone"])
+def test_damaged_values_of_the_cache_are_named(samples, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr("benchmarks.paper.datasets.store.BLOCK", 8)
+    folder, build = cached(samples, tmp_path)
+    file = folder / "values.npy"
+    content = file.read_bytes()
+    if "gone" in damage:
+        file.unlink()
+        if damage == "half gone":  # zeros in place of the blocks that are marked as built
+            (folder / "00001.json").unlink()
+    elif damage == "other":
+        np.save(file, np.zeros((3, 4)))
+    else:
+        file.write_bytes({"empty": b"", "short": content[:-100], "no array": b"x" * 500}[damage])
+    with pytest.raises(DataError, match=r"values\.npy is damaged .*, delete its folder"):
+        build()
+    shutil.rmtree(folder)
+    build()
+    assert file.read_bytes() == content
+
+
+def test_a_cache_that_another_process_begins_first_keeps_its_values(samples, tmp_path, monkeypatch):
+    folder, build = cached(samples, tmp_path)
+    content = (folder / "values.npy").read_bytes()
+    shutil.rmtree(folder)
+    write_whole = store.write_whole
+
+    def too_late(file, write, **options):
+        file.parent.mkdir()
+        file.write_bytes(content)  # the other one has begun, and filled it
+        write_whole(file, write, **options)
+
+    monkeypatch.setattr(store, "write_whole", too_late)
+    monkeypatch.setattr(store.joblib, "delayed", lambda _: 1 / 0)  # nothing is filled here
+    with pytest.raises(ZeroDivisionError):
+        build()
+    assert (folder / "values.npy").read_bytes() == content
+
+
+def test_the_room_of_a_cache_is_taken_before_it_is_filled(samples, tmp_path, monkeypatch):
+    """A hole in a mapped file would kill the process that fills it."""
+    reserved = []
+
+    def reserve(file, size):
+        reserved.append(size)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("midas_aug._files._reserve", reserve)
+    data = paper_data("cremad")
+    clips = data.scan(samples / "cremad").clips
+    with pytest.raises(DataError, match=r"values\.npy cannot be written \(no space left"):
+        build_stores(data, clips, SMALL, tmp_path / "cache", 1, QUIET)
+    assert reserved == [128 + len(clips) * SMALL.sound * 128 * 4]
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"files": KEY}', '{"files": KEY, "broken": {"99": ["a", "b"]}}']
+)
+def test_a_damaged_outcome_of_the_check_is_named(copy, tmp_path, text):
+    root, kept_in, data = copy("cremad"), tmp_path / "checked.json", paper_data("cremad")
+    check(data, root, QUIET, kept_in)
+    key = json.dumps(json.loads(kept_in.read_text())["files"])
+    kept_in.write_text(text.replace("KEY", key))
+    with pytest.raises(DataError, match=r"checked\.json is damaged, delete it"):
+        check(data, root, QUIET, kept_in)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"train": [{}], "validation": [], "test": []}'])
+def test_a_damaged_split_is_named(tmp_path, text):
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(DataError, match=r"split\.json is damaged, delete it"):
+        saved_split(named([0, 1, 2] * 20), 0, tmp_path / "split.json")
 
 
 def test_what_a_batch_looks_like(samples):

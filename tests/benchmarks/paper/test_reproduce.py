@@ -17,11 +17,13 @@ import torch
 import torch.multiprocessing as mp
 from rich.console import Console
 
-from benchmarks import __main__ as commands
+from benchmarks import __main__, command_line
 from benchmarks.common.errors import DataError
 from benchmarks.common.metrics import batch_macro_f1, macro_f1
+from benchmarks.common.records import at_work_on
 from benchmarks.methods.base import Method
 from benchmarks.methods.entries import ENTRIES
+from benchmarks.paper import run as run_module
 from benchmarks.paper import training as training_module
 from benchmarks.paper.datasets import PAPER_DATA, paper_data
 from benchmarks.paper.datasets.base import Resolution
@@ -44,8 +46,10 @@ from benchmarks.paper.encoders import (
 )
 from benchmarks.paper.protocol import PROTOCOLS, PUBLISHED, Protocol, Published, method_config
 from benchmarks.paper.ranks import Ranks, start_ranks
-from benchmarks.paper.run import Settings, few, reproduce
+from benchmarks.paper.run import few, reproduce
+from benchmarks.paper.settings import Settings
 from benchmarks.paper.tables import Row, cells
+from benchmarks.paper.tables import rows as table_rows
 from benchmarks.paper.throughput import measure
 from benchmarks.paper.training import Plan, Training, derived_seed
 
@@ -102,7 +106,7 @@ def test_check_and_reproduce(samples, tmp_path, name, monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
-        commands.main()
+        __main__.main()
         return capsys.readouterr().out
 
     root = ["--root", str(samples / name)]
@@ -137,7 +141,7 @@ def test_a_made_up_copy_has_what_a_rehearsal_needs(tmp_path, monkeypatch):
         f"reproduce food101 --root {root} {encoders} {options}",
     ):
         monkeypatch.setattr(sys, "argv", ["benchmarks", *line.split()])
-        commands.main()
+        __main__.main()
     assert (tmp_path / "out" / "food101-rehearsal" / "table.md").exists()
 
 
@@ -164,6 +168,16 @@ def test_what_does_not_exist_is_refused(samples, tmp_path):
         reproduce("food101", ["joint"], [0], replace(asked, text_encoder=nowhere), Ranks(), QUIET)
     with pytest.raises(DataError, match=r"no network in .*nowhere.*--image-encoder DIR"):
         reproduce("food101", ["joint"], [0], replace(asked, image_encoder=nowhere), Ranks(), QUIET)
+
+
+@pytest.mark.parametrize("damaged", ["model.safetensors", "config.json", "tokenizer_config.json"])
+def test_damaged_encoders_are_named(samples, tmp_path, damaged):
+    folder = shutil.copytree(samples / "electra", tmp_path / "electra")
+    content = (folder / damaged).read_bytes()
+    (folder / damaged).write_bytes(content[: len(content) // 2])
+    asked = replace(settings(samples, tmp_path / "out", "food101"), text_encoder=str(folder))
+    with pytest.raises(DataError, match=r"no (network|tokenizer) in .*electra.*--text-encoder DIR"):
+        reproduce("food101", ["joint"], [0], asked, Ranks(), QUIET)
 
 
 def test_a_run_with_other_settings_is_not_taken_for_this_one(samples, tmp_path):
@@ -230,8 +244,8 @@ def test_every_data_set_has_a_protocol_and_published_numbers_of_known_methods():
 def test_the_page_has_a_command_for_every_data_set_and_the_protocol_as_it_is():
     page = (ROOT / "docs" / "reproduce.md").read_text()
     lines = re.findall(r"-m benchmarks (.*?)(?:`|#|\n)", page)
-    parsed = [commands.parse(line.split()) for line in lines]
-    reproduced = {one.name for one in parsed if isinstance(one, commands.Reproduce)}
+    parsed = [command_line.parse(line.split()) for line in lines]
+    reproduced = {one.name for one in parsed if isinstance(one, command_line.Reproduce)}
     assert reproduced == set(PAPER_DATA)
     for name, protocol in PROTOCOLS.items():
         (row,) = re.findall(rf"^\| (?:\S+, )?{name}(?:, \S+)? \| (\d.*) \|$", page, re.MULTILINE)
@@ -463,7 +477,8 @@ from pathlib import Path
 from benchmarks.methods.midas import Midas
 from benchmarks.paper import training
 from benchmarks.paper.ranks import Ranks
-from benchmarks.paper.run import Settings, reproduce
+from benchmarks.paper.run import reproduce
+from benchmarks.paper.settings import Settings
 from rich.console import Console
 
 training.BATCH_SIZE, steps = 6, []
@@ -492,6 +507,9 @@ reproduce("cremad", ["midas"], [0], asked, Ranks(), Console(quiet=True))
     assert not checkpoint.exists()
 
 
+CHECKPOINTED = ("plan", "model", "method", "optimizer", "scheduler", "best", "progress")
+
+
 def test_a_checkpoint_of_another_run_is_refused(samples, tmp_path):
     stopped = start(samples, "mosi", "joint")
     stop_at(stopped, 2)
@@ -499,9 +517,82 @@ def test_a_checkpoint_of_another_run_is_refused(samples, tmp_path):
         stopped.run(tmp_path / "checkpoint", silent)
     with pytest.raises(DataError, match=r"is of a run with Method\(\), .*not OGM\(.*delete it"):
         start(samples, "mosi", "ogm").run(tmp_path / "checkpoint", silent)
-    (tmp_path / "checkpoint").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"cannot be read .*; delete it to start anew"):
-        start(samples, "mosi", "joint").run(tmp_path / "checkpoint", silent)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "nothing", "tensor", *CHECKPOINTED])
+def test_a_damaged_checkpoint_is_named(samples, tmp_path, damage):
+    file = tmp_path / "checkpoint"
+    stopped = start(samples, "mosi", "midas")
+    stop_at(stopped, 2)
+    with pytest.raises(StoppedError):
+        stopped.run(file, silent)
+    content, state = file.read_bytes(), torch.load(file)
+    if damage in CHECKPOINTED:
+        del state[damage]
+        torch.save(state, file)
+    elif damage in ("nothing", "tensor"):
+        torch.save({} if damage == "nothing" else torch.ones(2), file)
+    else:
+        file.write_bytes(content[: len(content) // 2 if damage == "half" else 0])
+    with pytest.raises(DataError, match="checkpoint is damaged, delete it"):
+        start(samples, "mosi", "midas").run(file, silent)
+
+
+@pytest.mark.parametrize("name", ["test", "config", "entry", "clips", "modality", "protocol"])
+def test_a_run_that_lacks_something_is_named(samples, tmp_path, name):
+    """By the table, and by the command that would make it."""
+    asked = settings(samples, tmp_path, "mosi")
+    reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
+    (file,) = tmp_path.glob("*/runs/*.json")
+    run = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in run.items() if key != name}))
+    with pytest.raises(DataError, match=r"joint,seed=0\.json is damaged, delete it"):
+        reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
+    with pytest.raises(DataError, match=r"joint,seed=0\.json is damaged, delete it"):
+        table_rows(paper_data("mosi"), file.parents[1])
+    file.write_text(json.dumps({**run, name: "something else"}))
+    with pytest.raises(DataError, match=r"damaged, delete it|is a run with"):
+        reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
+
+
+def test_hidden_files_beside_the_runs_are_no_runs(samples, tmp_path):
+    asked = settings(samples, tmp_path, "mosi")
+    reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
+    (tmp_path / "mosi-rehearsal" / "runs" / "._joint,seed=0.json").write_bytes(b"attributes")
+    assert len(table_rows(paper_data("mosi"), tmp_path / "mosi-rehearsal")) == 1
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_read(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "check", lambda *_: pytest.fail("the files were read"))
+    (tmp_path / "file").touch()
+    asked = settings(samples, tmp_path / "file", "mosi")
+    with pytest.raises(DataError, match=r"file.* cannot be written \(not a directory\)"):
+        reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
+    asked = settings(samples, tmp_path / "out", "mosi", cache=tmp_path / "file" / "cache")
+    with pytest.raises(DataError, match=r"cache.* cannot be written \(not a directory\)"):
+        reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
+
+
+def test_a_full_disk_ends_the_run_in_one_line(samples, tmp_path, monkeypatch):
+    def full(state, file):
+        raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(training_module.torch, "save", full)
+    asked = settings(samples, tmp_path, "mosi")
+    with pytest.raises(DataError, match=r"joint,seed=0\.checkpoint cannot be written"):
+        reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
+
+
+def test_two_processes_do_not_make_the_same_run(samples, tmp_path):
+    asked = settings(samples, tmp_path, "mosi")
+    file = tmp_path / "mosi-rehearsal" / "runs" / "joint,seed=0.json"
+    with at_work_on(file, tmp_path / "mosi-rehearsal" / "locks" / "joint,seed=0"):
+        with pytest.raises(DataError, match=r"another process is at work on .*joint,seed=0\.json"):
+            reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
+        assert not file.exists()
+        reproduce("mosi", ["ogm"], [0], asked, Ranks(), QUIET)  # another run
+    reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
+    assert file.exists()
 
 
 def test_seeds_are_told_apart():

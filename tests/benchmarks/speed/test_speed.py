@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmarks.common.errors import DataError
 from benchmarks.speed import cuda, goals, loader, losses, pairing, report, run, step, swap
 from benchmarks.speed.measure import Case, Result, Spread, measure, peak_bytes
 from benchmarks.speed.operators import OperatorCount, count_operators
@@ -195,6 +196,18 @@ def test_a_graph_that_repeats_itself_and_a_step_that_waits_are_found(monkeypatch
     assert cuda.waits(CPU) == 1
 
 
+@pytest.mark.parametrize("name", ["device", "versions", "operators", "results", "rounds"])
+def test_a_damaged_record_is_named(tmp_path, name):
+    record = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
+    file = tmp_path / "cpu.json"
+    texts = ["{", json.dumps({key: record[key] for key in record if key != name})]
+    for text in [*texts, json.dumps({**record, "results": [{}]})]:
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=r"cpu\.json is damaged, delete it"):
+            report.write_speed_report(tmp_path)
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_the_kept_page_is_what_the_kept_record_gives():
     records = {
         kind: json.loads((RESULTS / f"{kind}.json").read_text(encoding="utf-8"))
@@ -207,10 +220,9 @@ def test_the_kept_page_is_what_the_kept_record_gives():
     assert {"pairing", "swap", "loss", "heads", "step, MLP", "step, ResNet", "NumPy path"} <= names
 
 
-def test_the_numbers_of_the_readme_are_on_that_page():
+def test_the_numbers_of_the_docs_are_on_that_page():
     record = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
-    readme = Path("README.md").read_text(encoding="utf-8")
-    section = readme.split("## Speed")[1].split("\n## ")[0]
+    section = Path("docs/speed.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?!---)(?!step)(.+?) \|(.+)\|$", section, flags=re.MULTILINE)
     assert rows
     page = (RESULTS / "README.md").read_text(encoding="utf-8")

@@ -130,6 +130,14 @@ def test_label_ids_above_2048_stay_exact_in_confidences(library: Library, dtype:
         assert as_numpy(out).min() > 0.99
 
 
+def test_the_smallest_temperature_decides_and_gives_no_nan() -> None:
+    logits = torch.tensor([[5.0, 3.0], [3e38, -3e38], [2.0, 2.0]])
+    labels = torch.tensor([0, 1, 0])
+    for temperature in (1e-38, torch.tensor(1e-38)):
+        confidence = F.true_class_confidence(logits, labels, temperature=temperature)
+        assert confidence.tolist() == [1.0, 0.0, 0.5]
+
+
 def test_confidence_carries_no_gradient() -> None:
     logits = torch.randn(4, 3, requires_grad=True)
     assert not F.true_class_confidence(logits, torch.tensor([0, 1, 2, 0])).requires_grad
@@ -182,11 +190,38 @@ def test_shares_of_all_zero_confidences_are_equal(library: Library, m: int) -> N
 
 
 @both_libraries
-@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-6, 1.0])
+@pytest.mark.parametrize("scale", [1e-40, 1e-37, 1e-30, 1e-12, 1e-6, 1.0])
 def test_tiny_confidences_are_not_taken_for_zero(library: Library, scale: float) -> None:
     confidence, _ = as_library([[3 * scale, scale], [0.0, scale]], "float32", library)
     source, _ = as_library([[0, 0], [1, 0]], "int64", library)
-    assert_close(F.label_shares(confidence, source), [[0.75, 0.25], [0.0, 1.0]])
+    rtol = 1e-4 if scale < 1e-38 else 1e-5  # numbers below 1.2e-38 have fewer digits
+    assert_close(F.label_shares(confidence, source), [[0.75, 0.25], [0.0, 1.0]], rtol=rtol)
+
+
+@both_libraries
+@pytest.mark.parametrize("rule", [F.label_shares, F.shares_by_source])
+def test_the_largest_numbers_have_shares_and_an_infinite_one_counts_as_the_largest(
+    library: Library, rule: Any
+) -> None:
+    rows = [[3e38, 1e38, 2e38], [np.inf, 1.0, 1.0], [np.inf, np.inf, 0.0]]
+    confidence, _ = as_library(rows, "float32", library)
+    # Each row with itself alone, so that both rules are Eq. 2.
+    source, _ = as_library(np.repeat([[0], [1], [2]], 3, axis=1), "int64", library)
+    shares = as_numpy(rule(confidence, source))
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+    if rule is F.label_shares:
+        wanted = [[1 / 2, 1 / 6, 1 / 3], [1, 0, 0], [1 / 2, 1 / 2, 0]]
+        np.testing.assert_allclose(shares, wanted, rtol=1e-6, atol=1e-30)
+    mixed, _ = as_library([[0, 1, 0], [2, 0, 1]], "int64", library)
+    assert np.isfinite(as_numpy(rule(confidence, mixed))).all()
+
+
+@pytest.mark.parametrize("rule", [F.label_shares, F.shares_by_source])
+def test_a_confidence_that_is_no_number_does_not_pass_for_a_share(rule: Any) -> None:
+    confidence = torch.tensor([[float("nan"), 0.5], [0.5, 0.5]])
+    shares = rule(confidence, torch.tensor([[0, 1], [1, 1]]))
+    assert shares[0].isnan().any()
+    assert shares[1].tolist() == [0.5, 0.5]
 
 
 @own.quick
@@ -384,8 +419,8 @@ def test_confidence_refuses_what_does_not_fit(
 
 
 @both_libraries
-@pytest.mark.parametrize("temperature", [0.0, -2.5])
-def test_confidence_refuses_a_temperature_that_is_not_positive(
+@pytest.mark.parametrize("temperature", [0.0, -2.5, float("nan"), float("inf")])
+def test_confidence_refuses_a_temperature_that_is_no_positive_number(
     library: Library, temperature: float
 ) -> None:
     with pytest.raises(MidasAugError) as error:
@@ -393,6 +428,10 @@ def test_confidence_refuses_a_temperature_that_is_not_positive(
             _zeros(library, 2, 3), _zeros(library, 2, dtype="int64"), temperature=temperature
         )
     assert_helpful(str(error.value), str(temperature))
+    with pytest.raises(MidasAugError, match="temperature above 0"):
+        F.true_class_confidence(
+            torch.zeros(2, 3), torch.zeros(2).long(), temperature=torch.tensor(temperature)
+        )
 
 
 @both_libraries
@@ -451,6 +490,46 @@ def test_targets_refuse_a_number_of_classes_below_one(
     with pytest.raises(MidasAugError) as error:
         F.soft_targets(labels, shares, num_classes)
     assert_helpful(str(error.value), str(num_classes))
+
+
+@both_libraries
+def test_the_number_of_columns_itself_is_no_class(library: Library) -> None:
+    labels, _ = as_library([0, 3], "int64", library)
+    for call in (
+        lambda: F.true_class_confidence(_zeros(library, 2, 3), labels),
+        lambda: F.soft_targets(labels[:, None], _zeros(library, 2, 1), 3),
+        lambda: F.misaligned_cross_entropy(
+            _zeros(library, 2, 3), labels[:, None], _zeros(library, 2, 1)
+        ),
+    ):
+        with pytest.raises(MidasAugError) as error:
+            call()
+        assert_helpful(str(error.value), "3")
+    assert as_numpy(F.true_class_confidence(_zeros(library, 2, 4), labels)).tolist() == [0.25] * 2
+    assert as_numpy(F.soft_targets(labels[:, None], _zeros(library, 2, 1), 4)).shape == (2, 4)
+
+
+@both_libraries
+@pytest.mark.parametrize("c", [1, 2, 5])
+def test_targets_of_an_ignored_row_are_uniform_whatever_its_shares(
+    library: Library, c: int
+) -> None:
+    labels, _ = as_library([[0, -1], [-100, 0], [-1, -1], [0, 0]], "int64", library)
+    shares, _ = as_library(
+        [[0.75, 0.25], [np.nan, np.inf], [1.0, 0.0], [0.25, 0.75]], "float32", library
+    )
+    got = as_numpy(F.soft_targets(labels, shares, c))
+    np.testing.assert_allclose(got[:3], np.full((3, c), 1 / c), rtol=1e-6)
+    np.testing.assert_allclose(got[3], np.eye(c)[0])
+
+
+@both_libraries
+def test_a_head_of_one_logit_is_told_of_two_columns(library: Library) -> None:
+    labels, _ = as_library([0, 1], "int64", library)
+    with pytest.raises(MidasAugError) as error:
+        F.true_class_confidence(_zeros(library, 2, 1), labels)
+    assert_helpful(str(error.value), "one column", "binary cross-entropy", "2 outputs")
+    assert "num_classes" not in str(error.value)
 
 
 @both_libraries

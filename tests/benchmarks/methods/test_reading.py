@@ -1,4 +1,4 @@
-"""Ways to read a trained model, by numbers that were worked out."""
+"""Readings of one training: fitted weights, one modality alone."""
 
 import itertools
 import math
@@ -9,18 +9,14 @@ from torch.nn import functional as F
 
 from benchmarks.compare.train import train, train_readings
 from benchmarks.methods.base import EncodedRows, Method
-from benchmarks.methods.detached import Detached
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
 from benchmarks.methods.reading import Alone, FittedWeights, Reading, fit_weights, fold_weights
-from benchmarks.methods.same_class import SameClass
-from benchmarks.methods.tcmax import TCMax, tcmax_loss
 from tests.benchmarks.compare.test_train import toy_split
-from tests.benchmarks.methods.helpers import set_up, tiny_model, tiny_rows
-
-
-def encoded(model, rows=12):
-    inputs, labels = tiny_rows(model, rows)
-    return model.encode(inputs), labels
+from tests.benchmarks.methods.helpers import (
+    encoded,
+    set_up,
+    tiny_model,
+)
 
 
 def test_fitted_weights_of_one_modality_are_the_log_odds_of_its_accuracy():
@@ -106,79 +102,3 @@ def test_the_epoch_that_is_restored_has_the_weights_of_that_epoch():
     assert not torch.equal(reading.weights, first)
     reading.restore(0)
     assert torch.equal(reading.weights, first)
-
-
-@pytest.mark.parametrize("num_modalities", [2, 3])
-def test_tcmax_is_the_cross_entropy_over_the_cube_of_all_combinations(num_modalities):
-    rows, classes = 3, 4
-    parts = torch.randn(num_modalities, rows, classes, dtype=torch.float64)
-    labels = torch.tensor([1, 3, 1])
-    cube = torch.stack(
-        [
-            sum(parts[m, row] for m, row in enumerate(combination))
-            for combination in itertools.product(range(rows), repeat=num_modalities)
-        ]
-    )
-    aligned = parts.sum(dim=0)[torch.arange(rows), labels]
-    expected = torch.logsumexp(cube.flatten(), dim=0) - aligned.mean()
-    expected -= (num_modalities - 1) * math.log(rows)
-    torch.testing.assert_close(tcmax_loss(parts, labels), expected)
-
-
-def test_tcmax_of_one_row_is_the_cross_entropy():
-    model = tiny_model(2)
-    method = set_up(TCMax(), model)
-    features, labels = encoded(model, rows=1)
-    expected = F.cross_entropy(model.fuse(features), labels)
-    torch.testing.assert_close(method.loss(features, labels), expected)
-
-
-def test_tcmax_survives_large_logits():
-    parts = 1e4 * torch.randn(2, 5, 3)
-    assert bool(tcmax_loss(parts, torch.zeros(5, dtype=torch.int64)).isfinite())
-
-
-def test_same_class_re_pairing_permutes_within_classes_and_anew_each_epoch():
-    method = set_up(SameClass(), tiny_model(3), num_rows=40)
-    labels = method.setting.labels
-    first, second = method.sources(0), method.sources(1)
-    for source in (first, second):
-        for column in source.unbind(dim=1):
-            assert torch.equal(column.sort().values, torch.arange(40))
-            assert torch.equal(labels[column], labels)
-    assert not torch.equal(first, second)
-    assert not torch.equal(first[:, 0], first[:, 1])
-
-
-def test_re_paired_rows_reach_the_encoders():
-    seen = []
-
-    class Watched(SameClass):
-        def loss(self, features, labels):
-            seen.append(labels)
-            return super().loss(features, labels)
-
-        def sources(self, epoch):
-            self.order = super().sources(epoch)
-            return torch.zeros_like(self.order)  # row 0 for all
-
-    method = Watched()
-    split = toy_split()
-    outcome = train(method, split, epochs=2, learning_rate=0.05, seed=0, test=True)
-    assert torch.equal(torch.cat(seen[:2]).sort().values, split.training.labels.sort().values)
-    assert outcome.test["accuracy"] < 0.5  # every input was that of row 0
-
-
-def test_fusion_on_detached_features_trains_encoders_by_their_heads_alone():
-    model = tiny_model(2)
-    method = set_up(Detached(), model)
-    features, labels = encoded(model)
-    heads = sum(F.cross_entropy(z, labels) for z in model.classify(features).values())
-    loss = method.loss(features, labels)
-    torch.testing.assert_close(loss, heads + F.cross_entropy(model.fuse(features), labels))
-    encoders = [*model.encoders.parameters()]
-    found = torch.autograd.grad(loss, encoders, retain_graph=True)
-    expected = torch.autograd.grad(heads, encoders, retain_graph=True)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other)
-    assert float(torch.autograd.grad(loss, model.fusion.weight)[0].abs().max()) > 0

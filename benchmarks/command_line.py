@@ -1,0 +1,147 @@
+"""The commands and their options; of the extras, this needs tyro alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import tyro
+
+from benchmarks.common.records import RESULTS
+from benchmarks.paper.settings import Settings
+
+Name = Literal["quick", "full", "skill", "competition"]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Download data sets and keep them in the cache."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ("all",)
+    """Which, or all."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train what is not there yet."""
+
+    suite: Name = "quick"
+    """quick: five to fifteen minutes on two cores. full: an hour or two, tuning included.
+    skill: labels by skill against their controls; it takes some tuning of the full suite.
+    competition: tasks on which modalities compete, an hour or two."""
+    jobs: int = 2
+    """How many runs at a time, each in a process with one thread."""
+    out: Path = RESULTS
+    """Where the report goes and the finished runs are looked for, and kept; those that come to the
+    published ones are kept in runs/compare until they are frozen."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the tables and figures of a suite."""
+
+    suite: Name = "quick"
+    """Which."""
+    out: Path = RESULTS
+    """Where the finished runs are kept."""
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Put the finished runs of a suite into one file, sorted, a line each."""
+
+    suite: tyro.conf.Positional[Name]
+    """Which."""
+    out: Path = RESULTS
+    """Where the finished runs are kept, as for run."""
+    into: Path = RESULTS
+    """The file is SUITE/runs.jsonl in here."""
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Train joint, plain swap and MIDAS on a task, and show what they do with its modalities."""
+
+    task: tyro.conf.Positional[str]
+    """One of the tasks, such as openmoji."""
+    out: Path = RESULTS
+    """Where the full suite's runs are, for the tuned configurations; the figure goes there too."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measure the speed of pairing, swap, loss and whole steps, and write the page."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda does everything that a GPU is needed for, too."""
+    out: Path = RESULTS / "speed"
+    """Where cpu.json, cuda.json and the page are kept."""
+    small: bool = False
+    """Tiny sizes and two rounds, to see that it works."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Look whether a copy of one of the paper's data sets is whole."""
+
+    name: tyro.conf.Positional[str]
+    """cremad, kinetics-sounds, ucf101, food101, mosi, sarcasm or twitter2015."""
+    root: Path
+    """Its folder."""
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Train by the paper's protocol; a stopped command goes on where it was."""
+
+    name: tyro.conf.Positional[str]
+    """As for check."""
+    settings: tyro.conf.OmitArgPrefixes[Settings]
+    method: tuple[str, ...] = ("joint", "midas")
+    """Rows of the comparison: joint, midas, smv, mcr, ... (benchmarks/methods/entries.py)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each has a split of its own."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Write a small made-up copy of one of the paper's data sets, with tiny encoders for text."""
+
+    name: tyro.conf.Positional[str]
+    """As for check."""
+    root: tyro.conf.Positional[Path]
+    """Where to."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Measure how many clips a second are read, and trained on, at the paper's sizes."""
+
+    workers: int = 2
+    """Processes that read."""
+    steps: int = 2
+    """Of training to time; 0: none."""
+
+
+Command: TypeAlias = (
+    Fetch | Run | Report | Freeze | Speed | Diagnose | Check | Reproduce | Sample | Throughput
+)
+
+
+def parse(arguments: Sequence[str] | None = None, description: str | None = None) -> Command:
+    """The command of a command line; of this process's by default."""
+    return tyro.cli(
+        Annotated[Fetch, tyro.conf.subcommand("fetch")]
+        | Annotated[Run, tyro.conf.subcommand("run")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Freeze, tyro.conf.subcommand("freeze")]
+        | Annotated[Speed, tyro.conf.subcommand("speed")]
+        | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+        | Annotated[Check, tyro.conf.subcommand("check")]
+        | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+        | Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Throughput, tyro.conf.subcommand("throughput")],
+        prog="python -m benchmarks",
+        description=description,
+        args=arguments,
+    )

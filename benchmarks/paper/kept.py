@@ -1,0 +1,45 @@
+"""Finished runs of `reproduce` on disk, one JSON file each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.records import check_fields, damaged, is_number, is_scores, read_json
+from benchmarks.methods.entries import ENTRIES
+from benchmarks.paper.datasets.base import PaperData
+
+
+def read_run(file: Path, data: PaperData) -> dict[str, Any]:
+    """The run in a file, with everything that the table and a second run ask for.
+
+    Raises:
+        DataError: The file is damaged.
+        FileNotFoundError: There is no such file.
+    """
+    run = check_fields(read_json(file), _FIELDS, file)
+    if run["modality"] is not None and run["modality"] not in data.modalities:
+        raise damaged(file)
+    return run
+
+
+def read_runs(folder: Path, data: PaperData) -> Iterator[dict[str, Any]]:
+    """The runs in a folder, in the order of their names; hidden files are not ours."""
+    for file in sorted(folder.glob("*.json")):
+        if not file.name.startswith("."):
+            yield read_run(file, data)
+
+
+_FIELDS = {
+    "entry": lambda value: isinstance(value, str) and value in ENTRIES,
+    "modality": lambda value: value is None or isinstance(value, str),
+    "seed": lambda value: type(value) is int,
+    "config": lambda value: isinstance(value, dict),
+    "protocol": lambda value: isinstance(value, dict),
+    "precision": lambda value: isinstance(value, str),
+    "cached": lambda value: isinstance(value, bool),
+    "clips": lambda value: type(value) is int,
+    "epoch": lambda value: type(value) is int,
+    "steps": is_number,
+    "validation": is_scores,
+    "test": is_scores,
+}

@@ -1,0 +1,94 @@
+"""The command line: help without extras, and outputs that cannot be written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__, actions
+from benchmarks.command_line import (
+    Command,
+    Diagnose,
+    Fetch,
+    Freeze,
+    Report,
+    Run,
+    Sample,
+    Speed,
+    parse,
+)
+
+ROOT = Path(__file__).parents[2]
+# What the extra `bench` brings.
+EXTRAS = ("joblib", "matplotlib", "PIL", "rich", "scipy", "sklearn", "soundfile", "transformers")
+
+
+def run_without(missing, *arguments):
+    """The command in a process that lacks some packages."""
+    program = f"import runpy, sys; sys.modules.update(dict.fromkeys({[*missing]!r})); "
+    program += "runpy.run_module('benchmarks', run_name='__main__', alter_sys=True)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_needs_no_extra():
+    done = run_without([*EXTRAS, "tyro"], "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "python -m benchmarks run --suite quick" in done.stdout
+    assert "need tyro: pip install '.[bench]' in the checkout" in done.stdout
+
+
+def test_a_command_that_lacks_an_extra_says_how_to_install_it():
+    for missing in (["tyro"], ["joblib"]):
+        done = run_without(missing, "check", "cremad", "--root", "nowhere")
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"the benchmarks need {missing[0]}: pip install '.[bench]' in the checkout\n"
+        )
+
+
+def test_options_are_explained_where_only_tyro_is_there():
+    without = [name for name in EXTRAS if name != "rich"]  # which tyro itself needs
+    done = run_without(without, "reproduce", "--help")
+    assert done.returncode == 0
+    assert "--leave-out-broken" in done.stdout
+
+
+def test_a_module_of_our_own_that_is_missing_is_no_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "benchmarks.actions", None)
+    monkeypatch.delattr("benchmarks.actions", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"benchmarks\.actions"):
+        __main__.main(["check", "cremad", "--root", "nowhere"])
+
+
+@pytest.mark.parametrize("kind", [Run, Report, Freeze, Speed, Diagnose, Sample, Fetch])
+def test_an_output_that_cannot_be_written_is_told_before_any_work(tmp_path, monkeypatch, kind):
+    (tmp_path / "file").touch()
+    inside = tmp_path / "file" / "out"
+    monkeypatch.setenv("MIDAS_AUG_DATA", str(inside))
+    commands: dict[type, Command] = {
+        Run: Run("quick", out=inside),
+        Report: Report("quick", inside),
+        Freeze: Freeze("quick", into=inside),
+        Speed: Speed(out=inside),
+        Diagnose: Diagnose("digits-2", inside),
+        Sample: Sample("cremad", inside),
+        Fetch: Fetch(("digits",)),
+    }
+    for work in ("stages", "finished_stages", "freeze", "run_speed", "diagnose_task"):
+        monkeypatch.setattr(actions, work, lambda *_, **__: pytest.fail("work was begun"))
+    with pytest.raises(SystemExit, match=r"out/\S* cannot be written \(not a directory\)"):
+        actions.perform(commands[kind])
+
+
+def test_a_command_line_is_read():
+    assert parse(["run", "--suite", "full", "--jobs", "3"]) == Run("full", jobs=3)

@@ -1,0 +1,157 @@
+"""What of a batch has rows, what is passed through, and what is refused by name."""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+from torch.nn.utils.rnn import pack_sequence
+
+from midas_aug import MidasAugError, MisalignAugment
+
+N = 3
+LABELS = torch.tensor([0, 1, 2])
+
+
+class Frame:
+    """An array of some other library."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.zeros(N)
+
+
+class Table:
+    """As of a library of tables."""
+
+    iloc = None
+
+
+class Graphs:
+    """As of a library of graphs."""
+
+    def to_data_list(self) -> list[int]:
+        return [0] * N
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+
+def augmented(**more: Any) -> Any:
+    batch = {"a": torch.arange(N), "b": torch.arange(N)} | more
+    return MisalignAugment(("a", "b"), 3, confidence="uniform", hardness=None)(batch, LABELS)
+
+
+OTHER_SIZES = [
+    [0, 1],
+    [0, 1, 2, 3],
+    torch.zeros(2),
+    torch.zeros(4, 1),
+    np.zeros(2),
+    np.zeros((4, 1)),
+    TensorDict({"x": torch.zeros(4)}, [4]),
+    TensorDict({"x": torch.zeros(3)}, []),
+]
+
+
+@pytest.mark.parametrize("leaf", OTHER_SIZES)
+@pytest.mark.parametrize("key", ["b", "more"])
+def test_another_number_of_rows_is_refused_in_a_modality_and_beside_it(leaf, key):
+    for value in (leaf, {"inside": leaf}):
+        with pytest.raises(MidasAugError, match=rf"batch\['{key}'\].*to have 3 rows") as error:
+            augmented(**{key: value})
+        assert ("keep=" in str(error.value)) == (key == "more")
+
+
+@pytest.mark.parametrize("leaf", [7, 0.5, "text", b"raw", 1j, int, torch.tensor(4), np.array(4)])
+def test_what_has_no_rows_is_passed_through_beside_a_modality_and_refused_in_one(leaf):
+    assert augmented(more=leaf)["more"] is leaf
+    assert augmented(more={"inside": leaf})["more"]["inside"] is leaf
+    for value in (leaf, {"inside": leaf}):
+        with pytest.raises(MidasAugError, match=r"batch\['b'\].*"):
+            augmented(b=value)
+
+
+@pytest.mark.parametrize("nothing", [None, {}, {"x": None}, {"x": {"y": None}}, ()])
+def test_a_modality_that_holds_nothing_is_refused(nothing):
+    with pytest.raises(MidasAugError, match="hold arrays with one row per label, got"):
+        augmented(b=nothing)
+    inside = augmented(b={"x": None, "y": torch.arange(N)})["b"]  # as a model may put it out
+    assert inside["x"] is None
+    assert len(inside["y"]) == 3 * N
+
+
+def test_a_row_without_anything_is_named_in_a_modality_and_passed_through_elsewhere():
+    with pytest.raises(MidasAugError, match="got None in row 1"):
+        augmented(b=["x", None, "z"])
+    assert augmented(more=["x", None, "z"])["more"] == ["x", None, "z"] * 3
+
+
+@pytest.mark.parametrize(
+    ("leaf", "cure"),
+    [
+        (Frame(), "numpy.asarray"),
+        (Table(), "numpy.asarray"),
+        (deque("abc"), "deque"),
+        (range(N), "range"),
+        (Graphs(), "to_data_list"),
+        (pack_sequence([torch.zeros(1)] * N), "pad_packed_sequence"),
+        (torch.eye(N).to_sparse(), "to_dense"),
+        (torch.nested.nested_tensor([torch.zeros(1)] * N, layout=torch.jagged), "nested"),
+    ],
+)
+@pytest.mark.parametrize("key", ["b", "more"])
+def test_rows_that_cannot_be_taken_are_refused_with_what_to_do(leaf, cure, key):
+    for value in (leaf, {"inside": leaf}):
+        with pytest.raises(MidasAugError, match=r"rows cannot be taken here") as error:
+            augmented(**{key: value})
+        assert cure in str(error.value)
+        assert f"batch['{key}']" in str(error.value)
+
+
+def test_the_aligned_rows_of_every_kind_of_leaf_come_back_for_a_provider():
+    seen = []
+
+    def provider(batch, labels):
+        seen.append(batch)
+        return torch.ones(N, 2)
+
+    given = {
+        "a": torch.arange(N),
+        "b": {"x": np.arange(N), "deep": (["p", "q", "r"], torch.arange(N))},
+        "size": torch.tensor(3),
+        "note": "all",
+    }
+    augment = MisalignAugment(("a", "b"), 3, confidence=provider, hardness=None)
+    augment(given, LABELS)
+    (found,) = seen
+    assert found["a"].tolist() == [0, 1, 2]
+    assert found["b"]["x"].tolist() == [0, 1, 2]
+    assert found["b"]["deep"][0] == ["p", "q", "r"]
+    assert found["b"]["deep"][1].tolist() == [0, 1, 2]
+    assert found["size"] == 3
+    assert found["note"] == "all"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_pair_in_each_sample_is_two_columns_whatever_the_number_of_rows(rows):
+    """The usual collation makes a list of two of it, which looks like a list of two rows."""
+    augment = MisalignAugment(("a", "b"), 3, confidence="uniform", hardness=None)
+    samples = [
+        {
+            "a": row,
+            "b": (torch.tensor(row), [torch.tensor(10 + row), torch.tensor(20 + row)]),
+            "label": row,
+        }
+        for row in range(rows)
+    ]
+    out = augment.collate()(samples)
+    first, (second, third) = out["b"]
+    source = out.source[:, 1]
+    assert torch.equal(first, source)
+    assert torch.equal(second, 10 + source)
+    assert torch.equal(third, 20 + source)
