@@ -24,7 +24,6 @@ from benchmarks.compare.tasks import COMPARE, COMPETITION, REAL, TASKS, load_spl
 from benchmarks.compare.train import Outcome, train_readings
 from benchmarks.methods.entries import (
     COMPETITION_ENTRIES,
-    COMPETITION_UNTUNED,
     ENTRIES,
     LEARNING_RATE,
     SKILL_ENTRIES,
@@ -48,12 +47,11 @@ class Suite:
     Attributes:
         tasks: Names of `TASKS`.
         seeds: How many, from ``first_seed``.
-        headline_seeds: How many for the entries of ``headline``.
+        headline_seeds: How many for the entries of `HEADLINE`.
         tuning_seeds: Splits of their own, for tuning. None at all: the default configurations.
         first_seed: See ``seeds``.
         entries: The rows; None for those of `ENTRIES`.
         borrowed: Rows whose tuning is that of the full suite.
-        headline: The rows that claims are made about; None for `HEADLINE`.
     """
 
     tasks: tuple[str, ...]
@@ -63,11 +61,10 @@ class Suite:
     first_seed: int = 0
     entries: Mapping[str, Entry] | None = None
     borrowed: tuple[str, ...] = ()
-    headline: tuple[str, ...] | None = None
 
     def seeds_of(self, entry: str) -> range:
         """The splits that an entry is tested on."""
-        count = self.headline_seeds if entry in (self.headline or HEADLINE) else self.seeds
+        count = self.headline_seeds if entry in HEADLINE else self.seeds
         return range(self.first_seed, self.first_seed + count)
 
 
@@ -86,11 +83,10 @@ SUITES = {
     "competition": Suite(
         COMPETITION,
         seeds=3,
-        headline_seeds=5,
+        headline_seeds=3,
         tuning_seeds=(1000,),
         first_seed=3000,
         entries=COMPETITION_ENTRIES,
-        headline=tuple(key for key in COMPETITION_ENTRIES if key not in COMPETITION_UNTUNED),
     ),
 }
 

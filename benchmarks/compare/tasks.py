@@ -26,8 +26,7 @@ class Task:
         tuned_as: The task whose tuning serves this one, which is planted and no task of its own.
         augment: What training batches go through, by modality; the same for every method.
         rows: How many of the data set's, drawn once for all seeds; None for all.
-        group: "competition" for the tasks of that suite, "candidate" for those whose admission to
-            it has not been tried.
+        group: "competition" for the tasks of that suite, "candidate" for those that it has not run.
     """
 
     dataset: str
@@ -45,7 +44,12 @@ CROP = RandomCrop(smallest=0.35, flip=True)
 SHIFT = ShiftAndMask(shift=0.1, mask=0.2)
 
 
-def _kanji(*texts: str, like: str | None = "kanji", **augment: InputAugment) -> Task:
+def _kanji(
+    *texts: str,
+    like: str | None = "kanji",
+    group: str = "competition",
+    **augment: InputAugment,
+) -> Task:
     return Task(
         "kanji",
         ("image", *texts),
@@ -54,7 +58,7 @@ def _kanji(*texts: str, like: str | None = "kanji", **augment: InputAugment) -> 
         tuned_as=like,
         augment=augment,
         rows=4000,
-        group="competition",
+        group=group,
     )
 
 
@@ -73,8 +77,14 @@ TASKS = {
     "kanji": _kanji("meanings", like=None, image=KANJI_CROP),
     "kanji3": _kanji("meanings", "readings", image=KANJI_CROP),
     "kanji-words": _kanji("meanings", image=KANJI_CROP, meanings=WordDropout(0.5)),
-    "kanji3-words": _kanji("meanings", "readings", image=KANJI_CROP, meanings=WordDropout(0.5)),
-    "kanji-still": _kanji("meanings"),
+    "kanji3-words": _kanji(
+        "meanings",
+        "readings",
+        group="candidate",
+        image=KANJI_CROP,
+        meanings=WordDropout(0.5),
+    ),
+    "kanji-still": _kanji("meanings", group="candidate"),
     "emoji-3": Task(
         "emoji-3",
         ("image", "name"),

@@ -199,11 +199,6 @@ def _fitted(title: str, like: str) -> Entry:
     )
 
 
-def _untuned(title: str, method: type[Method], **fixed: Value) -> Entry:
-    """A row of the competition suite at the learning rate of joint training."""
-    return Entry(title, method, fixed, follows="joint", tuned=False)
-
-
 COMPETITION_LEADERS = {
     "late-fusion": Entry("late fusion", LateFusionOfUnimodal, rates=THREE_RATES),
     "joint": Entry("joint", rates=THREE_RATES),
@@ -211,13 +206,6 @@ COMPETITION_LEADERS = {
         name: replace(SKILL_LEADERS[name], rates=THREE_RATES)
         for name in ("skill", "midas", "plain-swap")
     },
-}
-COMPETITION_UNTUNED = {
-    "unimodal-losses": _untuned("joint + unimodal losses", UnimodalLosses),
-    "tcmax": _untuned("TCMax", TCMax),
-    "same-class": _untuned("same-class re-pairing", SameClass),
-    "detached": _untuned("fusion on detached features", Detached),
-    "modality-dropout": _untuned("modality dropout", ModalityDropout),
 }
 # The rows of the competition suite, those first that matter most.
 COMPETITION_ENTRIES: dict[str, Entry] = {
@@ -239,11 +227,13 @@ COMPETITION_ENTRIES: dict[str, Entry] = {
     "midas-fitted": _fitted("MIDAS", "midas"),
     "plain-swap": COMPETITION_LEADERS["plain-swap"],
     "plain-swap-fitted": _fitted("plain swap", "plain-swap"),
-    **COMPETITION_UNTUNED,
 }
 
 # Rivals for competing modalities that no suite has run yet.
 RIVAL_ENTRIES: dict[str, Entry] = {
+    "tcmax": Entry("TCMax", TCMax),
+    "same-class": Entry("same-class re-pairing", SameClass),
+    "detached": Entry("fusion on detached features", Detached),
     "zero-ablated": Entry("joint + zero-ablated losses", ZeroAblated, knob=("weight", (4, 1))),
     "dgl": Entry("DGL", DGL, knob=("alpha", (4, 1))),
     "pretrained": Entry(

@@ -117,7 +117,7 @@ def open_question(runs: Runs, tasks: list[str]) -> str:
     ]
     if tasks and not missed and not harmed:
         return "The open question is met on these tasks, by the raw intervals."
-    reasons = [f"no difference on {', '.join(missed)}"] if missed else []
+    reasons = [f"not better on {', '.join(missed)}"] if missed else []
     reasons += [f"harm on {', '.join(harmed)}"] if harmed else []
     reasons = reasons or ["no task was admitted"]
     return f"The open question is not met: {'; '.join(reasons)}."

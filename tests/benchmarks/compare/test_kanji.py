@@ -12,7 +12,7 @@ from benchmarks.compare import data, tasks
 from benchmarks.compare.data import kanji
 from benchmarks.compare.data.kanji import assemble, characters, draw, numbered
 from benchmarks.compare.encoders import WIDTH, build_encoder
-from benchmarks.compare.tasks import COMPETITION, TASKS, load_split
+from benchmarks.compare.tasks import TASKS, load_split
 from benchmarks.compare.train import build_model, train
 from benchmarks.methods.base import Method
 
@@ -193,7 +193,7 @@ def test_a_task_may_draw_rows_and_draws_the_same_for_every_seed(planted):
     assert words[0] == words[1]
 
 
-@pytest.mark.parametrize("name", COMPETITION)
+@pytest.mark.parametrize("name", [name for name in TASKS if TASKS[name].dataset == "kanji"])
 @pytest.mark.usefixtures("planted")
 def test_every_task_of_the_competition_trains(name):
     task = TASKS[name]

@@ -10,12 +10,12 @@ from benchmarks.compare import kept, suite
 from benchmarks.compare.report import tables
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.tasks import TASKS
-from benchmarks.methods.entries import ENTRIES, SKILL_ENTRIES
+from benchmarks.methods.entries import COMPETITION_ENTRIES, ENTRIES, SKILL_ENTRIES
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
 # Another name of that folder: runs of this machine, not frozen yet, are not looked at.
 ROOT = Path(RESULTS, "..", RESULTS.name)
-PUBLISHED = ("full", "skill")
+PUBLISHED = ("full", "skill", "competition")
 
 
 @cache
@@ -32,7 +32,8 @@ def runs():
 def test_all_methods_on_all_tasks_with_all_seeds(name):
     for task in load(name).values():
         for key, row in task.rows.items():
-            expected = list(suite.SUITES[name].seeds_of(key))
+            entry = key if row.modality is None else "unimodal"
+            expected = list(suite.SUITES[name].seeds_of(entry))
             assert sorted(row.records) == expected, (task.name, key)
 
 
@@ -87,3 +88,14 @@ def test_the_tables_of_the_comparison_are_rows_of_that_page():
 def test_freezing_the_committed_runs_again_changes_no_byte(name, tmp_path):
     file = suite.freeze(name, ROOT, tmp_path)
     assert file.read_bytes() == (ROOT / name / "runs.jsonl").read_bytes()
+
+
+def test_one_training_of_the_competition_has_one_learning_rate_however_it_is_read():
+    for task in load("competition").values():
+        for key, row in task.rows.items():
+            entry = COMPETITION_ENTRIES["unimodal" if row.modality else key]
+            if entry.follows is not None:
+                followed = task.rows[entry.follows]
+                for seed, record in row.records.items():
+                    assert record["config"] == followed.records[seed]["config"]
+                    assert record["seconds"] == followed.records[seed]["seconds"]
