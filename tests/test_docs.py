@@ -191,6 +191,22 @@ def test_readme_counts_where_the_plain_swap_ties_with_midas():
     assert quoted == (tied, tasks, tied_removed, tied_misaligned, better)
 
 
+def test_readme_quotes_the_tasks_on_which_modalities_compete():
+    page = (ROOT / "benchmarks/results/competition/README.md").read_text(encoding="utf-8")
+    table = README.split("with word dropout):")[1].split("▲ is better")[0]
+    rows = [line.strip() for line in table.splitlines() if "|" in line and "---" not in line]
+    published = page.split("## Accuracy\n")[1].split("\n## ")[0].splitlines()
+    assert len(rows) == 7
+    assert [row for row in rows if row not in published] == []
+    for task in ("kanji", "kanji3", "kanji-words"):
+        assert cells("competition", "MIDAS − joint", task).find("▲") > 0
+        assert cells("competition", "skill − MIDAS", task).find("▲") > 0
+        assert (
+            cells("competition", "skill, fitted weights − late fusion, fitted weights", task)[0]
+            == "-"
+        )
+
+
 def test_readme_counts_what_labels_by_skill_cost():
     quoted = quoted_in_readme(
         r"worse than joint training in accuracy on (\w+) of (\d) tasks. "
