@@ -30,7 +30,7 @@ def cases(device: torch.device, small: bool) -> Iterator[Case]:
 
     batches, rows = (2, 8) if small else (24, 64)
     data = Samples(batches * rows, side=8 if small else 64)
-    uniform = MisalignAugment(NAMES, 10, confidence="uniform", seed=0)
+    uniform = MisalignAugment(NAMES, 10, confidence="uniform", hardness=None, seed=0)
     yield Case(
         "DataLoader, 1 worker",
         {"rows an epoch": len(data), "batch": rows},
@@ -44,7 +44,7 @@ def cases(device: torch.device, small: bool) -> Iterator[Case]:
 
 
 def _augment(batch: Any, labels: Any) -> Call:
-    augment = MisalignAugment(NAMES, 10, confidence="uniform")
+    augment = MisalignAugment(NAMES, 10, confidence="uniform", hardness=None)
     return lambda: augment(batch, labels).targets
 
 
