@@ -109,7 +109,7 @@ def _print(text: str) -> None:
 
 
 def _check_output(path: Path, endings: Sequence[str], *, overwrite: bool) -> None:
-    from midas_aug.diagnostics.extras import require
+    from midas_aug._extras import require
     from midas_aug.diagnostics.outputs import check_output
 
     check_output(path, endings)
@@ -119,7 +119,7 @@ def _check_output(path: Path, endings: Sequence[str], *, overwrite: bool) -> Non
             "--overwrite"
         )
     if path.suffix.lower() in FIGURES:
-        require("matplotlib", f"the figure {path}")
+        require("matplotlib", f"the figure {path}", "diagnostics")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,12 @@ from midas_aug._arrays import as_scores, check_shape, may_read_values
 from midas_aug._hardness import HardnessSetting, measure_hardness
 from midas_aug._logits import warn_of_probabilities
 from midas_aug._rows import first_rows
-from midas_aug._tree import get_item, in_order
-from midas_aug.confidence.base import ConfidenceProvider, check_unimodal_logits
+from midas_aug._tree import get_groups, in_order
+from midas_aug.confidence.base import (
+    ConfidenceProvider,
+    check_finite,
+    check_unimodal_logits,
+)
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.plan import SwapPlan
 from midas_aug.functional.shares import label_shares
@@ -202,12 +206,7 @@ def weigh_by_hardness(
     if features is not None:
         in_turn = in_order(features, names, "features")
     else:
-        in_turn = [
-            first_rows(get_item(data, keys[0]), n_rows)
-            if len(keys) == 1
-            else {key: first_rows(get_item(data, key), n_rows) for key in keys}
-            for keys in rule.keys.values()
-        ]
+        in_turn = [first_rows(held, n_rows) for held in get_groups(data, rule.keys)]
     block_wise = drawn.block_wise
     weights = measure_hardness(rule.hardness, in_turn, names, n_rows, plan, block_wise=block_wise)
     if weights is None and not torch.compiler.is_compiling() and rule not in _told_of_hardness:
@@ -256,11 +255,6 @@ def check_confidence(
             f"expected confidence on the device of the labels, {labels.device}, got "
             f"{scores.device}; move it there in the provider"
         )
-    if (validate or may_read_values(scores)) and scores.numel():
-        low, high = (float(bound) for bound in scores.aminmax())
-        if not (low >= 0 and high < float("inf")):
-            raise MidasAugError(
-                "expected finite confidences of at least 0, got negative, infinite or NaN ones; a "
-                "provider returns probabilities or other non-negative numbers, not logits"
-            )
+    if validate or may_read_values(scores):
+        check_finite(scores, "finite confidences of at least 0")
     return scores

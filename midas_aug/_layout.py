@@ -9,7 +9,7 @@ from torch import Tensor
 
 from midas_aug._rows import take_rows
 from midas_aug._settings import Keys, stray_keys
-from midas_aug._tree import get_item, item_keys, map_items, resolve_key
+from midas_aug._tree import get_groups, get_item, item_keys, map_items, resolve_key
 from midas_aug.errors import MidasAugError
 
 __all__ = ["BatchLayout"]
@@ -46,12 +46,7 @@ class BatchLayout:
 
     def modalities(self, batch: Any) -> list[Any]:
         """What each modality holds: an item, or a mapping where it has several keys."""
-        return [
-            get_item(batch, keys[0], "modality")
-            if len(keys) == 1
-            else {key: get_item(batch, key, "modality") for key in keys}
-            for keys in self.keys.values()
-        ]
+        return get_groups(batch, self.keys)
 
     def swap(
         self, batch: Any, n_rows: int, source: Tensor, anchor: Tensor, anchors_repeat: bool

@@ -21,6 +21,7 @@ from midas_aug.errors import MidasAugError
 
 __all__ = [
     "Columns",
+    "get_groups",
     "get_item",
     "in_order",
     "is_container",
@@ -79,6 +80,16 @@ def get_item(batch: Any, key: Key, what: str = "batch key") -> Any:
             "MisalignAugment have to be the same"
         )
     return _value(batch, found)
+
+
+def get_groups(batch: Any, keys: Mapping[Any, Sequence[Any]]) -> list[Any]:
+    """What each modality holds: an item of ``batch``, or a mapping where it has several keys."""
+    return [
+        get_item(batch, group[0], "modality")
+        if len(group) == 1
+        else {key: get_item(batch, key, "modality") for key in group}
+        for group in keys.values()
+    ]
 
 
 def in_order(values: Any, keys: Sequence[Key], what: str) -> list[Any]:

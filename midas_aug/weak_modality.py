@@ -20,7 +20,7 @@ from midas_aug.functional.ratio_rule import (
     step_from_ratios,
 )
 from midas_aug.functional.shares import check_logit_width
-from midas_aug.functional.weak_modality import credit_sums, step_from_sums
+from midas_aug.functional.weak_modality import check_step, credit_sums, step_from_sums
 
 __all__ = ["LabelledRows", "RatioWeakModalityWeight", "Rows", "WeakModalityWeight", "rows_of"]
 
@@ -113,12 +113,7 @@ class WeakModalityWeight(StatefulModule):
         super().__init__()
         if num_modalities < 2:
             raise MidasAugError(f"expected num_modalities of at least 2, got {num_modalities}")
-        if not 0 <= step_size < float("inf"):
-            raise MidasAugError(
-                f"expected step_size (η) to be a finite number of at least 0, got {step_size}"
-            )
-        if max_alpha is not None and not max_alpha >= 1:
-            raise MidasAugError(f"expected max_alpha of at least 1 or None, got {max_alpha}")
+        check_step(step_size, max_alpha)
         self.step_size = step_size
         self.max_alpha = max_alpha
         self.sync = sync
@@ -183,15 +178,14 @@ class WeakModalityWeight(StatefulModule):
         n_rows = out.labels.shape[0]
         mixed = Rows(rows.source_labels[n_rows:], rows.shares[n_rows:], rows.valid[n_rows:])
         stepped = self._stepped(log_p[n_rows:], out, mixed)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # a compiled graph repeats itself
             self.alpha.copy_(stepped)
             return
         # The α of this pass, for a repetition: what the last step gave, unless it was changed.
         last = self._last
         unchanged = last is not None and last[1] == self.alpha._version
         before = last[0] if last is not None and unchanged else self.alpha.clone()
-        if not torch.compiler.is_compiling():  # a compiled graph repeats itself
-            self._replay.keep(torch.as_tensor(out.labels), before)
+        self._replay.keep(torch.as_tensor(out.labels), before)
         self.alpha.copy_(stepped)
         self._last = (stepped, self.alpha._version)
 

@@ -1,5 +1,6 @@
 """What a confidence provider is."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from numbers import Real
@@ -275,14 +276,18 @@ def check_number(value: Any, name: str, low: float, why: str, *, exclusive: bool
     raise MidasAugError(f"expected a finite {name} {least} in float32, got {value!r}; {why}")
 
 
-def check_finite(confidence: Tensor, what: str) -> None:
-    """Raise unless all confidences are finite and non-negative; looks at the values."""
+def check_finite(confidence: Tensor, expected: str) -> None:
+    """Raise unless all confidences are finite and non-negative; looks at the values.
+
+    ``expected`` is what the message says was expected.
+    """
     if confidence.numel() == 0:
         return
     low, high = (float(bound) for bound in confidence.aminmax())
     if not (low >= 0 and high < float("inf")):  # NaN is neither
+        found = "NaN" if math.isnan(low) else f"{low} … {high}"
         raise MidasAugError(
-            f"expected {what} to be finite and at least 0, got {low} … {high}; a provider gives "
+            f"expected {expected}, got {found}; a provider gives "
             "probabilities or other non-negative numbers, not logits, and a classifier that "
             "diverged gives nothing to go by"
         )

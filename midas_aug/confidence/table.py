@@ -110,7 +110,7 @@ class TableConfidence(ConfidenceProvider):
         self._check(index)
         found = self.table.index_select(0, index)
         if may_read_values(found):  # a file may hold anything
-            check_finite(found, "the confidences in the table")
+            check_finite(found, "the confidences in the table to be finite and at least 0")
         if isinstance(labels, Tensor):
             return found.to(labels.device, non_blocking=True)
         return like(found, labels)
@@ -124,7 +124,7 @@ class TableConfidence(ConfidenceProvider):
         values = as_scores(confidence, "confidence").detach().to("cpu", torch.float32)
         check_shape(values, (len(rows), self._shape[1]), "confidence", "one row an index")
         self._check(rows)
-        check_finite(values, "confidence")
+        check_finite(values, "confidence to be finite and at least 0")
         if self._memory is None:
             self.table[rows] = values
         else:
@@ -178,7 +178,7 @@ class TableConfidence(ConfidenceProvider):
         self._replace(table.detach().to("cpu", torch.float32), "the table")
 
     def _replace(self, table: Tensor, what: str) -> None:
-        check_finite(table, what)
+        check_finite(table, f"{what} to be finite and at least 0")
         if self._memory is None:
             self.table.copy_(table)
         else:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import Array
-from midas_aug.diagnostics.extras import require
+from midas_aug._extras import require
 from midas_aug.diagnostics.measures import (
     NEAR_EVEN,
     check_logits,
@@ -33,7 +33,9 @@ from midas_aug.functional.metrics import (
 from midas_aug.functional.shares import true_class_confidence
 
 require(
-    "torchmetrics", "the accumulating metrics (the functions of midas_aug.diagnostics need none)"
+    "torchmetrics",
+    "the accumulating metrics (the functions of midas_aug.diagnostics need none)",
+    "diagnostics",
 )
 from torchmetrics import Metric  # noqa: E402
 

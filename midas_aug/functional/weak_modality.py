@@ -17,7 +17,7 @@ from midas_aug._arrays import (
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_logit_width
 
-__all__ = ["check_alpha", "credit_sums", "step_from_sums", "weak_modality_step"]
+__all__ = ["check_alpha", "check_step", "credit_sums", "step_from_sums", "weak_modality_step"]
 
 
 def credit_sums(shares: Tensor, log_p: Tensor, valid: Tensor | None) -> Tensor:
@@ -109,10 +109,15 @@ def check_alpha(alpha: Array, step_size: float, max_alpha: float | None) -> Tens
             f"expected alpha to have a float dtype, got {current.dtype}; a step of 0.05 is lost in "
             "integers"
         )
+    check_step(step_size, max_alpha)
+    return current
+
+
+def check_step(step_size: float, max_alpha: float | None) -> None:
+    """Raise unless α can be stepped by ``step_size`` and held at ``max_alpha``."""
     if not 0 <= step_size < math.inf:
         raise MidasAugError(
             f"expected step_size (η) to be a finite number of at least 0, got {step_size}"
         )
     if max_alpha is not None and not max_alpha >= 1:
         raise MidasAugError(f"expected max_alpha of at least 1 or None, got {max_alpha}")
-    return current

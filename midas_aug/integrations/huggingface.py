@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from midas_aug._extras import require
 from midas_aug._files import write_atomically
 from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import TableConfidence
 from midas_aug.errors import MidasAugError
-from midas_aug.integrations._extras import require
 from midas_aug.integrations.module import find_losses, warn_of_long_warmups
 from midas_aug.loss import MidasLoss
 
-require("transformers", "huggingface")
-require("accelerate", "huggingface")
+require("transformers", "midas_aug.integrations", "huggingface")
+require("accelerate", "midas_aug.integrations", "huggingface")
 
 from transformers import Trainer, TrainerCallback  # noqa: E402
 from transformers.trainer_utils import (  # noqa: E402

@@ -9,12 +9,12 @@ hook is a ``LightningDataModule``'s, give both the same `AugmentModule`.
 import math
 from typing import Any
 
+from midas_aug._extras import require
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
-from midas_aug.integrations._extras import require
 from midas_aug.integrations.module import AugmentModule, find_losses, warn_of_long_warmups
 
-require("lightning", "lightning")
+require("lightning", "midas_aug.integrations", "lightning")
 
 from lightning import Callback, LightningModule, Trainer  # noqa: E402
 

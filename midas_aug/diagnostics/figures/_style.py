@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from midas_aug.diagnostics.extras import require
+from midas_aug._extras import require
 from midas_aug.diagnostics.outputs import check_output, write_output
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def new_figure(inches: tuple[float, float], path: str | Path | None) -> "Figure"
     Raises:
         MidasAugError: matplotlib is missing, or nothing can be saved at ``path``.
     """
-    require("matplotlib", "the figures")
+    require("matplotlib", "the figures", "diagnostics")
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
