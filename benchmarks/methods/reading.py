@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common import metrics
 from benchmarks.common.model import Features, LateFusion
 from benchmarks.methods.base import EncodedRows, Method
 from benchmarks.methods.shared import stack
-from benchmarks.methods.training import Validation
+from benchmarks.methods.training import Validation, validation_of
 
 PULL = 1e-4  # towards 1, so that rows which are all told apart have finite weights
 NEWTON_STEPS = 50
@@ -42,9 +41,7 @@ class Reading:
     def validate(self, method: Method, rows: EncodedRows, epoch: int) -> Validation:
         """Measure, and how good the model is now."""
         self.measure(method, rows, epoch)
-        logits = self.predict(method, self.looks_at(rows.features))
-        nll = float(F.cross_entropy(logits, rows.labels))
-        return Validation(metrics.accuracy(logits, rows.labels), -nll)
+        return validation_of(self.predict(method, self.looks_at(rows.features)), rows.labels)
 
 
 @dataclass

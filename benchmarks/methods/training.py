@@ -33,12 +33,15 @@ class Validation(NamedTuple):
     negative_nll: float
 
 
+def validation_of(logits: Tensor, labels: Tensor) -> Validation:
+    """How good these logits ``(N, C)`` are."""
+    return Validation(metrics.accuracy(logits, labels), -float(F.cross_entropy(logits, labels)))
+
+
 @torch.no_grad()
 def validate(method: Method, rows: EncodedRows) -> Validation:
     """How good the model is now, from the encoded validation rows."""
-    logits = method.predict(rows.features)
-    nll = float(F.cross_entropy(logits, rows.labels))
-    return Validation(metrics.accuracy(logits, rows.labels), -nll)
+    return validation_of(method.predict(rows.features), rows.labels)
 
 
 def keep_only(features: Features, keep: Tensor | None) -> Features:

@@ -30,6 +30,16 @@ class Package(NamedTuple):
     sha256: str
 
 
+def debian(name: str, version: str, sha256: str) -> Package:
+    """A package of Debian for every architecture."""
+    return Package("apt-get", name, version, f"{name}_{version}_all.deb", sha256)
+
+
+def npm(name: str, version: str, sha256: str) -> Package:
+    """A package of npm."""
+    return Package("npm", name, version, f"{name}-{version}.tgz", sha256)
+
+
 def download(package: Package) -> Path:
     """The package's verified file in the cache; downloaded unless it is there already.
 

@@ -21,23 +21,19 @@ import numpy as np
 
 from benchmarks.compare.data import images, openmoji
 from benchmarks.compare.data.base import Dataset, Recipe, progress
-from benchmarks.compare.data.download import Package, download, members
+from benchmarks.compare.data.download import download, members, npm
 from benchmarks.compare.data.kanji import numbered
 
 PACKAGES = {
-    "google": Package(
-        tool="npm",
-        name="emoji-datasource-google",
-        version="16.0.0",
-        file="emoji-datasource-google-16.0.0.tgz",
-        sha256="fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+    "google": npm(
+        "emoji-datasource-google",
+        "16.0.0",
+        "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
     ),
-    "twitter": Package(
-        tool="npm",
-        name="emoji-datasource-twitter",
-        version="16.0.0",
-        file="emoji-datasource-twitter-16.0.0.tgz",
-        sha256="f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+    "twitter": npm(
+        "emoji-datasource-twitter",
+        "16.0.0",
+        "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
     ),
 }
 

@@ -31,55 +31,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.compare.data.base import Dataset, Recipe, progress
-from benchmarks.compare.data.download import Package, download, members
+from benchmarks.compare.data.download import debian, download, members
 
 if TYPE_CHECKING:
     from PIL import ImageFont
 
-PACKAGE = Package(
-    tool="apt-get",
-    name="kanjidic-xml",
-    version="2022.08.23",
-    file="kanjidic-xml_2022.08.23_all.deb",
-    sha256="d85c61495d3ea4acd3e7e78a9b6616e5511533d0909120ae038652c97d54e2e9",
+PACKAGE = debian(
+    "kanjidic-xml",
+    "2022.08.23",
+    "d85c61495d3ea4acd3e7e78a9b6616e5511533d0909120ae038652c97d54e2e9",
 )
 DICTIONARY = "usr/share/edict/kanjidic2.xml.gz"
 
 FONTS = {
-    "usr/share/fonts/opentype/ipafont-mincho/ipam.ttf": Package(
-        tool="apt-get",
-        name="fonts-ipafont-mincho",
-        version="00303-23",
-        file="fonts-ipafont-mincho_00303-23_all.deb",
-        sha256="6a81c96987d37d48c4e09beb55c06396d1f385f46af86de7c1bd53a82a683c45",
+    "usr/share/fonts/opentype/ipafont-mincho/ipam.ttf": debian(
+        "fonts-ipafont-mincho",
+        "00303-23",
+        "6a81c96987d37d48c4e09beb55c06396d1f385f46af86de7c1bd53a82a683c45",
     ),
-    "usr/share/fonts/truetype/vlgothic/VL-Gothic-Regular.ttf": Package(
-        tool="apt-get",
-        name="fonts-vlgothic",
-        version="20220612-1",
-        file="fonts-vlgothic_20220612-1_all.deb",
-        sha256="81b0a42456747e7ec2f801028b254c33f8c720a99e15140c23f0861329687448",
+    "usr/share/fonts/truetype/vlgothic/VL-Gothic-Regular.ttf": debian(
+        "fonts-vlgothic",
+        "20220612-1",
+        "81b0a42456747e7ec2f801028b254c33f8c720a99e15140c23f0861329687448",
     ),
-    "usr/share/fonts/truetype/seto/setofont.ttf": Package(
-        tool="apt-get",
-        name="fonts-seto",
-        version="6.20-8",
-        file="fonts-seto_6.20-8_all.deb",
-        sha256="1ce0b6124d635036d64462d7f0bece68d79608713a51d0664d4aa03da882fe2c",
+    "usr/share/fonts/truetype/seto/setofont.ttf": debian(
+        "fonts-seto",
+        "6.20-8",
+        "1ce0b6124d635036d64462d7f0bece68d79608713a51d0664d4aa03da882fe2c",
     ),
-    "usr/share/fonts/truetype/kouzan-mouhitsu/kouzan-mouhitsu.ttf": Package(
-        tool="apt-get",
-        name="fonts-kouzan-mouhitsu",
-        version="20170411-3",
-        file="fonts-kouzan-mouhitsu_20170411-3_all.deb",
-        sha256="924536ceff9359b99996e56cd24633df67d696a343ba46f9e3106e8cee228dbe",
+    "usr/share/fonts/truetype/kouzan-mouhitsu/kouzan-mouhitsu.ttf": debian(
+        "fonts-kouzan-mouhitsu",
+        "20170411-3",
+        "924536ceff9359b99996e56cd24633df67d696a343ba46f9e3106e8cee228dbe",
     ),
-    "usr/share/fonts/truetype/aoyagi-soseki/aoyagi-soseki.ttf": Package(
-        tool="apt-get",
-        name="fonts-aoyagi-soseki",
-        version="20070207-17",
-        file="fonts-aoyagi-soseki_20070207-17_all.deb",
-        sha256="d5d32b6d26155a5731c1a766d0e66ccd63778c5eebc955cf868a63b86c269585",
+    "usr/share/fonts/truetype/aoyagi-soseki/aoyagi-soseki.ttf": debian(
+        "fonts-aoyagi-soseki",
+        "20070207-17",
+        "d5d32b6d26155a5731c1a766d0e66ccd63778c5eebc955cf868a63b86c269585",
     ),
 }
 

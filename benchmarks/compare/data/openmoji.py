@@ -19,14 +19,12 @@ import numpy as np
 
 from benchmarks.compare.data import images, text
 from benchmarks.compare.data.base import Dataset, Recipe, progress
-from benchmarks.compare.data.download import Package, download, members
+from benchmarks.compare.data.download import download, members, npm
 
-PACKAGE = Package(
-    tool="npm",
-    name="openmoji",
-    version="17.0.0",
-    file="openmoji-17.0.0.tgz",
-    sha256="55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+PACKAGE = npm(
+    "openmoji",
+    "17.0.0",
+    "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
 )
 
 LEFT_OUT = {"extras-openmoji", "extras-unicode", "component"}

@@ -22,14 +22,12 @@ from numpy.typing import NDArray
 
 from benchmarks.compare.data import images, speech, text
 from benchmarks.compare.data.base import Dataset, Recipe, progress
-from benchmarks.compare.data.download import Package, download, members
+from benchmarks.compare.data.download import debian, download, members
 
-PACKAGE = Package(
-    tool="apt-get",
-    name="tuxpaint-stamps-default",
-    version="2022.06.04-1",
-    file="tuxpaint-stamps-default_2022.06.04-1_all.deb",
-    sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+PACKAGE = debian(
+    "tuxpaint-stamps-default",
+    "2022.06.04-1",
+    "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
 )
 FOLDER = "usr/share/tuxpaint/stamps/"
 
