@@ -61,22 +61,29 @@ settings.register_profile(
 
 _BATCH = ("test_augment.py", "test_batch.py", "test_logits.py", "test_shared.py")
 _LOSS = ("test_loss.py", "test_replayed.py", "test_state.py", "test_resume.py")
-_WEIGHTING = "functional/test_weighting.py"
 
 # The tests that each file of the core has to be held by, those that know it best first.
 TESTS = {
-    "functional/hard_samples.py": (_WEIGHTING, "test_augment.py"),
+    "functional/hard_samples.py": ("functional/test_hard_samples.py", "test_augment.py"),
     "functional/losses.py": ("functional/test_losses.py",),
     "functional/metrics.py": ("functional/test_metrics.py",),
     "functional/pairing.py": ("functional/test_pairing.py", "functional/test_plan.py"),
     "functional/plan.py": ("functional/test_plan.py", "test_augment.py"),
-    "functional/ratio_rule.py": (_WEIGHTING, "test_loss.py"),
+    "functional/ratio_rule.py": (
+        "functional/test_ratio_rule.py",
+        "functional/test_weak_modality.py",
+        "test_loss.py",
+    ),
     "functional/shares.py": ("functional/test_shares.py", "functional/test_losses.py"),
     "functional/skill.py": ("test_skill.py", "functional/test_shares.py"),
-    "functional/weak_modality.py": (_WEIGHTING, "test_loss.py"),
+    "functional/weak_modality.py": ("functional/test_weak_modality.py", "test_loss.py"),
     "targets.py": ("test_batch.py", "test_augment.py", "test_logits.py", "test_loss.py"),
     "loss.py": _LOSS,
-    "weak_modality.py": (*_LOSS, _WEIGHTING),
+    "weak_modality.py": (
+        *_LOSS,
+        "functional/test_weak_modality.py",
+        "functional/test_ratio_rule.py",
+    ),
     "_labelling.py": (*_BATCH, "test_replayed.py", "test_loss.py"),
     "_draws.py": ("functional/test_pairing.py", "functional/test_plan.py", "test_resume.py"),
     "_stream.py": ("test_augment.py", "test_resume.py", "test_state.py", "test_replayed.py"),

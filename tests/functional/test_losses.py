@@ -22,12 +22,6 @@ from tests.helpers.strategies import (
     assert_kind,
 )
 
-both_libraries = pytest.mark.parametrize("library", own.LIBRARIES)
-every_dtype = pytest.mark.parametrize(
-    ("library", "dtype"),
-    [(x, d) for x in own.LIBRARIES for d in own.FEATURE_DTYPES if (x, d) != ("numpy", "bfloat16")],
-)
-
 # ---------------------------------------------------------------- values
 
 
@@ -54,7 +48,7 @@ def test_loss_is_the_share_and_alpha_weighted_cross_entropy(
     assert_close(out, wanted, atol=1e-6 + (0.0 if dtype == "float64" else 1e-6 * largest))
 
 
-@both_libraries
+@own.both_libraries
 def test_loss_worked_by_hand(library: Library) -> None:
     logits, _ = as_library(np.log([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]), "float64", library)
     labels, _ = as_library([[0, 1], [2, 2]], "int64", library)
@@ -134,7 +128,7 @@ def test_a_negative_source_label_gives_a_finite_loss_and_harms_no_other_row(
     np.testing.assert_allclose(got[kept], wanted, rtol=1e-9, atol=1e-9)
 
 
-@both_libraries
+@own.both_libraries
 def test_a_negative_source_label_adds_nothing(library: Library) -> None:
     logits, _ = as_library(np.log([[0.25, 0.75]] * 3), "float64", library)
     labels, _ = as_library([[0, -1], [-1, -1], [-100, 1]], "int64", library)
@@ -143,7 +137,7 @@ def test_a_negative_source_label_adds_nothing(library: Library) -> None:
     assert_close(loss, [0.5 * np.log(4), 0.0, 0.5 * np.log(4 / 3)], atol=1e-12)
 
 
-@every_dtype
+@own.every_dtype
 def test_extreme_logits_give_finite_exact_losses(library: Library, dtype: str) -> None:
     logits, exact = as_library(
         [[65504.0, -65504.0, 0.0], [-65504.0, -65504.0, -65504.0]], dtype, library
@@ -154,7 +148,7 @@ def test_extreme_logits_give_finite_exact_losses(library: Library, dtype: str) -
     assert_close(out, reference.misaligned_cross_entropy(exact, labels, np.full((2, 2), 0.5)))
 
 
-@every_dtype
+@own.every_dtype
 def test_label_ids_above_2048_stay_exact_in_the_loss(library: Library, dtype: str) -> None:
     labels = np.array([[2049, 4097], [2051, 999]])
     values = np.zeros((2, 4099))
@@ -168,7 +162,7 @@ def test_label_ids_above_2048_stay_exact_in_the_loss(library: Library, dtype: st
         assert_close(out, wanted, rtol=1e-4)
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize("dtype", [*own.LABEL_DTYPES, "uint16", "uint32", "uint64"])
 def test_loss_takes_labels_of_any_integer_dtype(library: Library, dtype: str) -> None:
     logits, exact = as_library(np.eye(3), "float32", library)
@@ -351,7 +345,7 @@ def test_reference_equation_11_worked_by_hand() -> None:
 # ---------------------------------------------------------------- errors
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize(
     ("logits", "labels", "shares", "alpha", "dtype", "received"),
     [
@@ -392,7 +386,7 @@ def test_loss_refuses_what_does_not_fit(
     assert_helpful(str(error.value), *received)
 
 
-@both_libraries
+@own.both_libraries
 def test_loss_refuses_a_label_that_is_no_class(library: Library) -> None:
     logits, shares = (as_library(np.ones(x), "float32", library)[0] for x in ((2, 3), (2, 2)))
     labels = as_library([[0, 1], [2, 7]], "int64", library)[0]

@@ -17,8 +17,6 @@ from tests.helpers import reference
 from tests.helpers import strategies as own
 from tests.helpers.strategies import Library, as_library, assert_helpful
 
-both_libraries = pytest.mark.parametrize("library", own.LIBRARIES)
-
 
 def _accuracy(
     library: Library,
@@ -59,7 +57,7 @@ def test_accuracy_is_the_share_of_rows_whose_top_classes_are_the_source_labels(
     assert _accuracy(library, values, labels, valid, dtype) == pytest.approx(wanted, abs=1e-6)
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize(
     ("row", "labels", "right"),
     [
@@ -87,7 +85,7 @@ def test_a_row_is_right_when_its_top_set_equals_its_labels(
     assert reference.misaligned_accuracy(np.array([row]), np.array([labels])) == float(right)
 
 
-@both_libraries
+@own.both_libraries
 def test_only_valid_rows_with_labels_count(library: Library) -> None:
     logits = np.array([[5.0, 4.0, 0.0], [5.0, 0.0, 4.0], [5.0, 4.0, 0.0], [0.0, 4.0, 5.0]])
     labels = np.array([[0, 1], [0, 1], [0, -100], [-1, -1]])
@@ -96,7 +94,7 @@ def test_only_valid_rows_with_labels_count(library: Library) -> None:
     assert _accuracy(library, logits, labels, [False, True, True, True]) == 0.0
 
 
-@both_libraries
+@own.both_libraries
 def test_nothing_to_count_gives_zero_and_not_nan(library: Library) -> None:
     assert _accuracy(library, np.zeros((0, 3)), np.zeros((0, 2))) == 0.0
     assert _accuracy(library, np.zeros((0, 3)), np.zeros((0, 2)), np.zeros(0)) == 0.0
@@ -104,7 +102,7 @@ def test_nothing_to_count_gives_zero_and_not_nan(library: Library) -> None:
     assert _accuracy(library, [[1.0, 0.0, 0.5]], [[0, -1]]) == 0.0
 
 
-@both_libraries
+@own.both_libraries
 def test_rows_of_one_label_count_or_are_skipped_or_are_wrong(library: Library) -> None:
     logits = [[5.0, 4.0, 0.0], [5.0, 0.0, 4.0], [5.0, 1.0, 0.0], [5.0, 1.0, 0.0]]
     labels = [[0, 1], [0, 1], [0, 0], [1, 1]]
@@ -118,7 +116,7 @@ def test_rows_of_one_label_count_or_are_skipped_or_are_wrong(library: Library) -
     assert_helpful(str(error.value), "'ignore'", "'skip'")
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_row_with_a_nan_is_wrong(library: Library, place: int) -> None:
     row = [5.0, 4.0, 0.0]
@@ -167,7 +165,7 @@ def test_accuracy_carries_no_gradient_and_changes_no_input() -> None:
     assert torch.equal(before[1], labels)
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize(
     ("logits", "labels", "valid", "dtype", "received"),
     [
@@ -196,7 +194,7 @@ def test_accuracy_refuses_what_does_not_fit(
     assert_helpful(str(error.value), *received)
 
 
-@both_libraries
+@own.both_libraries
 def test_accuracy_refuses_a_label_that_is_no_class(library: Library) -> None:
     with pytest.raises(MidasAugError) as error:
         _accuracy(library, np.zeros((2, 3)), [[0, 1], [2, 7]])

@@ -24,11 +24,6 @@ from tests.helpers.strategies import (
 )
 
 WIDE_LABEL_DTYPES = [*own.LABEL_DTYPES, "uint16", "uint32", "uint64"]
-both_libraries = pytest.mark.parametrize("library", own.LIBRARIES)
-every_dtype = pytest.mark.parametrize(
-    ("library", "dtype"),
-    [(x, d) for x in own.LIBRARIES for d in own.FEATURE_DTYPES if (x, d) != ("numpy", "bfloat16")],
-)
 
 # ---------------------------------------------------------------- true_class_confidence
 
@@ -58,7 +53,7 @@ def test_confidence_worked_by_hand() -> None:
     assert_close(cooled, [0.5, 81 / 82, 1 / 10])
 
 
-@every_dtype
+@own.every_dtype
 def test_confidence_is_float32_or_float64(library: Library, dtype: str) -> None:
     for n in (0, 1, 3):
         logits, _ = as_library(np.ones((n, 4)), dtype, library)
@@ -68,7 +63,7 @@ def test_confidence_is_float32_or_float64(library: Library, dtype: str) -> None:
         assert_close(out, np.full(n, 0.25))
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize("dtype", WIDE_LABEL_DTYPES)
 def test_confidence_takes_labels_of_any_integer_dtype(library: Library, dtype: str) -> None:
     logits, exact = as_library(np.eye(3), "float32", library)
@@ -112,7 +107,7 @@ def test_permuting_rows_permutes_confidences_and_a_shift_changes_nothing(
     assert_close(second, as_numpy(first)[order], atol=1e-9)
 
 
-@every_dtype
+@own.every_dtype
 def test_extreme_logits_give_exact_confidences_and_no_nan(library: Library, dtype: str) -> None:
     rows = [[-65504.0, 65504.0], [65504.0, 65504.0], [-65504.0, -65504.0], [65504.0, -65504.0]]
     logits, _ = as_library(rows, dtype, library)
@@ -120,7 +115,7 @@ def test_extreme_logits_give_exact_confidences_and_no_nan(library: Library, dtyp
     assert_close(F.true_class_confidence(logits, labels), [1.0, 0.5, 0.5, 0.0])
 
 
-@every_dtype
+@own.every_dtype
 def test_label_ids_above_2048_stay_exact_in_confidences(library: Library, dtype: str) -> None:
     ids = np.array([2049, 2051, 4097, 999])
     logits, exact = as_library(np.eye(4099)[ids] * 20, dtype, library)
@@ -146,7 +141,7 @@ def test_confidence_carries_no_gradient() -> None:
 # ---------------------------------------------------------------- label_shares
 
 
-@both_libraries
+@own.both_libraries
 def test_shares_of_the_worked_example_are_three_quarters_and_one_quarter(library: Library) -> None:
     confidence, _ = as_library([[0.9, 0.5], [0.5, 0.3]], "float64", library)
     source, _ = as_library([[0, 1], [1, 0]], "int64", library)
@@ -181,7 +176,7 @@ def test_shares_are_not_negative_and_sum_to_one(
     np.testing.assert_array_equal(got[nothing], np.float32(1.0 / m))
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize("m", [2, 3, 4])
 def test_shares_of_all_zero_confidences_are_equal(library: Library, m: int) -> None:
     confidence, _ = as_library(np.zeros((2, m)), "float32", library)
@@ -189,7 +184,7 @@ def test_shares_of_all_zero_confidences_are_equal(library: Library, m: int) -> N
     assert_close(F.label_shares(confidence, source), np.full((3, m), 1 / m))
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize("scale", [1e-40, 1e-37, 1e-30, 1e-12, 1e-6, 1.0])
 def test_tiny_confidences_are_not_taken_for_zero(library: Library, scale: float) -> None:
     confidence, _ = as_library([[3 * scale, scale], [0.0, scale]], "float32", library)
@@ -198,7 +193,7 @@ def test_tiny_confidences_are_not_taken_for_zero(library: Library, scale: float)
     assert_close(F.label_shares(confidence, source), [[0.75, 0.25], [0.0, 1.0]], rtol=rtol)
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize("rule", [F.label_shares, F.shares_by_source])
 def test_the_largest_numbers_have_shares_and_an_infinite_one_counts_as_the_largest(
     library: Library, rule: Any
@@ -294,14 +289,14 @@ def test_targets_are_a_distribution(
     np.testing.assert_allclose(got.sum(axis=1), np.ones(s), atol=1e-6)
 
 
-@both_libraries
+@own.both_libraries
 def test_shares_of_the_same_label_add_up(library: Library) -> None:
     labels, _ = as_library([[2, 2, 0], [1, 1, 1]], "int64", library)
     shares, _ = as_library([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]], "float32", library)
     assert_close(F.soft_targets(labels, shares, 3), [[0.25, 0.0, 0.75], [0.0, 1.0, 0.0]])
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize("dtype", WIDE_LABEL_DTYPES)
 def test_targets_take_labels_of_any_integer_dtype(library: Library, dtype: str) -> None:
     labels, _ = as_library([[0, 2]], dtype, library)
@@ -309,7 +304,7 @@ def test_targets_take_labels_of_any_integer_dtype(library: Library, dtype: str) 
     assert_close(F.soft_targets(labels, shares, 3), [[0.75, 0.0, 0.25]])
 
 
-@every_dtype
+@own.every_dtype
 def test_label_ids_above_2048_stay_exact_in_targets(library: Library, dtype: str) -> None:
     labels, _ = as_library([[2049, 4097], [2051, 999]], "int16", library)
     shares, _ = as_library([[0.75, 0.25], [0.5, 0.5]], dtype, library)
@@ -392,7 +387,7 @@ def _zeros(library: Library, *shape: int, dtype: str = "float32") -> Any:
     return as_library(np.zeros(shape), dtype, library)[0]
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize(
     ("logits", "labels", "dtype", "received"),
     [
@@ -418,7 +413,7 @@ def test_confidence_refuses_what_does_not_fit(
     assert_helpful(str(error.value), *received)
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize("temperature", [0.0, -2.5, float("nan"), float("inf")])
 def test_confidence_refuses_a_temperature_that_is_no_positive_number(
     library: Library, temperature: float
@@ -434,7 +429,7 @@ def test_confidence_refuses_a_temperature_that_is_no_positive_number(
         )
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize(
     ("confidence", "source", "dtype", "received"),
     [
@@ -457,7 +452,7 @@ def test_shares_refuse_what_does_not_fit(
     assert_helpful(str(error.value), *received)
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize(
     ("labels", "shares", "dtype", "received"),
     [
@@ -480,7 +475,7 @@ def test_targets_refuse_what_does_not_fit(
     assert_helpful(str(error.value), *received)
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize("num_classes", [0, -1])
 @pytest.mark.parametrize("rows", [0, 4])
 def test_targets_refuse_a_number_of_classes_below_one(
@@ -492,7 +487,7 @@ def test_targets_refuse_a_number_of_classes_below_one(
     assert_helpful(str(error.value), str(num_classes))
 
 
-@both_libraries
+@own.both_libraries
 def test_the_number_of_columns_itself_is_no_class(library: Library) -> None:
     labels, _ = as_library([0, 3], "int64", library)
     for call in (
@@ -509,7 +504,7 @@ def test_the_number_of_columns_itself_is_no_class(library: Library) -> None:
     assert as_numpy(F.soft_targets(labels[:, None], _zeros(library, 2, 1), 4)).shape == (2, 4)
 
 
-@both_libraries
+@own.both_libraries
 @pytest.mark.parametrize("c", [1, 2, 5])
 def test_targets_of_an_ignored_row_are_uniform_whatever_its_shares(
     library: Library, c: int
@@ -523,7 +518,7 @@ def test_targets_of_an_ignored_row_are_uniform_whatever_its_shares(
     np.testing.assert_allclose(got[3], np.eye(c)[0])
 
 
-@both_libraries
+@own.both_libraries
 def test_a_head_of_one_logit_is_told_of_two_columns(library: Library) -> None:
     labels, _ = as_library([0, 1], "int64", library)
     with pytest.raises(MidasAugError) as error:
@@ -532,7 +527,7 @@ def test_a_head_of_one_logit_is_told_of_two_columns(library: Library) -> None:
     assert "num_classes" not in str(error.value)
 
 
-@both_libraries
+@own.both_libraries
 def test_a_label_that_is_no_class_is_refused(library: Library) -> None:
     labels, _ = as_library([0, 7], "int64", library)
     with pytest.raises(MidasAugError) as error:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -27,6 +28,12 @@ LABEL_DTYPES = ("int8", "int16", "int32", "int64", "uint8")
 FEATURE_DTYPES = ("float16", "bfloat16", "float32", "float64")
 IGNORED = (-100, -1)
 
+
+both_libraries = pytest.mark.parametrize("library", LIBRARIES)
+every_dtype = pytest.mark.parametrize(
+    ("library", "dtype"),
+    [(x, d) for x in LIBRARIES for d in FEATURE_DTYPES if (x, d) != ("numpy", "bfloat16")],
+)
 
 # ---------------------------------------------------------------- libraries and dtypes
 

@@ -229,15 +229,20 @@ def no_processes(*_, in_this_process=parallel_config, **__):
     return in_this_process("sequential")
 
 
+def keep_made_up(job, accuracy):
+    """Write the file of a run that was never trained."""
+    test = made_up_scores(job.task, accuracy=accuracy)
+    if job.modality is not None:
+        test = {name: test[name] for name in ("accuracy", "macro_f1", "nll")}
+    write_json(job.file, record_of(job, test=test))
+
+
 @pytest.fixture
 def finished(tmp_path):
     """A quick suite whose runs were never trained: scores are made up."""
     for _, jobs in suite.stages("quick", tmp_path):
         for number, job in enumerate(jobs):
-            test = made_up_scores(job.task, accuracy=0.5 + 0.001 * number)
-            if job.modality is not None:
-                test = {name: test[name] for name in ("accuracy", "macro_f1", "nll")}
-            write_json(job.file, record_of(job, test=test))
+            keep_made_up(job, accuracy=0.5 + 0.001 * number)
     return tmp_path
 
 
@@ -463,10 +468,7 @@ def competition(tmp_path):
         for job in jobs:
             found = accuracy.get(job.entry, 0.65) + 0.001 * (job.seed % 3)
             still = job.task == "kanji-words"
-            test = made_up_scores(job.task, accuracy=0.6 if still else found)
-            if job.modality is not None:
-                test = {name: test[name] for name in ("accuracy", "macro_f1", "nll")}
-            write_json(job.file, record_of(job, test=test))
+            keep_made_up(job, accuracy=0.6 if still else found)
     return tmp_path
 
 

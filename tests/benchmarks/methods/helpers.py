@@ -166,6 +166,16 @@ def started(method: MethodT, model: LateFusion, seed: int = 0) -> MethodT:
     return method
 
 
+def assert_joint_training(loss: Tensor, model: LateFusion) -> None:
+    """A loss of the rows of `loss_of`, and its gradients, are those of joint training."""
+    loss.backward()
+    found = gradients_of(model)
+    joint = loss_of(started(Method(), model))
+    joint.backward()
+    assert_close(loss, joint.item(), atol=1e-7)
+    assert all_close(found, gradients_of(model))
+
+
 def encoded(model: LateFusion, num_rows: int = 12) -> tuple[dict[str, Tensor], Tensor]:
     """Features of `tiny_rows`, and their labels."""
     inputs, labels = tiny_rows(model, num_rows)

@@ -11,13 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.methods import mixup
-from benchmarks.methods.base import Method
 from benchmarks.methods.draws import permutations
 from benchmarks.methods.mixup import Mixup
 from tests.benchmarks.methods.helpers import (
-    all_close,
     assert_close,
-    gradients_of,
+    assert_joint_training,
     loss_of,
     seeds,
     started,
@@ -75,13 +73,7 @@ def test_mixup_at_lambda_one_is_joint_training(monkeypatch: pytest.MonkeyPatch) 
     model = tiny_model(3)
     method = started(Mixup(), model)
     monkeypatch.setattr(mixup, "dirichlet", lambda *_: torch.tensor([[1.0, 0.0]]))
-    loss = loss_of(method)
-    loss.backward()
-    found = gradients_of(model)
-    joint = loss_of(started(Method(), model))
-    joint.backward()
-    assert_close(loss, joint.item(), atol=1e-7)
-    assert all_close(found, gradients_of(model))
+    assert_joint_training(loss_of(method), model)
 
 
 def test_mixup_gradient_reaches_both_samples() -> None:
