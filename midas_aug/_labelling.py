@@ -47,6 +47,7 @@ class LabelRule:
 
     Attributes:
         keys: For each modality, by its name, the one key of the batch that holds it, or several.
+        keep: Keys of the batch whose values have no rows.
         target: What a label is.
         hardness: How samples are weighed.
         misaligned_weight: λ.
@@ -56,6 +57,7 @@ class LabelRule:
     """
 
     keys: Mapping[Any, tuple[Any, ...]]
+    keep: tuple[Any, ...]
     target: ClassIndex
     hardness: HardnessSetting
     misaligned_weight: float

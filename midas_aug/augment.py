@@ -137,6 +137,7 @@ class MisalignAugment:
         self._layout = BatchLayout(keys, self.label, self.keep)
         self._rule = LabelRule(
             keys=keys,
+            keep=self.keep,
             target=self.target,
             hardness=hardness,
             misaligned_weight=self.misaligned_weight,

@@ -11,7 +11,7 @@ import midas_aug._labelling as labelling
 from midas_aug._arrays import Array
 from midas_aug._labelling import Draw, LabelRule
 from midas_aug._rows import first_rows, take_rows
-from midas_aug._tree import get_item, item_keys, map_arrays, resolve_key
+from midas_aug._tree import get_item, item_keys, map_arrays, map_items, resolve_key
 from midas_aug.confidence.base import as_provider
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
@@ -203,13 +203,8 @@ class MisalignedBatch:
     def shares(self) -> Any:
         """``(N + S, M)``: each modality's share in the label (Eq. 2-3); aligned rows 1/M each."""
         if self._shares is None:
-            n_modalities = len(self.modalities)
-            even = torch.full(
-                (self._n_rows, n_modalities),
-                1 / n_modalities,
-                dtype=torch.float32,
-                device=self._drawn.labels.device,
-            )
+            shape, device = (self._n_rows, len(self.modalities)), self._drawn.labels.device
+            even = torch.full(shape, 1 / shape[1], dtype=torch.float32, device=device)
             if self._drawn.source.shape[0] > self._n_rows:
                 mixed = self._mix.shares
                 if mixed is None:
@@ -309,8 +304,8 @@ class MisalignedBatch:
             elif unimodal_logits is not None and by_logits:
                 scored = provider.from_logits(unimodal_logits, self.labels)
             else:
-                rows = first_rows(self.data, self._n_rows) if self.materialized else self.data
-                scored = provider(rows if features is None else features, self.labels)
+                batch = self._aligned_data() if features is None else features
+                scored = provider(batch, self.labels)
             mix = labelling.from_confidence(rule, drawn, scored, provider, self._give)
         out = self._copy()
         out.labelled_by_logits = by_logits
@@ -355,6 +350,13 @@ class MisalignedBatch:
     @property
     def _n_rows(self) -> int:
         return self._drawn.labels.shape[0]
+
+    def _aligned_data(self) -> Any:
+        """The N rows that came in, beside what was kept."""
+        if not self.materialized:
+            return self.data
+        n_rows, keep = self._n_rows, self._rule.keep
+        return map_items(lambda k, v: v if k in keep else first_rows(v, n_rows), self.data)
 
     def _copy(self) -> Self:
         """Another batch of the same rows; what is computed once is left out."""

@@ -268,3 +268,21 @@ def test_what_a_drawn_batch_cannot_know_it_refuses_and_the_rest_it_tells_at_once
     counted = drawn.valid
     wanted = logits.log_softmax(dim=1).gather(1, drawn.source_labels)
     torch.testing.assert_close(fresh.log_likelihoods(logits)[counted], wanted[counted])
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+def test_a_provider_sees_the_rows_that_came_in_and_what_is_kept_as_it_is(materialize):
+    def look(batch, labels):
+        seen.append(batch)
+        return torch.ones(len(labels), 2)
+
+    seen, table = [], torch.rand(5 * N, 2)
+    batch = {"image": torch.rand(N, 3), "text": torch.rand(N, 2), "label": LABELS, "table": table}
+    augment = MisalignAugment(("image", "text"), C, confidence=look, keep=["table"])
+    augment(batch, materialize=materialize)
+    assert all(torch.equal(seen[0][key], batch[key]) for key in batch)
+    augment = MisalignAugment((0, 1), C, confidence=look, label=2)
+    for kind in (tuple, list):
+        columns = kind([torch.rand(N, 3), torch.rand(N, 2), LABELS])
+        augment(columns, materialize=materialize)
+        assert all(map(torch.equal, seen[-1], columns))
