@@ -112,6 +112,12 @@ class MixLabels:
     shares: Tensor | None = None
     hard_weights: Tensor | None = None
 
+    def confidence_in(self, labels: Tensor) -> Tensor:
+        """``(N, M)`` confidences in ``labels`` ``(N,)``; 0 in a negative one."""
+        if self.confidence is not None or self.log_confidence is None:
+            return torch.as_tensor(self.confidence)
+        return self.log_confidence.exp().masked_fill_(labels[:, None] < 0, 0.0)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "MixLabels":
         """The same with ``function(tensor)`` in place of every tensor."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -206,10 +206,7 @@ class MisalignedBatch:
             shape, device = (self._n_rows, len(self.modalities)), self._drawn.labels.device
             even = torch.full(shape, 1 / shape[1], dtype=torch.float32, device=device)
             if self._drawn.source.shape[0] > self._n_rows:
-                mixed = self._mix.shares
-                if mixed is None:
-                    mixed = self._require_confidence("shares")  # raises: they come together
-                even = torch.cat([even, mixed])
+                even = torch.cat([even, self._mixed_shares("shares")])
             self._shares = even
         return self._give(self._shares) if self.is_numpy else self._shares
 
@@ -218,7 +215,7 @@ class MisalignedBatch:
         """``(N + S, C)`` soft labels, each row sums to 1. Built when asked for."""
         if self._targets is None:
             if self._drawn.source.shape[0] > self._n_rows:
-                self._require_confidence("targets")
+                self._mixed_shares("targets")
             shares, labels = torch.as_tensor(self.shares), torch.as_tensor(self.source_labels)
             self._targets = self._rule.target.dense(labels, shares)
         return self._give(self._targets)
@@ -231,7 +228,7 @@ class MisalignedBatch:
         """
         if self._weights is None:
             if self._drawn.source.shape[0] > self._n_rows:
-                self._require_confidence("weights")
+                self._mixed_shares("weights")
             factor, hard = self._rule.misaligned_weight, self._mix.hard_weights
             self._weights = labelling.weigh(self._drawn, self.n_labelled, factor, hard)
         return self._give(self._weights) if self.is_numpy else self._weights
@@ -365,19 +362,19 @@ class MisalignedBatch:
         out._forget()
         return out
 
+    def _mixed_shares(self, name: str) -> Tensor:
+        """The shares ``(S, M)`` of the misaligned rows; an error says that ``name`` needs them."""
+        if self._mix.shares is None:
+            raise MidasAugError(
+                f"expected a labelled batch for .{name}, got one that was only drawn; call "
+                "out = out.label(unimodal_logits=..., features=...) in the training loop"
+            )
+        return self._mix.shares
+
     def _require_confidence(self, name: str) -> Tensor:
+        self._mixed_shares(name)
         if self._confidence is None:
-            mix = self._mix
-            if mix.log_confidence is not None:
-                confidence = mix.log_confidence.exp()
-                self._confidence = confidence.masked_fill_(self._drawn.labels[:, None] < 0, 0.0)
-            elif mix.confidence is not None:
-                self._confidence = mix.confidence
-            else:
-                raise MidasAugError(
-                    f"expected a labelled batch for .{name}, got one that was only drawn; call "
-                    "out = out.label(unimodal_logits=..., features=...) in the training loop"
-                )
+            self._confidence = self._mix.confidence_in(self._drawn.labels)
         return self._confidence
 
     def _give(self, tensor: Tensor) -> Any:
