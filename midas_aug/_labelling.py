@@ -74,6 +74,7 @@ class Draw:
         source: ``(N + S, M)`` int64.
         anchor: ``(N + S,)`` int64.
         valid: ``(N + S,)`` bool.
+        ignored: ``(N + S,)`` bool, ``~valid``: confidence, loss and unimodal losses ask for it.
         anchors_repeat: The misaligned rows are anchored in the batch, over and over.
         block_wise: Block m of the misaligned rows replaces modality m alone.
     """
@@ -82,17 +83,20 @@ class Draw:
     source: Tensor
     anchor: Tensor
     valid: Tensor
+    ignored: Tensor
     anchors_repeat: bool
     block_wise: bool
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Draw":
         """The same facts with ``function(tensor)`` in place of every tensor."""
+        valid = function(self.valid)
         return replace(
             self,
             labels=function(self.labels),
             source=function(self.source),
             anchor=function(self.anchor),
-            valid=function(self.valid),
+            valid=valid,
+            ignored=~valid,
         )
 
 
@@ -138,7 +142,7 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
             "confidence='uniform' or a provider of midas_aug.confidence"
         )
     logits, n_rows = check_logits(rule, drawn, unimodal_logits), drawn.labels.shape[0]
-    found = rule.target.log_confidences(logits, drawn.labels, drawn.valid[:n_rows])
+    found = rule.target.log_confidences(logits, drawn.labels, drawn.ignored[:n_rows])
     if n_rows and (rule.validate or may_read_values(found)):
         check_no_nan(found, drawn.labels)
     # Along the first axis: a CPU takes seven times longer over rows of two numbers.

@@ -227,6 +227,7 @@ class MisalignAugment:
             source=source,
             anchor=anchor,
             valid=valid,
+            ignored=~valid,
             anchors_repeat=own_plan,
             block_wise=own_plan and enabled and self.swap == "each" and self.pairing == "uniform",
         )

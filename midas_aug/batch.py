@@ -146,6 +146,11 @@ class MisalignedBatch:
         return self._give(self._drawn.valid) if self.is_numpy else self._drawn.valid
 
     @property
+    def ignored(self) -> Any:
+        """``(N + S,)`` bool: the rows that are not valid."""
+        return self._give(self._drawn.ignored) if self.is_numpy else self._drawn.ignored
+
+    @property
     def source_labels(self) -> Any:
         """``(N + S, M)`` int64: the label of each modality's source."""
         if self._source_labels is None:
@@ -249,7 +254,7 @@ class MisalignedBatch:
         Args:
             logits: ``(N + S, C)`` float.
         """
-        counted = logits.masked_fill(~self._drawn.valid[:, None], 0.0)
+        counted = logits.masked_fill(self._drawn.ignored[:, None], 0.0)
         labels = self._source_labels
         if labels is None:
             labels = torch.as_tensor(self.source_labels)

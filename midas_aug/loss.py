@@ -204,8 +204,9 @@ class MidasLoss(StatefulModule):
         weak = self.weak_modality
         if weak is not None:
             factors[n_rows:].mul_(weak.coefficients(out))
-        terms = factors * log_p
-        aligned, misaligned = terms[:n_rows].sum(), terms[n_rows:].sum()
+        # Not two slices, whose gradients are two tensors of all rows.
+        parts = torch.split(factors * log_p, [n_rows, total_rows - n_rows])
+        aligned, misaligned = parts[0].sum(), parts[1].sum()
         if self.training and weak is not None:
             weak.step(log_p.detach(), out, rows)
         total = aligned + misaligned + self._weighted(unimodal)
@@ -272,11 +273,10 @@ class MidasLoss(StatefulModule):
             labels = as_labels(labels, "labels")
         n_rows = labels.shape[0]
         if type(out) is MisalignedBatch and not out.is_numpy:
-            labelled, total = out.valid[:n_rows], out.n_labelled
+            ignored, total = out.ignored[:n_rows, None], out.n_labelled
         else:
-            labelled = labels >= 0
-            total = labelled.sum().clamp(min=1)
-        ignored = ~labelled[:, None]
+            ignored = (labels < 0)[:, None]
+            total = (n_rows - ignored.sum()).clamp(min=1)
         targets = labels.clamp(min=-1)
         losses: list[Tensor] = []
         num_classes = getattr(out, "num_classes", None)

@@ -100,13 +100,13 @@ class ClassIndex:
         """
         return scores.log_softmax(dim=1).gather(1, source_labels.clamp(min=0))
 
-    def log_confidences(self, logits: Sequence[Any], labels: Tensor, labelled: Tensor) -> Tensor:
+    def log_confidences(self, logits: Sequence[Any], labels: Tensor, ignored: Tensor) -> Tensor:
         """Log-probability of each row's own label in each modality's logits, ``(N, M)`` (Eq. 2).
 
         Args:
             logits: ``(N, C)`` float of each modality. No gradient flows.
             labels: ``(N,)`` int64.
-            labelled: ``(N,)`` bool, rows that have a label; others get 0.
+            ignored: ``(N,)`` bool, rows without a label; they get 0.
         """
         slot = labels.clamp(min=0)[:, None]
         columns = []
@@ -117,7 +117,7 @@ class ClassIndex:
             columns.append(scores.log_softmax(dim=1).gather(1, slot))
         found = torch.cat(columns, dim=1).float()
         # Not −∞, whose softmax over modalities would be NaN where all of them are.
-        return torch.where(labelled[:, None], found, 0.0).clamp_(min=-1e30)
+        return found.masked_fill(ignored[:, None], 0.0).clamp_(min=-1e30)
 
     def check_width(self, scores: Tensor, source_labels: Tensor, name: str) -> None:
         """Raise unless logits have one column per class."""
