@@ -220,17 +220,19 @@ def outcome(records: Sequence[Diagnosed], runs: Mapping[Any, Record]) -> list[li
 
 
 def written(records: Sequence[Diagnosed], runs: Mapping[Any, Record]) -> str:
-    """The page: the table, and on how many tasks each policy is ahead of joint training."""
+    """The table, and on how many tasks each policy is ahead of joint training."""
     header = ["task", "advised first", "advice", "advice, left out", "always MIDAS"]
     header += ["always skill", "always late fusion, trained apart", "always fitted weights"]
     lines = outcome(records, runs)
     columns = list(zip(*lines, strict=True))[2:]
-    total = ["**better, worse, of**", ""]
+    total, means = ["better, worse, of", ""], ["mean of all tasks", ""]
     for column in columns:
         known = [cell for cell in column if cell]
         marks = [sum(mark in cell for cell in known) for mark in "▲▼"]
         total.append(f"{marks[0]}, {marks[1]}, {len(known)}")
-    return table(header, [*lines, total]) + "\n"
+        mean = np.mean([float(cell.split()[0]) for cell in known]) if known else 0.0
+        means.append(f"{mean:+.1f}" if len(known) == len(column) else "")
+    return table(header, [*lines, total, means]) + "\n"
 
 
 def _points(gains: Sequence[float | None]) -> str:
