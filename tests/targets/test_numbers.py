@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midas_aug import MidasLoss
+from midas_aug import MidasLoss, RatioWeakModalityWeight, SwapPlan
 from tests.helpers import target_reference as slow
-from tests.helpers.strategies import as_numpy
+from tests.helpers.strategies import as_numpy, plans
 from tests.helpers.target_cases import KINDS, cases
 from tests.helpers.target_expectations import exact, expect
 
@@ -127,3 +127,52 @@ def test_the_gradient_is_that_of_the_rules(name, data):
         want.terms(values + sign * step * direction, unimodal_weight=0)["total"] for sign in (1, -1)
     )
     assert found == pytest.approx((up - down) / (2 * step), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if "weighted" not in name])
+@given(st.data())
+@settings(max_examples=15)
+def test_any_plan_is_labelled_by_the_rules(name, data):
+    """Of any number of samples; a row of the batch may be the anchor of many, or of none."""
+    case = data.draw(cases([name], swaps=["each"]).filter(lambda case: not case.kind.class_weight))
+    plan = data.draw(plans(case.n, case.m))
+    replayed = SwapPlan(
+        *(torch.from_numpy(part) for part in (plan.source, plan.anchor, plan.valid))
+    )
+    out = case.draw(plan=replayed)
+    want, kind, labels = expect(case, out), case.kind, case.labels
+    rows = list(zip(plan.source, plan.anchor, plan.valid, strict=True))
+    valid = [
+        bool(counts) and slow.may_count(kind, labels, row, own, case.present)
+        for row, own, counts in rows
+    ]
+    assert want.valid.tolist() == valid
+    close(out.shares, want.all_rows[1], want.all_rows[2], atol=1e-4)
+    close(out.hard_weights, want.hard, want.valid)
+    anchored = sum(int(own) in case.counted for _, own, _ in rows)
+    total = case.n + len(rows)
+    weights = [
+        case.lam * total / anchored * want.hard[s] if valid[s] else 0.0 for s in range(len(rows))
+    ]
+    close(out.weights[case.n :], np.array(weights))
+
+
+@given(st.data())
+@some
+def test_looking_at_values_finds_nothing_wrong_where_nothing_may_be_read(data):
+    case = data.draw(cases(poisoned=True))
+    out = case.draw(validate=True)
+    plain = case.draw(plan=out.plan)
+    close(out.weights, as_numpy(plain.weights))
+
+
+@given(st.data())
+@some
+def test_the_public_codes_rule_takes_every_kind_of_label(data):
+    case = data.draw(cases(modalities=(2, 2), swaps=["each"]))
+    out = case.draw()
+    criterion = MidasLoss(2, weak_modality=RatioWeakModalityWeight(2))
+    scores = case.scores(out, 0.3 if case.kind.name == "count" else 1.0)
+    loss = criterion(scores, out, case.given(case.unimodal))
+    assert torch.isfinite(loss)
+    assert torch.isfinite(criterion.weak_modality.alpha).all()
