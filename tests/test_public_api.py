@@ -28,13 +28,14 @@ from midas_aug.confidence import SkillConfidence
 ROOT = Path(__file__).parents[1]
 
 INVENTORY = {
-    "midas_aug": """FactoredLinear LossTerms MidasAugError MidasLoss MisalignAugment MisalignedBatch
-        RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional
-        protocols recipes targets""",
+    "midas_aug": """FactoredLinear FusionWeights LossTerms MidasAugError MidasLoss MisalignAugment
+        MisalignedBatch RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence
+        functional protocols recipes targets""",
     "midas_aug.protocols": "ConfidenceProvider Hardness LabelledRows Pairing Target",
     "midas_aug.targets": "ClassIndex Continuous Distribution MultiLabel Target resolve_target",
     "midas_aug.recipes": "Choice Recipe no_harm paper plain_swap skill",
-    "midas_aug.functional": """SwapPlan gather_rows hard_sample_weights label_shares
+    "midas_aug.functional": """SwapPlan fit_fusion_weights gather_rows hard_sample_weights
+        label_shares
         misaligned_accuracy misaligned_cross_entropy permutation_partners plan_swaps
         ratio_weak_modality_step same_class_partners sample_partners shares_by_source skill_score
         soft_targets
