@@ -18,6 +18,8 @@ arrays of the file (numpy.savez); N rows, C classes, S misaligned rows, M modali
   alone_<m>          (N, C)  the model with all modalities but m removed
   all_removed        (N, C)  the model with every modality removed (two modalities: for Shapley)
   head_<m>           (N, C)  a classifier that sees m alone
+  training_labels    (T,)    of training rows
+  training_head_<m>  (T, C)  the same classifier on these rows: is m memorised?
   misaligned_logits  (S, C)  of rows whose modalities come from rows of different classes
   source_labels      (S, M)  the label of the row that each modality came from
   modalities         (M,)    names; else those in the keys, in alphabetical order
