@@ -114,9 +114,9 @@ def _folder_page(folder: Path) -> str:
     rows = []
     for source in sorted(folder.glob("*.py")):
         doc = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
-        rows.append(f"| [{source.name}]({source.name}) | {doc.partition(chr(10))[0]} |\n")
+        rows.append(f"| [`{source.name}`]({source.name}) | {doc.partition(chr(10))[0]} |\n")
     for inner in sorted(p.parent for p in folder.glob("*/__init__.py")):
-        rows.append(f"| [{inner.name}/]({inner.name}) | |\n")
+        rows.append(f"| [`{inner.name}/`]({inner.name}) | |\n")
     return f"{_head(path)}# `{path}/`\n\n| file | |\n| --- | --- |\n{''.join(rows)}"
 
 
