@@ -189,18 +189,26 @@ def load_split(
     rows: int | None = None,
     missing: float = 0.0,
 ) -> Split:
-    """The split of a seed: 60/20/20, stratified or by group (`compare.data.splits`)."""
+    """The split of a seed: 60/20/20, stratified or by group (`compare.data.splits`).
+
+    Where modalities are missing, numbers are standardised by, and vocabularies made of, the
+    training rows that have the modality.
+    """
     dataset = _dataset(dataset_name) if rows is None else _drawn(_dataset(dataset_name), rows)
     parts = data.split(dataset, seed)
-    inputs = {name: _prepared(dataset.inputs[name], parts[0]) for name in modalities}
     labels = _labels(dataset, parts[0])
     present = None
     if missing > 0:
         present = draw_present(len(labels), len(modalities), missing, seed)
-        inputs = {
-            name: torch.where(has.view(-1, *[1] * (values.ndim - 1)), values, 0)
-            for (name, values), has in zip(inputs.items(), present.unbind(dim=1), strict=True)
-        }
+    inputs = {}
+    for place, name in enumerate(modalities):
+        values, training = dataset.inputs[name], parts[0]
+        if present is None:
+            inputs[name] = _prepared(values, training)
+            continue
+        has = present[:, place]
+        prepared = _prepared(values, training[has.numpy()[training]])
+        inputs[name] = torch.where(has.view(-1, *[1] * (prepared.ndim - 1)), prepared, 0)
     return Split(
         *(
             Rows(

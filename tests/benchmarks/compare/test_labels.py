@@ -115,15 +115,31 @@ def test_a_modality_is_missing_as_often_as_the_protocol_says(missing, num_modali
 
 def test_what_a_row_does_not_have_is_zero_in_every_part(loads):
     loads(planted())
-    whole = load_split("planted", ("a", "b"), 0)
+    assert load_split("planted", ("a", "b"), 0).test.present is None
     split = load_split("planted", ("a", "b"), 0, None, 0.5)
-    assert whole.test.present is None
     assert not torch.cat([part.present for part in split]).all()
-    for part, complete in zip(split, whole, strict=True):
+    for part in split:
         for number, name in enumerate(("a", "b")):
             has = part.present[:, number]
-            assert torch.equal(part.inputs[name][has], complete.inputs[name][has])
+            assert part.inputs[name][has].any()
             assert not part.inputs[name][~has].any()
+
+
+def test_numbers_and_words_are_prepared_by_the_training_rows_that_have_them(loads):
+    dataset = planted()
+    dataset.inputs["b"][:, 0] = 10 + np.arange(40)  # a word in one row alone
+    loads(dataset)
+    split = load_split("planted", ("a", "b"), 0, None, 0.5)
+    training = split.training
+    has = training.present[:, 0]
+    values = training.inputs["a"][has]
+    torch.testing.assert_close(values.mean(dim=0), torch.zeros(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(values.std(dim=0), torch.ones(6), atol=1e-5, rtol=0)
+    known = set(training.inputs["b"].unique().tolist())
+    assert known == set(range(len(known)))
+    for part in split[1:]:
+        assert set(part.inputs["b"].unique().tolist()) <= known
+        assert not part.inputs["b"][:, 0].any()
 
 
 # ---------------------------------------------------------------- training
