@@ -28,7 +28,7 @@ class Continuous(Target):
         width: Numbers per label.
         scale: Positive; start with the standard deviation of the labels.
         same: Which labels are the same and therefore no partners, a callable ``(N, …) -> (N,)``
-            integers, such as one that rounds. None: those that are equal.
+            integers of tensors, such as one that rounds. None: those that are equal.
 
     Raises:
         MidasAugError: An argument is out of range.
