@@ -173,6 +173,8 @@ class MidasTrainer(Trainer):
         read = set(self.augment.keep)
         if isinstance(self.augment.confidence, TableConfidence):
             read.add(self.augment.confidence.index)
+        if self.augment.present is not None and not callable(self.augment.present):
+            read.add(self.augment.present)
         kept: set[Any] | None = None
         if drops and read - taken:
             labels = {self.augment.label, *self.label_names, "label", "label_ids"}
