@@ -148,7 +148,8 @@ class MidasTrainer(Trainer):
         if self.args.label_smoothing_factor:
             raise MidasAugError(
                 f"expected label_smoothing_factor=0, got {self.args.label_smoothing_factor}: it "
-                "gathers by integer labels, and misaligned rows have soft ones"
+                "gathers by integer labels, and misaligned rows have soft ones; build the "
+                "augmentation with target=midas_aug.targets.ClassIndex(C, label_smoothing=...)"
             )
         if self.compute_loss_func is not None:
             raise MidasAugError(
