@@ -16,14 +16,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-import midas_aug.targets as _t  # TEMPORARY
 from midas_aug import MisalignAugment, MisalignedBatch
-from midas_aug.targets import ClassIndex
-
-Continuous, Distribution, MultiLabel = (
-    getattr(_t, n, None) for n in ("Continuous", "Distribution", "MultiLabel")
-)
-Target = getattr(_t, "Target", object)
+from midas_aug.targets import ClassIndex, Continuous, Distribution, MultiLabel, Target
 from tests.helpers import strategies
 from tests.helpers import target_reference as slow
 from tests.helpers.target_reference import Array, Floats, Kind
@@ -57,7 +51,7 @@ class Count(Target):
 def floor_of(label: Any) -> Any:
     """Which unit interval a continuous label lies in; of arrays, tensors and numbers."""
     if isinstance(label, Tensor):
-        return label.reshape(len(label), -1)[:, 0].floor().long()
+        return (label if label.ndim == 1 else label[:, 0]).floor().long()
     return int(np.floor(np.ravel(label)[0]))
 
 

@@ -107,9 +107,9 @@ def test_calibration_follows_the_target_of_its_base():
 
 @pytest.mark.parametrize("target", [Distribution(3), MultiLabel(3), Continuous()])
 def test_prototypes_are_of_class_indices_alone(target):
-    augment_options = {"confidence": PrototypeConfidence({"a": 4, "b": 4}, 3)}
-    with pytest.raises(MidasAugError, match=f"(?s)PrototypeConfidence.*{type(target).__name__}"):
-        MisalignAugment(NAMES, target=target, **augment_options)
+    prototypes = PrototypeConfidence({"a": 4, "b": 4}, 3)
+    with pytest.raises(MidasAugError, match=f"{type(target).__name__}.*PrototypeConfidence"):
+        MisalignAugment(NAMES, target=target, confidence=prototypes)
 
 
 @pytest.mark.parametrize(

@@ -371,5 +371,5 @@ def test_targets_say_what_they_are():
         target = target_of(kind_of(np.random.default_rng(0), 4))
         out = MisalignAugment(("a", "b"), target=target)
         assert out.target is target
-        if name != "own":
+        if name not in ("own", "class"):  # class indices show as their number
             assert type(target).__name__ in repr(out)
