@@ -9,6 +9,7 @@
 #   integrations  those tests, with the trainers installed
 #   coverage      the tests, and which lines of the package none of them reaches
 #   lint          style and types
+#   docs          the site, in build/site; every page of it from the repository's own
 #   bench         the quick suite of the comparison
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ MANY := -n auto --maxprocesses 8
 NOT_SMOKE := benchmarks diagnostics integrations test_distributed.py test_docs.py \
 	test_examples.py test_workers.py
 
-.PHONY: demo smoke test integrations coverage lint bench clean
+.PHONY: demo smoke test integrations coverage lint docs bench clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python examples/demo.py $(DEMO)
@@ -46,6 +47,10 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+	@echo "Open build/site/index.html, or: $(VENV)/bin/mkdocs serve"
+
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m benchmarks fetch digits openmoji
 	$(VENV)/bin/python -m benchmarks run --suite quick
@@ -58,7 +63,7 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.integrations $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.python pyproject.toml .ci/constraints.txt
+$(VENV)/.demo $(VENV)/.test $(VENV)/.integrations $(VENV)/.lint $(VENV)/.docs $(VENV)/.bench: $(VENV)/.%: $(VENV)/.python pyproject.toml .ci/constraints.txt
 	@echo "Installing midas_aug[$*] into $(VENV) (PyTorch is large; a minute or a few)"
 	$(PIP) --editable ".[$*]"
 	touch $@

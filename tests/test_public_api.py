@@ -28,12 +28,14 @@ from midas_aug.confidence import SkillConfidence
 ROOT = Path(__file__).parents[1]
 
 INVENTORY = {
-    "midas_aug": """FactoredLinear LossTerms MidasAugError MidasLoss MisalignAugment MisalignedBatch
-        RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional
-        protocols recipes targets""",
-    "midas_aug.protocols": "ConfidenceProvider Hardness LabelledRows Pairing",
+    "midas_aug": """FactoredLinear FusionWeights LossTerms MidasAugError MidasLoss MisalignAugment
+        MisalignedBatch RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence
+        functional protocols recipes targets""",
+    "midas_aug.protocols": "ConfidenceProvider Hardness LabelledRows Pairing Target",
+    "midas_aug.targets": "ClassIndex Continuous Distribution MultiLabel Target resolve_target",
     "midas_aug.recipes": "Choice Recipe no_harm paper plain_swap skill",
-    "midas_aug.functional": """SwapPlan gather_rows hard_sample_weights label_shares
+    "midas_aug.functional": """SwapPlan fit_fusion_weights gather_rows hard_sample_weights
+        label_shares
         misaligned_accuracy misaligned_cross_entropy permutation_partners plan_swaps
         ratio_weak_modality_step same_class_partners sample_partners shares_by_source skill_score
         soft_targets
@@ -51,18 +53,20 @@ INVENTORY = {
         share_entropy""",
 }
 SIGNATURES = {
-    MisalignAugment: "modalities num_classes * label confidence pairing swap hardness "
-    "misaligned_weight keep seed validate",
-    MisalignAugment.draw: "self batch labels * plan generator materialize",
+    MisalignAugment: "modalities num_classes * target label confidence pairing swap hardness "
+    "misaligned_weight present keep seed validate",
+    MisalignAugment.draw: "self batch labels * present plan generator materialize",
     MisalignedBatch.label: "self confidence * unimodal_logits features",
-    MisalignAugment.__call__: "self batch labels * unimodal_logits plan generator materialize",
+    MisalignAugment.__call__: "self batch labels * unimodal_logits present plan generator "
+    "materialize",
     MisalignAugment.collate: "self collate_fn * materialize",
     MidasLoss: "num_modalities * weak_modality unimodal_weight warmup_epochs warmup_steps",
-    SkillConfidence: "modalities num_classes * ema eps class_counts",
+    SkillConfidence: "modalities num_classes * target ema eps class_counts",
     SkillConfidence.cross_fit: "self fit labels * folds groups seed",
     WeakModalityWeight: "num_modalities * step_size max_alpha sync process_group",
     functional.sample_partners: "labels * generator num_classes",
-    functional.plan_swaps: "labels num_modalities * swap pairing features generator num_classes",
+    functional.plan_swaps: "labels num_modalities * swap pairing features generator num_classes "
+    "present",
     FactoredLinear: "feature_dims out_features bias device dtype",
     FactoredLinear.forward: "self features out",
     functional.gather_rows: "tree index",
@@ -71,7 +75,7 @@ SIGNATURES = {
     functional.skill_score: "logits labels class_counts",
     functional.shares_by_source: "confidence source",
     functional.soft_targets: "source_labels shares num_classes",
-    functional.hard_sample_weights: "features plan * similarity",
+    functional.hard_sample_weights: "features plan * similarity present",
     functional.misaligned_cross_entropy: "logits source_labels shares alpha",
     functional.weak_modality_step: "alpha shares logits source_labels * valid step_size max_alpha",
     functional.misaligned_accuracy: "logits source_labels * valid same_label",

@@ -10,7 +10,7 @@ from midas_aug.diagnostics import bootstrap, scores
 from midas_aug.diagnostics.bootstrap import Statistic
 from midas_aug.diagnostics.fusion import FOLDS, cross_fitted_fusion, late_fusion
 from midas_aug.diagnostics.measures import row_correct
-from midas_aug.functional.skill import TEMPERATURES, count_classes, nll_sums
+from midas_aug.functional.skill import TEMPERATURES, class_nll_sums, count_classes
 
 __all__ = ["HeadRows", "fusion_statistics", "memorised", "skill_statistics"]
 
@@ -108,7 +108,9 @@ def skill_statistics(rows: HeadRows, kind: scores.Kind) -> dict[str, Statistic]:
     found = {}
     for name, scored in zip(rows.names, logits, strict=True):
         index = torch.split(torch.arange(len(labels)), max(1, AT_ONCE // scored.shape[1]))
-        sums = torch.stack([nll_sums(scored[i], labels[i], "logits") for i in index]).sum(dim=0)
+        sums = torch.stack([class_nll_sums(scored[i], labels[i], "logits") for i in index]).sum(
+            dim=0
+        )
         best = TEMPERATURES[int(torch.where(sums.isfinite(), sums, torch.inf).argmin())]
         log_p = (scored / best).log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
         found[kind.key(name)] = bootstrap.skill(-log_p, entropy)
