@@ -23,7 +23,7 @@ from midas_aug.errors import MidasAugError
 __all__ = ["Comparison", "ModalityReport"]
 
 
-SHOWN = ("level", "removal", "partners")  # settings in the line above the table
+SHOWN = ("score", "level", "removal", "partners", "incomplete_rows")  # in the line above the table
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,21 +150,33 @@ class ModalityReport:
     def _how(self) -> str:
         return f"{self.describe()}\n(%, in brackets 95 % bootstrap intervals)"
 
+    def named(self, label: str) -> str:
+        """The label of a kind of score: accuracy is macro F1 or R² where labels are no classes."""
+        metric = self.settings.get("score")
+        if metric is None:
+            return label
+        return label.replace("accuracy", metric).replace("score", metric)
+
     def describe(self) -> str:
         """How the scores were made, in a line."""
-        parts = [f"{self.settings['n_rows']} rows", f"{self.settings['n_classes']} classes"]
+        parts = [f"{self.settings['n_rows']} rows"]
+        if "n_classes" in self.settings:
+            parts.append(f"{self.settings['n_classes']} classes")
         parts += [f"{key}: {self.settings[key]}" for key in SHOWN if key in self.settings]
         return ", ".join(parts)
 
     def _tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:
         overall = [
-            [label, _cell(self.scores[key], kind)]
+            [self.named(label), _cell(self.scores[key], kind)]
             for key, label, kind in _lines_of_the_model(self.modalities)
             if key in self.scores
         ]
         yield ["all modalities", self.name], overall
         each = [
-            [kind.label, *(_cell(self.scores.get(kind.key(m)), kind) for m in self.modalities)]
+            [
+                self.named(kind.label),
+                *(_cell(self.scores.get(kind.key(m)), kind) for m in self.modalities),
+            ]
             for kind in _shown(OF_A_MODALITY)
             if any(kind.key(m) in self.scores for m in self.modalities)
         ]
@@ -247,7 +259,7 @@ class Comparison:
         for key, label, kind in self._lines():
             cells = [_cell(report.scores.get(key), kind, bare=True) for report in self.reports]
             changes = [_cell(differences[r.name].get(key), kind, signed=True) for r in others]
-            lines.append([label, *cells, *changes])
+            lines.append([base.named(label), *cells, *changes])
         return header, lines
 
     def _lines(self) -> Iterator[tuple[str, str, Kind]]:
@@ -286,9 +298,11 @@ def _save(report: ModalityReport | Comparison, path: str | Path) -> None:
 
 def _caption(reports: Sequence[ModalityReport]) -> str:
     modalities = listed(reports[0].modalities)
+    metric = reports[0].named("accuracy")
+    names = listed([report.name for report in reports])
     return (
-        f"Accuracy of {listed([report.name for report in reports])}, and what each of {modalities} "
-        "brings to it. All numbers are in the tables below."
+        f"{metric[0].upper()}{metric[1:]} of {names}, and what each of {modalities} brings to it. "
+        "All numbers are in the tables below."
     )
 
 
