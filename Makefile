@@ -25,7 +25,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 MANY := -n auto --maxprocesses 8
 NOT_SMOKE := benchmarks diagnostics integrations test_distributed.py test_docs.py \
-	test_examples.py test_templates.py test_workers.py
+	test_examples.py test_workers.py
 
 .PHONY: demo smoke test integrations coverage lint docs bench dist published clean
 
