@@ -114,7 +114,7 @@ def _competing(modalities: Sequence[str], scores: Scores) -> Iterator[Advice]:
     because = tuple(key for key in (late, fitted) if _gains(scores.get(key)))
     because += tuple(kinds.HEAD_GAIN.key(m) for m in better)
     fitting = scores.get(kinds.FITTING_GAIN.key())
-    if fitted in because and (late not in because or (fitting is not None and fitting.low > 0)):
+    if fitted in because and (late not in because or fitting is None or fitting.value >= 0):
         yield _fit_weights(scores, because)
     elif late in because:
         yield _late_fusion(scores, because)

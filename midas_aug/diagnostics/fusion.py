@@ -1,6 +1,7 @@
 """Late fusion: what classifiers of each modality say together, with and without fitted weights."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ PULL = 1e-4  # towards 1, so that rows which are all told apart have finite weig
 NEWTON_STEPS = 50
 SMALLEST_STEP = 1e-6
 FOLDS = 5
+AT_ONCE = 1_000_000  # numbers in float64 at a time
 LOWEST = -1e4  # of a log-probability: no classifier has an infinite veto, and no 0 · ∞
 
 
@@ -97,7 +99,7 @@ def fit_fusion_weights(logits: Array, labels: Array) -> Tensor:
     parts, classes = _labelled(_log_probabilities(given), labels)
     if len(classes) == 0:
         raise MidasAugError("expected rows with a label of 0 or more, got none to fit weights to")
-    return _fit(parts.double(), classes)[0].to(given.dtype)
+    return _fit(parts, classes)[0].to(given.dtype)
 
 
 @torch.no_grad()
@@ -141,12 +143,12 @@ def cross_fitted_fusion(
     fold = torch.empty_like(order)
     fold[order] = torch.arange(len(order)) % folds
     fold = fold.to(classes.device)
-    wide, fused = parts.double(), torch.empty_like(parts[0])
+    fused = torch.empty_like(parts[0])
     for number in range(folds):
         here, others = fold == number, (fold != number) & (classes >= 0)
-        weights, _ = _fit(wide[:, others], classes[others])
-        fused[here] = torch.einsum("m,mnc->nc", weights, wide[:, here]).to(fused.dtype)
-    weights, of_labelled = _fit(wide[:, classes >= 0], labelled)
+        weights, _ = _fit(parts[:, others], classes[others])
+        fused[here] = torch.einsum("m,mnc->nc", weights.to(parts.dtype), parts[:, here])
+    weights, of_labelled = _fit(parts[:, classes >= 0], labelled)
     influence = of_labelled.new_zeros(len(classes), len(weights))
     influence[classes >= 0] = of_labelled
     return CrossFitted(fused, weights.to(given.dtype), influence.to(given.dtype))
@@ -173,27 +175,38 @@ def _labelled(parts: Tensor, labels: Array) -> tuple[Tensor, Tensor]:
 
 
 def _fit(parts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Newton's method with halved steps, on log-probabilities (M, N, C) in float64.
+    """Newton's method with halved steps, on log-probabilities (M, N, C), in float64.
 
     Returns:
         The weights (M,), and the influence (N, M) of each row on them.
     """
-    n_rows = len(labels)
-    truth = parts[:, torch.arange(n_rows, device=labels.device), labels]
-    one = torch.ones(len(parts), dtype=parts.dtype, device=parts.device)
+    n_rows, numbers = len(labels), parts[:, 0].numel()
+    one = torch.ones(len(parts), dtype=torch.float64, device=parts.device)
+
+    def pieces() -> Iterator[tuple[Tensor, Tensor]]:
+        """Some rows at a time in float64, with the log-probabilities (M, n) of their labels."""
+        rows = torch.arange(n_rows, device=labels.device)
+        for index in torch.split(rows, max(1, AT_ONCE // numbers)):
+            piece = parts[:, index].double()
+            yield piece, piece.gather(2, labels[index].expand(len(parts), -1)[:, :, None])[:, :, 0]
 
     def loss(weights: Tensor) -> Tensor:
-        scores = torch.einsum("m,mnc->nc", weights, parts)
-        likelihood = scores.logsumexp(dim=1) - weights @ truth
-        return likelihood.mean() + PULL / 2 * (weights - 1).square().sum()
+        total = one.new_zeros(())
+        for piece, truth in pieces():
+            scores = torch.einsum("m,mnc->nc", weights, piece)
+            total += (scores.logsumexp(dim=1) - weights @ truth).sum()
+        return total / n_rows + PULL / 2 * (weights - 1).square().sum()
 
     def derivatives(weights: Tensor) -> tuple[Tensor, Tensor]:
         """Of the cross-entropy of each row (M, N), and the curvature of the whole loss (M, M)."""
-        shares = torch.einsum("m,mnc->nc", weights, parts).softmax(dim=1)
-        means = torch.einsum("mnc,nc->mn", parts, shares)
-        centred = parts - means[:, :, None]
-        curvature = torch.einsum("knc,mnc,nc->km", centred, centred, shares) / n_rows
-        return means - truth, curvature + PULL * torch.diag(one)
+        gradients, curvature = [], PULL * torch.diag(one)
+        for piece, truth in pieces():
+            shares = torch.einsum("m,mnc->nc", weights, piece).softmax(dim=1)
+            means = torch.einsum("mnc,nc->mn", piece, shares)
+            centred = piece - means[:, :, None]
+            curvature += torch.einsum("knc,mnc,nc->km", centred, centred, shares) / n_rows
+            gradients.append(means - truth)
+        return torch.cat(gradients, dim=1), curvature
 
     weights = one
     before = loss(weights)
