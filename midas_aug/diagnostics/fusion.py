@@ -38,8 +38,8 @@ def late_fusion(logits: Array, weights: Array | None = None) -> Tensor:
 
     Args:
         logits: ``(M, N, C)``, of each modality's own classifier.
-        weights: ``(M,)``, as from `midas_aug.functional.fit_fusion_weights`: the weighted sum of the log-probabilities.
-            None: the logarithm of their mean probability.
+        weights: ``(M,)``, as from `midas_aug.functional.fit_fusion_weights`: the weighted sum of
+            the log-probabilities. None: the logarithm of their mean probability.
 
     Returns:
         ``(N, C)``; with weights they are not normalised.
