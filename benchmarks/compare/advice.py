@@ -35,10 +35,10 @@ from midas_aug.diagnostics import (
     advice,
     advise,
     diagnose,
-    fit_fusion_weights,
     late_fusion,
 )
 from midas_aug.diagnostics.findings import find
+from midas_aug.functional import fit_fusion_weights
 
 KEPT = RESULTS / "diagnosis" / "advice.jsonl"
 SUITES = {"full": range(3), "skill": range(2000, 2003), "competition": range(3000, 3003)}
@@ -102,7 +102,8 @@ def look(
         name: torch.stack([probes(part.features)[m] for m in modalities])
         for name, part in parts.items()
     }
-    weights = fit_fusion_weights(heads["validation"], parts["validation"].labels)
+    known = list(heads["validation"].log_softmax(dim=2))
+    weights = fit_fusion_weights(known, parts["validation"].labels)
     here, labels = heads["test"], parts["test"].labels
     scored = {
         "joint": accuracy(predict(parts["test"].features), labels),

@@ -150,7 +150,7 @@ def _fit_weights(scores: Scores, because: tuple[str, ...]) -> Advice:
         "fit_weights",
         None,
         "Use late fusion with one weight a modality, fitted on validation rows "
-        "(fit_fusion_weights): of the heads that you passed it is right in "
+        "(functional.fit_fusion_weights): of the heads that you passed it is right in "
         f"{percent(scores[kinds.FITTED_FUSION.key()])} % of the rows, "
         f"{beside(scores[kinds.FITTED_FUSION_GAIN.key()])}. {BETTER_STILL}",
         because,

@@ -132,7 +132,7 @@ class ClassIndex(Target):
             return found, found
         weight = self.weighting.on(log_p)
         picked = found if weight is None else found * weight.take(labels)
-        return self.weighting.smoothed(picked, log_p), found
+        return self.weighting.smoothed(picked, log_p), found.detach()
 
     def loss_sums(self, scores: Sequence[Tensor], labels: Tensor, ignored: Tensor) -> list[Tensor]:
         """The cross-entropy of each modality's logits, summed over the rows that count."""
@@ -200,6 +200,6 @@ def _no_index(labels: Tensor) -> str:
         return f"{start}; for two classes, no and yes, pass labels.long() and num_classes=2"
     return (
         f"{start} of shape {tuple(labels.shape)}; for other labels pass target=..., one of "
-        "midas_aug.targets: Continuous(width) for real numbers, as in regression, MultiLabel(C) for "
-        "zeros and ones, Distribution(C) for rows that sum to 1; for class indices that became floats labels.long()"
+        "midas_aug.targets: Continuous(width) for real numbers, as in regression, "
+        "MultiLabel(C) for zeros and ones (multi-label), Distribution(C) for rows that sum to 1"
     )

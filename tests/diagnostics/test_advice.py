@@ -153,7 +153,7 @@ def test_the_numbers_that_led_to_it_are_in_the_text_with_their_intervals():
 
 
 def test_what_the_advice_names_is_there():
-    import midas_aug.diagnostics as names
+    from midas_aug import functional as names
 
     text = " ".join(
         one.text

@@ -495,6 +495,7 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path):
 
 def test_the_module_runs_and_its_help_names_the_arrays():
     done = run("diagnose", "--help")
+    assert max(map(len, done.stdout.splitlines())) <= 80
     for key in (
         "logits",
         "labels",
