@@ -79,8 +79,8 @@ SIGNATURES = {
     functional.misaligned_cross_entropy: "logits source_labels shares alpha",
     functional.weak_modality_step: "alpha shares logits source_labels * valid step_size max_alpha",
     functional.misaligned_accuracy: "logits source_labels * valid same_label",
-    diagnostics.diagnose: "model loader modalities * encode num_classes target present label unimodal training "
-    "log removal draws resamples seed name device progress",
+    diagnostics.diagnose: "model loader modalities * encode num_classes target present label "
+    "unimodal training log removal draws resamples seed name device progress",
     diagnostics.report_from_logits: "arrays * modalities resamples seed name",
 }
 EXTRAS = {  # what has to be there for a module of the integrations

@@ -12,7 +12,7 @@ from midas_aug.diagnostics.blocks import as_modalities
 from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
 from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.interventions import observe
-from midas_aug.diagnostics.learning import learning_speed
+from midas_aug.diagnostics.learning import learning_speed, read_log
 from midas_aug.diagnostics.outcomes import Outcomes, join
 from midas_aug.diagnostics.reading import Predict, Reader, progress_bar
 from midas_aug.diagnostics.removal import Removal, check_removal
@@ -217,11 +217,13 @@ def _parts(model: Any, encode: Predict | None) -> tuple[Predict | None, Predict]
 
 
 def _speeds(log: Any, names: Sequence[str]) -> dict[str, float]:
+    """How early each modality was learned, as far as the log has the confidence of its head."""
     found = learning_speed(log)
-    if not set(names) & set(found):
+    logged = [str(name) for name in read_log(log)["modalities"]]
+    if not set(names) & set(logged):
         raise MidasAugError(
-            f"expected a log of the modalities {list(names)!r} with the confidence of their heads, "
-            f"got one of {list(found)!r}"
+            f"expected a log of the modalities {list(names)!r}, got one of {logged!r}; pass the "
+            "TrainingLog of this model"
         )
     return {LEARNED_AT.key(name): found[name] for name in names if name in found}
 
