@@ -21,6 +21,8 @@ and M modalities:
   all_removed        (N, C)  the model with every modality removed (of two
                              modalities: for Shapley)
   head_<m>           (N, C)  a classifier that sees m alone
+  training_labels    (T,)    of training rows
+  training_head_<m>  (T, C)  the same classifier on these rows: is m memorised?
   misaligned_logits  (S, C)  of rows whose modalities come from rows of
                              different classes
   source_labels      (S, M)  the label of the row that each modality came from

@@ -22,6 +22,7 @@ from midas_aug.confidence.base import (
 )
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_label_range
+from midas_aug.targets import ClassIndex
 
 __all__ = ["PrototypeConfidence"]
 
@@ -75,6 +76,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         super().__init__()
         self.modalities = check_modalities(modalities)
         classes = check_count(num_classes, "num_classes")
+        self.target = ClassIndex(classes)
         self.temperature = check_number(
             temperature, "temperature", 0, "0.1 is the default", exclusive=True
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from midas_aug._arrays import NDArray
 from midas_aug.diagnostics import findings as finding_rules
+from midas_aug.diagnostics.advice import Advice, advise
 from midas_aug.diagnostics.bootstrap import Score, interval
 from midas_aug.diagnostics.findings import Finding
 from midas_aug.diagnostics.outputs import check_output, write_output
@@ -70,6 +71,11 @@ class ModalityReport:
         """What the scores say in plain language, the most telling first."""
         return finding_rules.find(self.modalities, self.scores)
 
+    @property
+    def advice(self) -> list[Advice]:
+        """What to do, the most useful first; empty where the scores do not tell."""
+        return advise(self.modalities, self.scores, self.findings)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but rows and replicates, ready for JSON (a missing number is None)."""
         return {
@@ -79,6 +85,7 @@ class ModalityReport:
             "settings": dict(self.settings),
             "hardness": {key: _number(value) for key, value in self.hardness.items()},
             "findings": [finding.to_dict() for finding in self.findings],
+            "advice": [advice.to_dict() for advice in self.advice],
         }
 
     def to_markdown(self) -> str:
@@ -124,7 +131,9 @@ class ModalityReport:
 
     def _listed(self) -> list[str]:
         lines = [f"- {finding.text}" for finding in self.findings]
-        return ["\n".join(lines)] if lines else []
+        steps = [f"{number}. {advice.text}" for number, advice in enumerate(self.advice, start=1)]
+        found = ["\n".join(lines)] if lines else []
+        return [*found, "\n".join(["What to do:", "", *steps])] if steps else found
 
     def _how(self) -> str:
         parts = [f"{self.settings['n_rows']} rows", f"{self.settings['n_classes']} classes"]

@@ -85,7 +85,7 @@ def test_whatever_is_missing_is_left_out():
     everything = saved()
     need = {key: everything[key] for key in ("logits", "labels")}
     bare = report_from_logits(need, modalities=("a", "b"))
-    assert set(bare.scores) == {"accuracy", "majority"}
+    assert set(bare.scores) == {"accuracy", "majority", "ece"}
     assert "accuracy" in str(bare)
     pairs = {key: everything[key] for key in ("misaligned_logits", "source_labels")}
     named = report_from_logits(need | pairs)
