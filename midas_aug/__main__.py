@@ -42,6 +42,7 @@ examples:
 
 
 FIGURES = (".png", ".svg", ".pdf")
+DRAWN = (*FIGURES, ".html")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     diagnose = commands.add_parser(
         "diagnose",
         help="how a model uses its modalities, from saved logits",
-        description="How a model uses its modalities, from saved logits: a table, then findings.",
+        description="How a model uses its modalities, from saved logits: a table, findings, and "
+        "what to do.",
         epilog=ARRAYS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -92,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=[],
         metavar="FILE",
-        help="write files in place of printing: .txt, .md, .json, or a figure as .png, .svg, .pdf "
-        "(needs matplotlib)",
+        help="write files in place of printing: .txt, .md, .json, .html (with the figure in it), "
+        "or the figure as .png, .svg, .pdf (these four need matplotlib)",
     )
     diagnose.add_argument("--overwrite", action="store_true", help="replace files of --out")
     diagnose.add_argument(
@@ -148,8 +150,8 @@ def _check_output(path: Path, endings: Sequence[str], *, overwrite: bool) -> Non
             f"expected a new file for --out, got {path}, which is there; name another one, or pass "
             "--overwrite"
         )
-    if path.suffix.lower() in FIGURES:
-        require("matplotlib", f"the figure {path}", "diagnostics")
+    if path.suffix.lower() in DRAWN:
+        require("matplotlib", f"the figure of {path}", "diagnostics")
 
 
 if __name__ == "__main__":

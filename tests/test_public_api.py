@@ -46,7 +46,7 @@ INVENTORY = {
     "midas_aug.diagnostics": """Advice Comparison DiscrepancyRatio Finding MisalignedAccuracy
         MisalignedConfidence ModalityReport Score ShareCollapse ShareEntropy TrainingLog accuracy
         accuracy_shapley advise all_subsets collapsed_share_fraction cross_fitted_fusion diagnose
-        discrepancy_ratio fit_fusion_weights late_fusion learning_speed
+        discrepancy_ratio late_fusion learning_speed
         draw_curves draw_hardness draw_report draw_shares expected_calibration_error
         hardness_quantiles misaligned_accuracy misaligned_confidence
         permutation_importance remove_modality report_from_logits sample_shapley shapley

@@ -1,7 +1,7 @@
 """What the label of a row is: one of C classes, any of C tags, or a number.
 
-A kind tells the loss that all methods share, and the score by which the epoch and the learning rate
-are chosen.
+A kind tells the loss that all methods share, the score by which the epoch and the learning rate are
+chosen, and what the package calls it.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from benchmarks.common import metrics
+from midas_aug.targets import ClassIndex, Continuous, MultiLabel, Target
 
 
 class Kind(ABC):
@@ -34,6 +35,10 @@ class Kind(ABC):
     def score(self, outputs: Tensor, labels: Tensor) -> float:
         """The main score; higher is better."""
 
+    @abstractmethod
+    def target(self, num_outputs: int) -> Target:
+        """For `midas_aug`."""
+
     def scores(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """The main score and ``nll``, the loss."""
         return {self.main: self.score(outputs, labels), "nll": float(self.loss(outputs, labels))}
@@ -53,6 +58,9 @@ class Classes(Kind):
 
     def score(self, outputs: Tensor, labels: Tensor) -> float:
         return metrics.accuracy(outputs, labels)
+
+    def target(self, num_outputs: int) -> Target:
+        return ClassIndex(num_outputs)
 
     def scores(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         f1 = metrics.macro_f1(outputs, labels)
@@ -83,6 +91,9 @@ class Tags(Kind):
         )
         return float(precision)
 
+    def target(self, num_outputs: int) -> Target:
+        return MultiLabel(num_outputs)
+
 
 class Number(Kind):
     """A number, ``(N,)`` float32, standardised: half the squared error, R²."""
@@ -100,6 +111,9 @@ class Number(Kind):
         missed = (outputs[:, 0] - labels).square().sum()
         told = float(1 - missed / (labels - labels.mean()).square().sum())
         return told if math.isfinite(told) else -math.inf  # a diverged run is the worst
+
+    def target(self, num_outputs: int) -> Target:
+        return Continuous()
 
 
 CLASSES, TAGS, NUMBER = Classes(), Tags(), Number()

@@ -157,7 +157,8 @@ def fit(
 
     The seed controls the initial weights, the order of the rows, the draws of the method and those
     of the augmentation. The epoch with the highest validation accuracy is selected, of equals the
-    one with the lowest cross-entropy. Test rows are not looked at.
+    one with the lowest cross-entropy. A run whose loss is no number any more ends there. Test rows
+    are not looked at.
 
     Args:
         method: Fresh; it is set up here, and predicts with the fitted model afterwards.
@@ -207,7 +208,7 @@ def _run(
     order = torch.Generator().manual_seed(seed)
     augmented = BatchAugment(augment, seed)
     best = {name: Best() for name in readings}
-    steps, seconds = 0, 0.0
+    steps, seconds, diverged = 0, 0.0, False
     for epoch in range(epochs):
         started = time.process_time()
         model.train()
@@ -219,12 +220,17 @@ def _run(
             method.on_batch(batch)
             features = keep_only(features, method.present)
             loss = method.loss(keep_only(features, keep), labels[batch])
+            if not loss.isfinite():
+                diverged = True
+                break
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             method.after_backward()
             optimizer.step()
             method.after_step()
             steps += 1
+        if diverged:
+            break
         scheduler.step()
         method.on_epoch_end(epoch)
         seconds += time.process_time() - started

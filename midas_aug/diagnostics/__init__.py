@@ -14,7 +14,7 @@ from midas_aug.diagnostics.bootstrap import Score
 from midas_aug.diagnostics.diagnose import diagnose
 from midas_aug.diagnostics.figures import draw_curves, draw_hardness, draw_report, draw_shares
 from midas_aug.diagnostics.findings import Finding
-from midas_aug.diagnostics.fusion import cross_fitted_fusion, fit_fusion_weights, late_fusion
+from midas_aug.diagnostics.fusion import cross_fitted_fusion, late_fusion
 from midas_aug.diagnostics.learning import learning_speed
 from midas_aug.diagnostics.measures import (
     accuracy,
@@ -67,7 +67,6 @@ __all__ = [
     "draw_report",
     "draw_shares",
     "expected_calibration_error",
-    "fit_fusion_weights",
     "hardness_quantiles",
     "late_fusion",
     "learning_speed",

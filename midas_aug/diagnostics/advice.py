@@ -114,7 +114,7 @@ def _competing(modalities: Sequence[str], scores: Scores) -> Iterator[Advice]:
     because = tuple(key for key in (late, fitted) if _gains(scores.get(key)))
     because += tuple(kinds.HEAD_GAIN.key(m) for m in better)
     fitting = scores.get(kinds.FITTING_GAIN.key())
-    if fitted in because and (late not in because or (fitting is not None and fitting.low > 0)):
+    if fitted in because and (late not in because or fitting is None or fitting.value >= 0):
         yield _fit_weights(scores, because)
     elif late in because:
         yield _late_fusion(scores, because)
@@ -148,7 +148,7 @@ def _fit_weights(scores: Scores, because: tuple[str, ...]) -> Advice:
         "fit_weights",
         None,
         "Use late fusion with one weight a modality, fitted on validation rows "
-        "(fit_fusion_weights): of the heads that you passed it is right in "
+        "(functional.fit_fusion_weights): of the heads that you passed it is right in "
         f"{percent(scores[kinds.FITTED_FUSION.key()])} % of the rows, "
         f"{percent(scores[kinds.FITTED_FUSION_GAIN.key()])} points above the model. {BETTER_STILL}",
         because,

@@ -22,6 +22,7 @@ FOLLOWED = 0.75  # of rows in which it disagrees with all others; at least this:
 SIGNAL = 0.05  # own head minus most frequent class; less, and not surely above 0: no signal
 REDUNDANT_GAP = 0.02  # accuracy minus all others removed; at most this: that modality is enough
 SHARED_ERRORS = 0.75  # of two heads; at least this: they know the same things
+BEYOND_CHANCE = 0.5  # the same, where 0 is two heads that err independently and 1 two copies
 COLLAPSED = 0.8  # fraction of shares within 0.05 of 1/M; at least this: the shares say nothing
 MISCALIBRATED = 0.10  # calibration error of a head; at least this is worth mending
 
@@ -117,7 +118,14 @@ def _copied(modalities: Sequence[str], scores: Scores) -> list[tuple[str, str]]:
 
 
 def _are_copies(scores: Scores, first: str, second: str) -> bool:
-    return _at_least(scores.get(kinds.SHARED_ERRORS.key(first, second)), SHARED_ERRORS)
+    shared = scores.get(kinds.SHARED_ERRORS.key(first, second))
+    if shared is None or not _at_least(shared, SHARED_ERRORS):
+        return False
+    # Heads that are mostly wrong are often wrong together: by chance, the better one is wrong in
+    # as many of the other's errors as in all rows.
+    right = [scores[kinds.HEAD_ACCURACY.key(m)].value for m in (first, second)]
+    chance = 1 - max(right)
+    return shared.low - chance >= BEYOND_CHANCE * (1 - chance)
 
 
 def _holds_more(scores: Scores, modality: str) -> bool:

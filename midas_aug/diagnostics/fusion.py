@@ -9,13 +9,11 @@ from torch import Tensor
 from midas_aug._arrays import Array, as_labels, as_scores, check_shape
 from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
 from midas_aug.errors import MidasAugError
+from midas_aug.functional.fusion_weights import influence_on, newton_weights
 from midas_aug.functional.shares import check_logit_width
 
-__all__ = ["CrossFitted", "cross_fitted_fusion", "fit_fusion_weights", "late_fusion"]
+__all__ = ["CrossFitted", "cross_fitted_fusion", "late_fusion"]
 
-PULL = 1e-4  # towards 1, so that rows which are all told apart have finite weights
-NEWTON_STEPS = 50
-SMALLEST_STEP = 1e-6
 FOLDS = 5
 LOWEST = -1e4  # of a log-probability: no classifier has an infinite veto, and no 0 · ∞
 
@@ -40,8 +38,8 @@ def late_fusion(logits: Array, weights: Array | None = None) -> Tensor:
 
     Args:
         logits: ``(M, N, C)``, of each modality's own classifier.
-        weights: ``(M,)``, as from `fit_fusion_weights`: the weighted sum of the log-probabilities.
-            None: the logarithm of their mean probability.
+        weights: ``(M,)``, as from `midas_aug.functional.fit_fusion_weights`: the weighted sum of
+            the log-probabilities. None: the logarithm of their mean probability.
 
     Returns:
         ``(N, C)``; with weights they are not normalised.
@@ -64,40 +62,6 @@ def late_fusion(logits: Array, weights: Array | None = None) -> Tensor:
     given = as_scores(weights, "weights", ndim=1).to(parts)
     check_shape(given, (len(parts),), "weights", "one number a modality, as in logits")
     return torch.einsum("m,mnc->nc", given, parts)
-
-
-@torch.no_grad()
-def fit_fusion_weights(logits: Array, labels: Array) -> Tensor:
-    """One weight a modality: the w that minimises the cross-entropy of Σ_m w_m log p_m.
-
-    Convex, with a pull of 1e-4 / 2 · |w − 1|². A weight below 1 also says that its classifier is
-    too sure, a negative one that it misleads. Fit them on rows that the classifiers were not
-    trained on: on training rows, the modality that was memorised gets them all.
-
-    Args:
-        logits: ``(M, N, C)``, of each modality's own classifier.
-        labels: ``(N,)`` integers; rows with a negative one are left out.
-
-    Returns:
-        ``(M,)`` in the precision of ``logits``.
-
-    Raises:
-        MidasAugError: Shapes or dtypes do not fit, no row has a label, or logits are not finite.
-
-    Example:
-        >>> import torch
-        >>> from midas_aug.diagnostics import fit_fusion_weights
-        >>> labels = torch.arange(40) % 2
-        >>> hint = 2.0 * torch.nn.functional.one_hot(labels)
-        >>> hint[:8] = hint[:8].flip(1)  # 8 of 40 rows are wrong
-        >>> fit_fusion_weights(torch.stack([hint, torch.zeros(40, 2)]), labels)
-        tensor([0.6932, 1.0000])
-    """
-    given = as_scores(logits, "logits", ndim=3)
-    parts, classes = _labelled(_log_probabilities(given), labels)
-    if len(classes) == 0:
-        raise MidasAugError("expected rows with a label of 0 or more, got none to fit weights to")
-    return _fit(parts.double(), classes)[0].to(given.dtype)
 
 
 @torch.no_grad()
@@ -141,12 +105,14 @@ def cross_fitted_fusion(
     fold = torch.empty_like(order)
     fold[order] = torch.arange(len(order)) % folds
     fold = fold.to(classes.device)
-    wide, fused = parts.double(), torch.empty_like(parts[0])
+    fused = torch.empty_like(parts[0])
     for number in range(folds):
         here, others = fold == number, (fold != number) & (classes >= 0)
-        weights, _ = _fit(wide[:, others], classes[others])
-        fused[here] = torch.einsum("m,mnc->nc", weights, wide[:, here]).to(fused.dtype)
-    weights, of_labelled = _fit(wide[:, classes >= 0], labelled)
+        weights = newton_weights(parts[:, others].transpose(0, 1), classes[others])
+        fused[here] = torch.einsum("m,mnc->nc", weights.to(parts.dtype), parts[:, here])
+    kept = parts[:, classes >= 0].transpose(0, 1)
+    weights = newton_weights(kept, labelled)
+    of_labelled = influence_on(weights, kept, labelled)
     influence = of_labelled.new_zeros(len(classes), len(weights))
     influence[classes >= 0] = of_labelled
     return CrossFitted(fused, weights.to(given.dtype), influence.to(given.dtype))
@@ -170,45 +136,3 @@ def _labelled(parts: Tensor, labels: Array) -> tuple[Tensor, Tensor]:
     if not bool(parts[:, counted].isfinite().all()):
         raise MidasAugError("expected finite logits to fit weights to, got some with NaN")
     return parts[:, counted], classes[counted]
-
-
-def _fit(parts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Newton's method with halved steps, on log-probabilities (M, N, C) in float64.
-
-    Returns:
-        The weights (M,), and the influence (N, M) of each row on them.
-    """
-    n_rows = len(labels)
-    truth = parts[:, torch.arange(n_rows, device=labels.device), labels]
-    one = torch.ones(len(parts), dtype=parts.dtype, device=parts.device)
-
-    def loss(weights: Tensor) -> Tensor:
-        scores = torch.einsum("m,mnc->nc", weights, parts)
-        likelihood = scores.logsumexp(dim=1) - weights @ truth
-        return likelihood.mean() + PULL / 2 * (weights - 1).square().sum()
-
-    def derivatives(weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the cross-entropy of each row (M, N), and the curvature of the whole loss (M, M)."""
-        shares = torch.einsum("m,mnc->nc", weights, parts).softmax(dim=1)
-        means = torch.einsum("mnc,nc->mn", parts, shares)
-        centred = parts - means[:, :, None]
-        curvature = torch.einsum("knc,mnc,nc->km", centred, centred, shares) / n_rows
-        return means - truth, curvature + PULL * torch.diag(one)
-
-    weights = one
-    before = loss(weights)
-    for _ in range(NEWTON_STEPS):
-        gradients, curvature = derivatives(weights)
-        gradient = gradients.mean(dim=1) + PULL * (weights - 1)
-        step: Tensor = torch.linalg.solve(curvature, gradient)
-        after = loss(weights - step)
-        while after > before and float(step.abs().max()) > SMALLEST_STEP:
-            step = step / 2
-            after = loss(weights - step)
-        if after <= before:
-            weights, before = weights - step, after
-        if float(step.abs().max()) <= SMALLEST_STEP:
-            break
-    gradients, curvature = derivatives(weights)
-    centred = gradients - gradients.mean(dim=1, keepdim=True)
-    return weights, -torch.linalg.solve(curvature, centred).T

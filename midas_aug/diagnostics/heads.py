@@ -15,6 +15,7 @@ from midas_aug.functional.skill import TEMPERATURES, class_nll_sums, count_class
 __all__ = ["HeadRows", "fusion_statistics", "memorised", "skill_statistics"]
 
 KEPT = 20_000_000  # logits in memory, 80 MB; of more rows than that a random part is kept
+AT_ONCE = 200_000  # logits to try the temperatures on at a time
 FEWEST_KEPT = 1000  # rows, however many classes there are
 FEWEST_FITTED = 4 * FOLDS  # rows to fit weights to
 
@@ -106,7 +107,10 @@ def skill_statistics(rows: HeadRows, kind: scores.Kind) -> dict[str, Statistic]:
         return {}
     found = {}
     for name, scored in zip(rows.names, logits, strict=True):
-        sums = class_nll_sums(scored, labels, "logits")
+        index = torch.split(torch.arange(len(labels)), max(1, AT_ONCE // scored.shape[1]))
+        sums = torch.stack([class_nll_sums(scored[i], labels[i], "logits") for i in index]).sum(
+            dim=0
+        )
         best = TEMPERATURES[int(torch.where(sums.isfinite(), sums, torch.inf).argmin())]
         log_p = (scored / best).log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
         found[kind.key(name)] = bootstrap.skill(-log_p, entropy)

@@ -15,7 +15,9 @@ from midas_aug.diagnostics.advice import Advice, advise
 from midas_aug.diagnostics.bootstrap import Score, interval
 from midas_aug.diagnostics.findings import Finding
 from midas_aug.diagnostics.outputs import check_output, write_output
+from midas_aug.diagnostics.page import Drawing, Said, Table, page
 from midas_aug.diagnostics.scores import OF_A_MODALITY, OF_A_PAIR, OF_THE_MODEL, Kind
+from midas_aug.diagnostics.wording import listed
 from midas_aug.errors import MidasAugError
 
 __all__ = ["Comparison", "ModalityReport"]
@@ -93,6 +95,16 @@ class ModalityReport:
         tables = [_markdown(header, lines) for header, lines in self._tables()]
         return "\n\n".join([f"**{self.name}**: {self._how()}", *tables, *self._listed()]) + "\n"
 
+    def to_html(self) -> str:
+        """One page to send: advice, findings, figure, tables (needs the extra ``diagnostics``)."""
+        return page(
+            f"How {self.name} uses {listed(self.modalities)}",
+            self.describe(),
+            [Said(self.name, self.advice, self.findings)],
+            [Drawing(self.plot(), _caption([self]))],
+            [Table(header, lines) for header, lines in self._tables()],
+        )
+
     def __str__(self) -> str:
         tables = [_text(header, lines) for header, lines in self._tables()]
         return "\n\n".join([f"{self.name}: {self._how()}", *tables, *self._listed()])
@@ -104,7 +116,7 @@ class ModalityReport:
         return draw_report([self.to_dict()], path)
 
     def save(self, path: str | Path) -> None:
-        """Write the report to a file that ends in .txt, .md or .json.
+        """Write the report to a file that ends in .txt, .md, .json or .html.
 
         Raises:
             MidasAugError: The ending is another one, or the file cannot be written.
@@ -136,9 +148,13 @@ class ModalityReport:
         return [*found, "\n".join(["What to do:", "", *steps])] if steps else found
 
     def _how(self) -> str:
+        return f"{self.describe()}\n(%, in brackets 95 % bootstrap intervals)"
+
+    def describe(self) -> str:
+        """How the scores were made, in a line."""
         parts = [f"{self.settings['n_rows']} rows", f"{self.settings['n_classes']} classes"]
         parts += [f"{key}: {self.settings[key]}" for key in SHOWN if key in self.settings]
-        return ", ".join(parts) + "\n(%, in brackets 95 % bootstrap intervals)"
+        return ", ".join(parts)
 
     def _tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:
         overall = [
@@ -195,6 +211,17 @@ class Comparison:
         """The table in GitHub's Markdown."""
         return _markdown(*self._table()) + "\n"
 
+    def to_html(self) -> str:
+        """One page to send: advice, findings, figure, tables (needs the extra ``diagnostics``)."""
+        names = [report.name for report in self.reports]
+        return page(
+            f"How {listed(names)} use {listed(self.reports[0].modalities)}",
+            self.reports[0].describe(),
+            [Said(report.name, report.advice, report.findings) for report in self.reports],
+            [Drawing(self.plot(), _caption(self.reports))],
+            [Table(*self._table())],
+        )
+
     def __str__(self) -> str:
         return _text(*self._table())
 
@@ -205,7 +232,7 @@ class Comparison:
         return draw_report([report.to_dict() for report in self.reports], path)
 
     def save(self, path: str | Path) -> None:
-        """Write the comparison to a file that ends in .txt, .md or .json.
+        """Write the comparison to a file that ends in .txt, .md, .json or .html.
 
         Raises:
             MidasAugError: The ending is another one, or the file cannot be written.
@@ -242,6 +269,7 @@ class Comparison:
 FORMATS: dict[str, Callable[[ModalityReport | Comparison], str]] = {
     ".txt": lambda report: f"{report}\n",
     ".md": lambda report: report.to_markdown(),
+    ".html": lambda report: report.to_html(),
     ".json": lambda report: json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n",
 }
 
@@ -254,6 +282,14 @@ def _save(report: ModalityReport | Comparison, path: str | Path) -> None:
         file.write(content)
 
     write_output(place, write)
+
+
+def _caption(reports: Sequence[ModalityReport]) -> str:
+    modalities = listed(reports[0].modalities)
+    return (
+        f"Accuracy of {listed([report.name for report in reports])}, and what each of {modalities} "
+        "brings to it. All numbers are in the tables below."
+    )
 
 
 def _lines_of_the_model(modalities: Sequence[str]) -> Iterator[tuple[str, str, Kind]]:

@@ -128,11 +128,11 @@ class ClassIndex(Target):
         """Minus the weighed, smoothed loss, and the log-probability, both ``(R, K)``."""
         log_p = scores.log_softmax(dim=1)
         found = log_p.gather(1, labels)
-        if not self.weighting:
+        if self.weighting.is_plain:
             return found, found
         weight = self.weighting.on(log_p)
         picked = found if weight is None else found * weight.take(labels)
-        return self.weighting.smoothed(picked, log_p), found
+        return self.weighting.smoothed(picked, log_p), found.detach()
 
     def loss_sums(self, scores: Sequence[Tensor], labels: Tensor, ignored: Tensor) -> list[Tensor]:
         """The cross-entropy of each modality's logits, summed over the rows that count."""
@@ -140,21 +140,24 @@ class ClassIndex(Target):
             columns = [labels.masked_fill(ignored, -1)] * len(scores)
         else:
             columns = list(labels[:, None].masked_fill(ignored, -1).unbind(1))
+        weight, smoothing = self.weighting.on(labels), self.weighting.label_smoothing
         return [
             F.cross_entropy(
                 rows,
                 classes,
-                self.weighting.on(rows),
+                None if weight is None else weight.to(rows.dtype),
                 ignore_index=-1,
                 reduction="sum",
-                label_smoothing=self.weighting.label_smoothing,
+                label_smoothing=smoothing,
             )
             for rows, classes in zip(scores, columns, strict=True)
         ]
 
     def row_weights(self, labels: Tensor) -> Tensor | None:
         """The weight of each row's class, ``(N,)``; None without class weights."""
-        weight = self.weighting.on(labels)
+        if self.weighting.class_weight is None:
+            return None
+        weight: Tensor | None = self.weighting.on(labels)
         return None if weight is None else weight.take(labels.clamp(min=0))
 
     def check_width(self, scores: Tensor, labels: Tensor, name: str) -> None:
@@ -200,6 +203,6 @@ def _no_index(labels: Tensor) -> str:
         return f"{start}; for two classes, no and yes, pass labels.long() and num_classes=2"
     return (
         f"{start} of shape {tuple(labels.shape)}; for other labels pass target=..., one of "
-        "midas_aug.targets: Continuous(width) for real numbers, as in regression, MultiLabel(C) for "
-        "zeros and ones, Distribution(C) for rows that sum to 1; for class indices that became floats labels.long()"
+        "midas_aug.targets: Continuous(width) for real numbers, as in regression, "
+        "MultiLabel(C) for zeros and ones (multi-label), Distribution(C) for rows that sum to 1"
     )

@@ -148,6 +148,16 @@ def test_heads_without_a_signal_are_no_copies_though_they_share_their_errors():
     assert "redundant" not in {f.kind for f in find("ab", scores)}
 
 
+def test_heads_that_are_mostly_wrong_are_no_copies_though_they_are_wrong_together():
+    scores = scores_of(shared_errors=score(0.8))
+    scores |= {"head_accuracy.a": score(0.21), "head_accuracy.b": score(0.14)}
+    assert "redundant" not in {f.kind for f in find("ab", scores)}
+    scores |= {"head_accuracy.a": score(0.4)}  # by chance they would share 60 %
+    assert "redundant" not in {f.kind for f in find("ab", scores)}
+    scores["shared_errors.a+b"] = score(0.82)
+    assert "redundant" in {f.kind for f in find("ab", scores)}
+
+
 def test_any_of_two_is_enough():
     changes = scores_of(cost_b=score(0.0)) | {"cost.a": score(0.0)}
     changes |= {"alone.a": score(0.885), "alone.b": score(0.89)}
@@ -193,6 +203,6 @@ def test_every_threshold_is_on_the_page():
 
     page = (Path(__file__).parents[2] / "docs" / "diagnostics.md").read_text()
     names = [name for name in vars(findings) if name.isupper()]
-    assert len(names) == 9
+    assert len(names) == 10
     for name in names:
         assert f"`{name}` {getattr(findings, name):g}" in page, name

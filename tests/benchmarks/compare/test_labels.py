@@ -230,6 +230,22 @@ def test_scores_of_whole_and_incomplete_rows_are_those_of_these_rows():
     assert outcome.test["accuracy"] == pytest.approx(mixed)
 
 
+def test_a_run_that_diverges_ends_and_the_best_epoch_before_counts():
+    @dataclass
+    class Diverging(Method):
+        def on_epoch_start(self, epoch):
+            self.epoch = epoch
+
+        def loss(self, features, labels):
+            found = super().loss(features, labels)
+            return found * float("nan") if self.epoch == 3 else found
+
+    outcome = run(Diverging(), toy(NUMBER), NUMBER)
+    assert outcome.epoch < 3
+    assert outcome.steps == 3 * 2  # of 120 rows
+    assert outcome.test["r2"] > 0
+
+
 # ---------------------------------------------------------------- the suite and its page
 
 
