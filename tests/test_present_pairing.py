@@ -191,6 +191,29 @@ def test_the_packages_other_pairings_obey_the_mask(pairing, data):
     assert torch.isfinite(scores[out.valid]).all()
 
 
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+@given(st.data())
+@some
+def test_the_function_that_plans_swaps_takes_the_mask_too(library, data):
+    case = data.draw(cases(["class"], PATTERNS))
+    plan = F.plan_swaps(
+        case.given(case.labels, library),
+        case.m,
+        swap=case.swap,
+        present=case.given(case.present, library),
+    )
+    source, anchor, valid = map(as_numpy, plan)
+    for row, own, counts in zip(source, anchor, valid, strict=True):
+        replaced = bool((row != own).any())
+        may = slow.may_count(case.kind, case.labels, row, own, case.present)
+        assert bool(counts) == (may and replaced)
+    features = list(case.given(case.features, library).values())
+    hard = F.hard_sample_weights(features, plan, present=case.given(case.present, library))
+    exact = [value.astype(np.float64) for value in case.features.values()]
+    want = slow.hardness(exact, source, anchor, case.present)
+    np.testing.assert_allclose(as_numpy(hard)[valid], want[valid], atol=1e-5)
+
+
 @pytest.mark.parametrize("swap", ["each", "one", "permute"])
 def test_seeded_draws_with_a_mask_are_reproducible_and_differ_from_call_to_call(swap):
     labels = torch.arange(24) % 4
