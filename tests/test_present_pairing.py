@@ -13,6 +13,7 @@ from midas_aug.targets import ClassIndex
 from tests.helpers import target_reference as slow
 from tests.helpers.strategies import as_numpy
 from tests.helpers.target_cases import KINDS, PATTERNS, cases, labels_of, target_of
+from tests.helpers.target_reference import Kind
 
 every_kind = pytest.mark.parametrize("name", KINDS)
 some = settings(max_examples=20)
@@ -133,6 +134,30 @@ def test_partners_of_one_swap_are_uniform_for_every_modality():
                 counts = np.bincount(source[swapped, i, m], minlength=n)[sorted(allowed)]
                 assert counts.sum() == swapped.sum() > 200
                 assert chisquare(counts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_permuted_sources_are_as_probable_as_they_should_be(masked):
+    """Every possible outcome of every row, against the reference's enumeration."""
+    labels, draws = np.array([0, 0, 1, 2, 1]), 2500
+    mask = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 1, 1]], np.bool_)
+    present = mask if masked else None
+    given_mask = torch.from_numpy(mask) if masked else None
+    generator = torch.Generator().manual_seed(2)
+    plans = [
+        F.plan_swaps(
+            torch.from_numpy(labels), 3, swap="permute", present=given_mask, generator=generator
+        )
+        for _ in range(draws)
+    ]
+    for i in range(len(labels)):
+        wanted = slow.permuted_sources(Kind("class", 3), labels, 3, present, i)
+        found = [tuple(plan.source[i].tolist()) for plan in plans if plan.valid[i]]
+        assert set(found) <= wanted.keys()
+        rest = 1 - sum(wanted.values())
+        counts = [found.count(source) for source in wanted] + [draws - len(found)] * (rest > 1e-9)
+        chances = [*wanted.values(), *([rest] if rest > 1e-9 else [])]
+        assert chisquare(counts, np.array(chances) / sum(chances) * draws).pvalue > 1e-4
 
 
 def test_a_rare_modality_is_given_by_the_one_row_that_has_it():
