@@ -13,6 +13,7 @@ from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
 from midas_aug.factored import FactoredLinear
 from midas_aug.functional import SwapPlan
+from midas_aug.fusion_weights import FusionWeights
 from midas_aug.loss import LossTerms, MidasLoss
 from midas_aug.weak_modality import RatioWeakModalityWeight, WeakModalityWeight
 
@@ -20,6 +21,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "FactoredLinear",
+    "FusionWeights",
     "LossTerms",
     "MidasAugError",
     "MidasLoss",

@@ -193,9 +193,7 @@ def from_confidence(
     """
     n_rows = drawn.labels.shape[0]
     source = drawn.source[n_rows:]
-    confidence = check_confidence(scored, drawn.labels, source.shape[1], validate=rule.validate)
-    if drawn.absent is not None:
-        confidence = confidence.masked_fill(drawn.absent[:n_rows], 0.0)
+    confidence = check_confidence(scored, drawn, source.shape[1], validate=rule.validate)
     if provider is None:
         shares = label_shares(confidence, source)
     else:
@@ -211,7 +209,9 @@ def from_confidence(
 def shares_of_present(shares: Tensor, absent: Tensor) -> Tensor:
     """Shares ``(R, M)``, 0 where a modality is absent, that sum to 1 again."""
     nothing = absent.all(dim=1, keepdim=True)  # such a row weighs 0; its shares stay as they are
-    kept = shares.masked_fill(absent & ~nothing, 0.0)
+    # Where those that are there have no share at all, they are even.
+    least = torch.finfo(shares.dtype).tiny
+    kept = shares.clamp(min=least).masked_fill(absent & ~nothing, 0.0)
     return kept / kept.sum(dim=1, keepdim=True)
 
 
@@ -290,6 +290,8 @@ def weigh_by_hardness(
         block_wise=drawn.block_wise,
         present=drawn.present,
     )
+    if weights is not None and callable(rule.hardness):  # of rows that do not count it may be NaN
+        weights = weights.masked_fill(drawn.ignored[n_rows:], 1.0)
     if weights is None and not torch.compiler.is_compiling() and rule not in _told_of_hardness:
         _told_of_hardness.add(rule)
         worker = get_worker_info()
@@ -339,9 +341,10 @@ def check_no_nan(log_confidence: Tensor) -> None:
 
 
 def check_confidence(
-    confidence: Any, labels: Tensor, n_modalities: int, *, validate: bool = False
+    confidence: Any, drawn: Draw, n_modalities: int, *, validate: bool = False
 ) -> Tensor:
-    """A provider's ``(N, M)`` answer as a float32 tensor without gradient."""
+    """A provider's ``(N, M)`` answer as a float32 tensor without gradient, 0 for what is absent."""
+    labels = drawn.labels
     scores = as_scores(confidence, "confidence").detach().float().contiguous()
     why = "a confidence provider returns one non-negative number per row and modality"
     check_shape(scores, (labels.shape[0], n_modalities), "confidence", why)
@@ -350,6 +353,8 @@ def check_confidence(
             f"expected confidence on the device of the labels, {labels.device}, got "
             f"{scores.device}; move it there in the provider"
         )
+    if drawn.absent is not None:
+        scores = scores.masked_fill(drawn.absent[: labels.shape[0]], 0.0)
     if validate or may_read_values(scores):
         check_finite(scores, "finite confidences of at least 0")
     return scores

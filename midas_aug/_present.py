@@ -30,7 +30,7 @@ def as_present(present: Any, names: Sequence[Any], n_rows: int) -> Tensor:
     parts = []
     for name, column in zip(names, columns, strict=True):
         flags = torch.as_tensor(column)
-        if flags.ndim != 1:
+        if (*flags.shape,) != (n_rows,):
             raise MidasAugError(
                 f"expected present[{name!r}] of shape ({n_rows},), one flag a row, got "
                 f"{tuple(flags.shape)}; True where the row has the modality"

@@ -234,7 +234,7 @@ class MisalignAugment:
         given = self.find_labels(batch) if labels is None else labels
         checked = self.target.check(given, force=self.validate).clone()  # memory may be reused
         n_rows, ids = checked.shape[0], self.target.label_ids(checked)
-        has = self._find_present(batch, present, n_rows)
+        has = self._find_present(batch, present, checked)
         if has is not None:
             ids = ids.masked_fill(~has.any(dim=1), -1)
         enabled = self.enabled
@@ -333,14 +333,20 @@ class MisalignAugment:
         self.stream.set_calls(calls)
         self.enabled = enabled
 
-    def _find_present(self, batch: Any, present: Any, n_rows: int) -> Tensor | None:
+    def _find_present(self, batch: Any, present: Any, labels: Tensor) -> Tensor | None:
         """``(N, M)`` bool, from the call or from the batch; None: every row has all."""
         if present is None:
             if self.present is None:
                 return None
             find = self.present
             present = find(batch) if callable(find) else get_item(batch, find, "present")
-        return as_present(present, self.modalities, n_rows)
+        has = as_present(present, self.modalities, labels.shape[0])
+        if has.device != labels.device:
+            raise MidasAugError(
+                f"expected present on the device of the labels, {labels.device}, got {has.device}; "
+                "move it there with the batch"
+            )
+        return has
 
     def _draw_rows(
         self, batch: Any, given: Any, ids: Tensor, generator: Draws, present: Tensor | None

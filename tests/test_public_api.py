@@ -28,13 +28,14 @@ from midas_aug.confidence import SkillConfidence
 ROOT = Path(__file__).parents[1]
 
 INVENTORY = {
-    "midas_aug": """FactoredLinear LossTerms MidasAugError MidasLoss MisalignAugment MisalignedBatch
-        RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence functional
-        protocols recipes targets""",
+    "midas_aug": """FactoredLinear FusionWeights LossTerms MidasAugError MidasLoss MisalignAugment
+        MisalignedBatch RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence
+        functional protocols recipes targets""",
     "midas_aug.protocols": "ConfidenceProvider Hardness LabelledRows Pairing Target",
     "midas_aug.targets": "ClassIndex Continuous Distribution MultiLabel Target resolve_target",
     "midas_aug.recipes": "Choice Recipe no_harm paper plain_swap skill",
-    "midas_aug.functional": """SwapPlan gather_rows hard_sample_weights label_shares
+    "midas_aug.functional": """SwapPlan fit_fusion_weights gather_rows hard_sample_weights
+        label_shares
         misaligned_accuracy misaligned_cross_entropy permutation_partners plan_swaps
         ratio_weak_modality_step same_class_partners sample_partners shares_by_source skill_score
         soft_targets
@@ -42,9 +43,10 @@ INVENTORY = {
     "midas_aug.confidence": """CalibratedConfidence ConfidenceProvider FrozenConfidence
         HeadConfidence LogitConfidence LogitProvider PrototypeConfidence SkillConfidence
         TableConfidence UniformConfidence""",
-    "midas_aug.diagnostics": """Comparison DiscrepancyRatio Finding MisalignedAccuracy
+    "midas_aug.diagnostics": """Advice Comparison DiscrepancyRatio Finding MisalignedAccuracy
         MisalignedConfidence ModalityReport Score ShareCollapse ShareEntropy TrainingLog accuracy
-        accuracy_shapley all_subsets collapsed_share_fraction diagnose discrepancy_ratio
+        accuracy_shapley advise all_subsets collapsed_share_fraction cross_fitted_fusion diagnose
+        discrepancy_ratio late_fusion learning_speed
         draw_curves draw_hardness draw_report draw_shares expected_calibration_error
         hardness_quantiles misaligned_accuracy misaligned_confidence
         permutation_importance remove_modality report_from_logits sample_shapley shapley
@@ -78,7 +80,7 @@ SIGNATURES = {
     functional.weak_modality_step: "alpha shares logits source_labels * valid step_size max_alpha",
     functional.misaligned_accuracy: "logits source_labels * valid same_label",
     diagnostics.diagnose: "model loader modalities * encode num_classes label unimodal training "
-    "removal draws resamples seed name device progress",
+    "log removal draws resamples seed name device progress",
     diagnostics.report_from_logits: "arrays * modalities resamples seed name",
 }
 EXTRAS = {  # what has to be there for a module of the integrations

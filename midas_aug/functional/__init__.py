@@ -5,6 +5,7 @@ deterministic, static in shape and free of host-device syncs. Torch tensors give
 NumPy arrays give NumPy arrays. Equation and section numbers are those of arXiv 2509.25831.
 """
 
+from midas_aug.functional.fusion_weights import fit_fusion_weights
 from midas_aug.functional.hard_samples import hard_sample_weights
 from midas_aug.functional.losses import misaligned_cross_entropy
 from midas_aug.functional.metrics import misaligned_accuracy
@@ -26,6 +27,7 @@ from midas_aug.functional.weak_modality import weak_modality_step
 
 __all__ = [
     "SwapPlan",
+    "fit_fusion_weights",
     "gather_rows",
     "hard_sample_weights",
     "label_shares",

@@ -88,10 +88,7 @@ def partners_from_draws(
     after the end of the own class block; the scaled draw says how far to walk.
     """
     rows = labels.shape[0]
-    if rows > 1 << (62 - DRAW_BITS):
-        raise MidasAugError(
-            f"expected at most {1 << (62 - DRAW_BITS)} labels, got {rows}; pair in chunks"
-        )
+    check_size(rows)
     if own is None:
         own = torch.arange(rows, device=labels.device)
     if labelled is None:
@@ -121,6 +118,7 @@ def partners_of_each(labels: Tensor, present: Tensor, draws: Tensor) -> tuple[Te
         ``partner`` ``(M, N)`` int64 and ``valid`` ``(M, N)`` bool.
     """
     rows, labelled = labels.shape[0], labels >= 0
+    check_size(rows)
     own = torch.arange(rows, device=labels.device).expand(draws.shape)
     if rows == 0:
         return own, draws > 0
@@ -135,6 +133,14 @@ def partners_of_each(labels: Tensor, present: Tensor, draws: Tensor) -> tuple[Te
     position = (((draws * others) >> DRAW_BITS) + end).remainder(count.clamp(min=1))
     valid = others > 0
     return torch.where(valid, order.gather(1, position), own), valid
+
+
+def check_size(n_rows: int) -> None:
+    """Raise where the product of a draw and a number of rows would overflow."""
+    if n_rows > 1 << (62 - DRAW_BITS):
+        raise MidasAugError(
+            f"expected at most {1 << (62 - DRAW_BITS)} labels, got {n_rows}; pair in chunks"
+        )
 
 
 _LAST = (1 << 63) - 1

@@ -62,11 +62,7 @@ def skill_score(logits: ArrayT, labels: Array, class_counts: Array | None = None
         tensor(1.)
     """
     classes = as_labels(labels, "labels")
-    scores = as_scores(logits, "logits").detach()
-    check_shape(scores, (len(classes), None), "logits", "one row a label, one column a class")
-    check_logit_width(classes, scores.shape[1], "logits")
-    slot = classes.clamp(min=0)[:, None]
-    sums = nll_sums(scores, lambda found: found.log_softmax(dim=1).gather(1, slot), classes >= 0)
+    sums = class_nll_sums(logits, classes, "logits")
     seen = count_classes(classes, logits.shape[1])
     counts = seen if class_counts is None else as_counts(class_counts, logits.shape[1])
     chance = entropy_of_counts(counts.to(sums.device))
@@ -113,6 +109,15 @@ def shares_by_source(confidence: ArrayT, source: Array) -> ArrayT:
     sources = (1 / size).sum(dim=1, keepdim=True)
     # Not `total > 0`: the NaN of a diverged classifier must not pass for an even share.
     return like(torch.where(total == 0, 1 / sources, vote / total) / size, confidence)
+
+
+def class_nll_sums(logits: Array, classes: Tensor, name: str) -> Tensor:
+    """`nll_sums` of the cross-entropy of ``(N, C)`` logits; negative classes count nowhere."""
+    scores = as_scores(as_tensor(logits, name), name).detach()
+    check_shape(scores, (len(classes), None), name, "one row a label, one column a class")
+    check_logit_width(classes, scores.shape[1], name)
+    slot = classes.clamp(min=0)[:, None]
+    return nll_sums(scores, lambda found: found.log_softmax(dim=1).gather(1, slot), classes >= 0)
 
 
 def nll_sums(

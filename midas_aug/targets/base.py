@@ -106,7 +106,7 @@ class Target(ABC):
         """Minus the loss that is trained with, and `log_likelihoods`, both ``(R, K)``.
 
         They differ where classes are weighed or labels smoothed: what modalities know is measured
-        without.
+        without. Gradients flow through the first.
         """
         found = self.log_likelihoods(scores, labels)
         return found, found
@@ -123,12 +123,11 @@ class Target(ABC):
             labels: ``(N, …)``.
             ignored: ``(N,)`` bool, or ``(N, M)`` where modalities leave out different rows.
         """
-        readable = self.filled(labels)[:, None]
-        masks = [ignored] * len(scores) if ignored.ndim == 1 else list(ignored.unbind(1))
-        return [
-            -self.loss_terms(rows, readable)[0][:, 0].masked_fill(mask, 0.0).sum()
-            for rows, mask in zip(scores, masks, strict=True)
-        ]
+        readable = self.filled(labels)
+        tiled = readable.repeat(len(scores), *[1] * (readable.ndim - 1))[:, None]
+        terms = self.loss_terms(torch.cat(list(scores)), tiled)[0].view(len(scores), -1)
+        mask = ignored if ignored.ndim == 1 else ignored.t()
+        return list(terms.masked_fill(mask, 0.0).sum(dim=1).neg().unbind())
 
     def dense(self, source_labels: Tensor, shares: Tensor) -> Tensor:
         """Soft targets ``(R, C)`` for a loss that is linear in them.

@@ -87,7 +87,7 @@ class ClassIndex(Target):
                 f"{tuple(given.shape)}"
                 + (
                     "; for several labels per row pass target=midas_aug.targets.MultiLabel(C), "
-                    "for one-hot or soft labels target=Distribution(C)"
+                    "for one-hot or soft labels target=midas_aug.targets.Distribution(C)"
                     if given.ndim == 2 and given.shape[1] > 1
                     else "; pass labels.reshape(-1)"
                 )
@@ -132,7 +132,7 @@ class ClassIndex(Target):
             return found, found
         weight = self.weighting.on(log_p)
         picked = found if weight is None else found * weight.take(labels)
-        return self.weighting.smoothed(picked, log_p), found
+        return self.weighting.smoothed(picked, log_p), found.detach()
 
     def loss_sums(self, scores: Sequence[Tensor], labels: Tensor, ignored: Tensor) -> list[Tensor]:
         """The cross-entropy of each modality's logits, summed over the rows that count."""
@@ -196,15 +196,10 @@ def check_num_classes(num_classes: Any) -> int:
 
 def _no_index(labels: Tensor) -> str:
     start = f"expected the labels as class indices of an integer dtype, got {labels.dtype}"
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        return (
-            f"{start} of shape {tuple(labels.shape)}; for several labels per row pass "
-            "target=midas_aug.targets.MultiLabel(C), for rows that sum to 1 (soft labels) "
-            "target=Distribution(C), for real numbers target=Continuous(width)"
-        )
-    if labels.dtype is torch.bool:
+    if labels.dtype is torch.bool and labels.ndim == 1:
         return f"{start}; for two classes, no and yes, pass labels.long() and num_classes=2"
     return (
-        f"{start}; for real numbers, as in regression, pass target=midas_aug.targets.Continuous(), "
-        "for class indices that became floats labels.long()"
+        f"{start} of shape {tuple(labels.shape)}; for other labels pass target=..., one of "
+        "midas_aug.targets: Continuous(width) for real numbers, as in regression, "
+        "MultiLabel(C) for zeros and ones (multi-label), Distribution(C) for rows that sum to 1"
     )

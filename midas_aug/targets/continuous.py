@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape, is_integer
+from midas_aug._arrays import (
+    as_labels,
+    as_scores,
+    as_tensor,
+    check_shape,
+    is_integer,
+    may_read_values,
+)
 from midas_aug.errors import MidasAugError
 from midas_aug.targets.base import ID_MASK, Target, hash_rows
 
@@ -28,7 +35,7 @@ class Continuous(Target):
         width: Numbers per label.
         scale: Positive; start with the standard deviation of the labels.
         same: Which labels are the same and therefore no partners, a callable ``(N, …) -> (N,)``
-            integers, such as one that rounds. None: those that are equal.
+            integers of tensors, such as one that rounds. None: those that are equal.
 
     Raises:
         MidasAugError: An argument is out of range.
@@ -85,7 +92,14 @@ class Continuous(Target):
             check_shape(
                 given, (None, self.width), "the labels", f"width={self.width}, as announced"
             )
-        return given if given.dtype in (torch.float32, torch.float64) else given.float()
+        rows = given if given.dtype in (torch.float32, torch.float64) else given.float()
+        if (force or may_read_values(rows)) and bool(rows.isinf().any()):
+            raise MidasAugError(
+                "expected finite labels, or NaN for a row without one, got infinity in "
+                f"{int(rows.isinf().view(len(rows), -1).any(dim=1).sum())} of {len(rows)} rows; "
+                "clip them, or mark these rows with NaN"
+            )
+        return rows
 
     def label_ids(self, labels: Tensor) -> Tensor:
         """What ``same`` says, or a hash of the numbers, ``(N,)``; −1 for an ignored row."""
@@ -97,7 +111,7 @@ class Continuous(Target):
         else:
             bits = torch.int64 if rows.dtype is torch.float64 else torch.int32
             ids = hash_rows((rows + 0.0).contiguous().view(bits).long())  # −0 is 0
-        return ids.masked_fill(rows.isnan().any(dim=1), -1)
+        return ids.masked_fill(~rows.isfinite().all(dim=1), -1)
 
     def predictions(self, given: Any, name: str) -> Tensor:
         """View predictions as ``(R, width)``; ``(R,)`` will do where the width is 1."""
@@ -106,7 +120,7 @@ class Continuous(Target):
 
     def filled(self, labels: Tensor) -> Tensor:
         """Zeros in place of NaN."""
-        return torch.where(labels.isnan(), 0.0, labels)
+        return torch.where(labels.isfinite(), labels, 0.0)
 
     def log_likelihoods(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Minus the scaled squared error to each of K labels, ``(R, K)``.

@@ -102,12 +102,10 @@ class Distribution(Target):
     def loss_terms(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Minus the weighed, smoothed cross-entropy, and minus the plain one, both ``(R, K)``."""
         log_p = scores.log_softmax(dim=1)
-        found = _expected(log_p, labels)
-        if not self.weighting:
-            return found, found
         weight = self.weighting.on(log_p)
-        picked = found if weight is None else _expected(log_p * weight, labels)
-        return self.weighting.smoothed(picked, log_p), found
+        picked = _expected(log_p if weight is None else log_p * weight, labels)
+        found = picked if weight is None else _expected(log_p.detach(), labels)
+        return self.weighting.smoothed(picked, log_p), found.detach()
 
     def dense(self, source_labels: Tensor, shares: Tensor) -> Tensor:
         """Soft targets ``(R, C)``: the labels of the sources, mixed by their shares."""

@@ -417,3 +417,31 @@ def prototype_confidence(
             scores = [_cosine(features[m][i], centroids[c][m]) / temperature for c in seen]
             out[i, m] = math.exp(_log_softmax(scores)[seen.index(int(label))])
     return out
+
+
+def fusion_weights_loss(
+    weights: Sequence[float], parts: Array, labels: Array, pull: float
+) -> tuple[float, list[float]]:
+    """Mean of -log softmax(sum_m w_m u_m)[y] + pull / 2 |w - 1|^2, and its gradient by w_m.
+
+    The gradient of a row is u_m under the softmax minus u_m of the true class. Parts are (N, M, C);
+    rows with a negative label are in no mean.
+    """
+    modalities, classes = parts.shape[1:]
+    losses: list[float] = []
+    slopes: list[list[float]] = [[] for _ in range(modalities)]
+    for i in range(len(labels)):
+        label = int(labels[i])
+        if label < 0:
+            continue
+        logits = [
+            math.fsum(weights[m] * float(parts[i, m, c]) for m in range(modalities))
+            for c in range(classes)
+        ]
+        log_p = _log_softmax(logits)
+        losses.append(-log_p[label])
+        for m in range(modalities):
+            expected = math.fsum(math.exp(log_p[c]) * float(parts[i, m, c]) for c in range(classes))
+            slopes[m].append(expected - float(parts[i, m, label]))
+    loss = _mean(losses) + pull / 2 * math.fsum((w - 1) ** 2 for w in weights)
+    return loss, [_mean(slopes[m]) + pull * (weights[m] - 1) for m in range(modalities)]

@@ -1,53 +1,19 @@
 """Readings of one training: fitted weights, one modality alone."""
 
-import itertools
-import math
-
 import pytest
 import torch
-from torch.nn import functional as F
 
 from benchmarks.compare.train import train, train_readings
 from benchmarks.methods.base import EncodedRows, Method
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
-from benchmarks.methods.reading import Alone, FittedWeights, Reading, fit_weights, fold_weights
+from benchmarks.methods.reading import Alone, FittedWeights, Reading
+from midas_aug import FusionWeights
 from tests.benchmarks.compare.test_train import toy_split
 from tests.benchmarks.methods.helpers import (
     encoded,
     set_up,
     tiny_model,
 )
-
-
-def test_fitted_weights_of_one_modality_are_the_log_odds_of_its_accuracy():
-    """Right in 3 of 4 rows by a margin of 1: the best margin is log 3."""
-    labels = torch.tensor([0, 0, 0, 1])
-    parts = F.one_hot(torch.zeros(4, dtype=torch.int64), 2).float()[None]
-    assert float(fit_weights(parts, labels)) == pytest.approx(math.log(3), abs=2e-3)
-
-
-def test_a_modality_that_knows_nothing_gets_less_weight_than_one_that_knows():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(300) % 3
-    good = 2 * F.one_hot(labels, 3) + torch.randn(300, 3, generator=generator)
-    noise = 3 * torch.randn(300, 3, generator=generator)
-    weights = fit_weights(torch.stack([good, noise]), labels)
-    assert weights[0] > 0.5
-    assert weights[1].abs() < 0.2
-
-    def loss(candidate):
-        return F.cross_entropy(torch.einsum("m,mnc->nc", candidate, parts), labels)
-
-    parts = torch.stack([good, noise])
-    for nudge in itertools.product((-0.05, 0.05), repeat=2):
-        assert loss(weights) < loss(weights + torch.tensor(nudge))
-
-
-def test_rows_that_are_all_told_apart_have_finite_weights():
-    labels = torch.arange(6) % 3
-    weights = fit_weights(30.0 * F.one_hot(labels, 3)[None].repeat(2, 1, 1), labels)
-    assert bool(weights.isfinite().all())
-    assert bool((weights > 0).all())
 
 
 @pytest.mark.parametrize("num_modalities", [1, 2, 3])
@@ -59,8 +25,11 @@ def test_folded_weights_predict_what_the_reading_predicts(num_modalities):
     with torch.no_grad():
         reading.validate(method, EncodedRows(features, labels), epoch=0)
         expected = reading.predict(method, features)
-        fold_weights(model, reading.weights)
-        torch.testing.assert_close(model.fuse(features), expected)
+    fitted = FusionWeights(model.fusion, [model.width] * num_modalities)
+    fitted.update(list(features.values()), labels)
+    torch.testing.assert_close(fitted.step(), reading.weights)
+    model.fusion = fitted.folded()
+    torch.testing.assert_close(model.fuse(features), expected)
     assert not torch.equal(reading.weights, torch.ones(num_modalities))
 
 

@@ -1,0 +1,192 @@
+"""`FusionWeights`: one fitted number a modality, folded into a linear fusion layer."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from midas_aug._arrays import Array, as_labels, check_shape
+from midas_aug._tree import in_order
+from midas_aug.errors import MidasAugError
+from midas_aug.factored import FactoredLinear
+from midas_aug.functional.fusion_weights import fit_fusion_weights
+
+__all__ = ["FusionWeights"]
+
+
+class FusionWeights:
+    r"""One weight a modality for a linear fusion layer, fitted on validation rows.
+
+    .. math:: z = \sum_m w_m u_m, \quad u_m = W_m f^m + b / M
+
+    A fusion layer on concatenated features is a sum over modalities. Trained on rows that one
+    modality knows by heart, it trusts that modality too much on others;
+    `midas_aug.functional.fit_fusion_weights` mends this on rows that nothing was trained on.
+    Training never sees the weights. They fold into a copy of the layer, which costs what the layer
+    costs. Not in the paper.
+
+    After an epoch, ``update`` it with the batches of the validation set, ``step``, and evaluate
+    with the ``folded`` layer. Rows that choose the epoch and the weights are no test rows.
+
+    Args:
+        fusion: A `FactoredLinear`, or an ``nn.Linear`` on concatenated features. It is read anew in
+            every ``update``.
+        feature_dims: Of an ``nn.Linear``: size D_m of each modality, by name or in order, in the
+            order in which the features are concatenated.
+
+    Attributes:
+        weights: ``(M,)``, 1 before the first ``step``.
+
+    Raises:
+        MidasAugError: The fusion is not a sum over modalities, or the sizes do not fit it.
+
+    Example:
+        >>> import torch
+        >>> from midas_aug import FactoredLinear, FusionWeights
+        >>> _ = torch.manual_seed(0)
+        >>> labels = torch.arange(60) % 3
+        >>> audio = torch.nn.functional.one_hot(labels).float() + torch.randn(60, 3)
+        >>> features = {"audio": audio, "video": torch.randn(60, 4)}  # the video tells nothing
+        >>> fusion = FactoredLinear({"audio": 3, "video": 4}, 3)
+        >>> fitted = FusionWeights(fusion)
+        >>> fitted.update(features, labels)
+        >>> weights = fitted.step()
+        >>> z = fitted.folded()(features)
+        >>> torch.allclose(z, (weights[:, None] * fitted.parts(features)).sum(dim=1), atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        fusion: nn.Linear,
+        feature_dims: Mapping[Hashable, int] | Sequence[int] | None = None,
+    ) -> None:
+        if not isinstance(fusion, nn.Linear):
+            raise MidasAugError(
+                "expected a fusion that is a sum over modalities, a FactoredLinear or an nn.Linear "
+                f"on concatenated features, got {type(fusion).__name__}; its logits have no part "
+                "that belongs to one modality, so there is nothing to weigh"
+            )
+        if isinstance(fusion, FactoredLinear):
+            if feature_dims is not None:
+                raise MidasAugError(
+                    "expected no feature_dims for a FactoredLinear, which knows its own, got "
+                    f"{feature_dims!r}; leave them out"
+                )
+            feature_dims = dict(zip(fusion.modalities, fusion.feature_dims, strict=True))
+        if feature_dims is None:
+            raise MidasAugError(
+                "expected feature_dims, the size of each modality, for an nn.Linear, got None; "
+                "pass feature_dims={'audio': 512, 'video': 256}, or use a FactoredLinear"
+            )
+        if not isinstance(feature_dims, Mapping):
+            feature_dims = dict(enumerate(feature_dims))
+        if min(feature_dims.values(), default=0) < 1 or (
+            sum(feature_dims.values()) != fusion.in_features
+        ):
+            raise MidasAugError(
+                f"expected feature_dims that are positive and add up to the {fusion.in_features} "
+                f"inputs of the layer, got {feature_dims!r}; pass the sizes of the features in the "
+                "order in which they are concatenated"
+            )
+        self.fusion = fusion
+        self.modalities = tuple(feature_dims)
+        self.feature_dims = tuple(feature_dims.values())
+        self.weights = torch.ones(len(self.modalities))
+        self._parts: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def __repr__(self) -> str:
+        weights = dict(zip(self.modalities, self.weights.tolist(), strict=True))
+        return f"FusionWeights({', '.join(f'{name}: {w:.3g}' for name, w in weights.items())})"
+
+    @torch.no_grad()
+    def parts(self, features: Any) -> Tensor:
+        """The additive parts u of the layer's logits, the bias divided equally.
+
+        Args:
+            features: ``(N, D_m)`` of each modality, by name or in order. Or one ``(N, sum of D_m)``
+                tensor, concatenated already.
+
+        Returns:
+            ``(N, M, C)``; the sum over M is the layer's output. Without gradient.
+
+        Raises:
+            MidasAugError: Shapes or names do not fit.
+        """
+        if isinstance(features, Tensor):
+            check_shape(features, (None, self.fusion.in_features), "features", "as the layer takes")
+            features = dict(zip(self.modalities, self._split(features), strict=True))
+        given = in_order(features, self.modalities, "features")
+        count = len(given[0])
+        for name, feature, dim in zip(self.modalities, given, self.feature_dims, strict=True):
+            why = "one row a sample, as wide as feature_dims says"
+            check_shape(feature, (count, dim), f"features[{name!r}]", why)
+        bias: Tensor | None = self.fusion.bias
+        share = None if bias is None else bias / len(given)
+        blocks = self._split(self.fusion.weight)
+        return torch.stack([F.linear(f, w, share) for f, w in zip(given, blocks, strict=True)], 1)
+
+    def update(self, features: Any, labels: Array) -> None:
+        """Take a batch of validation rows, with the layer as it is now.
+
+        Args:
+            features: As in `parts`, from encoders in eval mode.
+            labels: ``(N,)`` integers; rows with a negative one are left out.
+
+        Raises:
+            MidasAugError: Shapes or names do not fit.
+        """
+        parts = self.parts(features)
+        classes = as_labels(labels, "labels")
+        check_shape(classes, (len(parts),), "labels", "one a row of the features")
+        self._parts.append(parts)
+        self._labels.append(classes.to(parts.device))
+
+    def step(self) -> Tensor:
+        """Fit the weights to the rows since the last ``step``, and forget the rows.
+
+        Returns:
+            ``(M,)``, which is ``weights`` from now on.
+
+        Raises:
+            MidasAugError: There was no ``update``, or a part is not finite.
+        """
+        if not self._parts:
+            raise MidasAugError(
+                "expected validation rows to fit the weights to, got none since the last step; "
+                "call update(features, labels) with each batch first"
+            )
+        parts, labels = torch.cat(self._parts), torch.cat(self._labels)
+        self._parts, self._labels = [], []
+        self.weights = fit_fusion_weights(parts, labels)
+        return self.weights
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """A copy of the layer, as it is now, with the weights in its parameters.
+
+        It is a plain layer of the same kind, whose bias has the mean weight.
+        """
+        layer, weight = self.fusion, self.fusion.weight
+        bias: Tensor | None = layer.bias
+        inputs: Any = layer.in_features
+        kind: Callable[..., nn.Linear] = nn.Linear
+        if isinstance(layer, FactoredLinear):
+            inputs, kind = (
+                dict(zip(self.modalities, self.feature_dims, strict=True)),
+                FactoredLinear,
+            )
+        copy = kind(inputs, layer.out_features, bias is not None, weight.device, weight.dtype)
+        weights = self.weights.to(weight)
+        scaled = [w * block for w, block in zip(weights, self._split(weight), strict=True)]
+        copy.weight.copy_(torch.cat(scaled, dim=1))
+        if bias is not None:
+            copy.bias.copy_(weights.mean() * bias)
+        copy.train(layer.training)
+        return copy
+
+    def _split(self, columns: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(columns, list(self.feature_dims), dim=1)
