@@ -16,7 +16,8 @@ from tests.helpers.target_cases import KINDS, PATTERNS, cases, labels_of, target
 from tests.helpers.target_reference import Kind
 
 every_kind = pytest.mark.parametrize("name", KINDS)
-some = settings(max_examples=20)
+some = settings(max_examples=12)
+LEAST_P = 1e-5  # of some dozens of comparisons a test, with fixed seeds
 
 
 def possible(case):
@@ -70,7 +71,7 @@ MASK = np.array(
 )  # fmt: skip
 
 
-def sources(swap, name="class", draws=2000, library="torch"):
+def sources(swap, name="class", draws=1200, library="torch"):
     """Sources and validity of many draws of one batch, (draws, S, M) and (draws, S)."""
     rng = np.random.default_rng(0)
     kind = KINDS[name](rng, 3)
@@ -106,7 +107,7 @@ def test_partners_of_each_block_are_uniform_by_chi_square(name, library):
             if len(allowed) > 1:
                 counts = np.bincount(source[:, row, m], minlength=n)[sorted(allowed)]
                 assert counts.sum() == len(source)
-                assert chisquare(counts).pvalue > 1e-4
+                assert chisquare(counts).pvalue > LEAST_P
 
 
 def test_blocks_draw_partners_of_their_own():
@@ -117,13 +118,13 @@ def test_blocks_draw_partners_of_their_own():
     joint = [one * n + other for one in allowed[0] for other in allowed[1]]
     counts = np.bincount(pairs, minlength=n * n)[joint]
     assert counts.sum() == len(source)
-    assert chisquare(counts).pvalue > 1e-4
+    assert chisquare(counts).pvalue > LEAST_P
     # Rows of one block draw independently, too.
     assert len(np.unique(source[:, : n - 1, 0], axis=0)) > len(source) / 2
 
 
 def test_partners_of_one_swap_are_uniform_for_every_modality():
-    kind, labels, source, valid = sources("one", draws=4000)
+    kind, labels, source, valid = sources("one", draws=2500)
     n = len(LABELS)
     for m in range(3):
         for i, allowed in enumerate(slow.possible_partners(kind, labels, 3, MASK, m)):
@@ -132,14 +133,14 @@ def test_partners_of_one_swap_are_uniform_for_every_modality():
                 assert not swapped.any()
             elif len(allowed) > 1:
                 counts = np.bincount(source[swapped, i, m], minlength=n)[sorted(allowed)]
-                assert counts.sum() == swapped.sum() > 200
-                assert chisquare(counts).pvalue > 1e-4
+                assert counts.sum() == swapped.sum() > 100
+                assert chisquare(counts).pvalue > LEAST_P
 
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_permuted_sources_are_as_probable_as_they_should_be(masked):
     """Every possible outcome of every row, against the reference's enumeration."""
-    labels, draws = np.array([0, 0, 1, 2, 1]), 2500
+    labels, draws = np.array([0, 0, 1, 2, 1]), 1500
     mask = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 1, 1]], np.bool_)
     present = mask if masked else None
     given_mask = torch.from_numpy(mask) if masked else None
@@ -157,7 +158,7 @@ def test_permuted_sources_are_as_probable_as_they_should_be(masked):
         rest = 1 - sum(wanted.values())
         counts = [found.count(source) for source in wanted] + [draws - len(found)] * (rest > 1e-9)
         chances = [*wanted.values(), *([rest] if rest > 1e-9 else [])]
-        assert chisquare(counts, np.array(chances) / sum(chances) * draws).pvalue > 1e-4
+        assert chisquare(counts, np.array(chances) / sum(chances) * draws).pvalue > LEAST_P
 
 
 def test_a_rare_modality_is_given_by_the_one_row_that_has_it():
@@ -290,4 +291,4 @@ def test_a_large_batch_is_uniform_too():
         hits += np.bincount(block[asks], minlength=n)
     donors = present[:, 0] & (labels != 0)
     assert hits[~donors].sum() == 0
-    assert chisquare(hits[donors]).pvalue > 1e-4
+    assert chisquare(hits[donors]).pvalue > LEAST_P

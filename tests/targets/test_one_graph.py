@@ -92,16 +92,16 @@ def test_a_seeded_step_compiles_to_one_graph_and_equals_the_plain_one(name, mask
 
 # Operators of a step without a mask, and with one.
 BUDGETS = {
-    "class": (156, 219),
-    "weighted class": (168, 243),
-    "smoothed class": (208, 283),
-    "distribution": (205, 268),
-    "weighted distribution": (255, 318),
-    "multi-label": (233, 296),
-    "continuous": (223, 286),
-    "wide continuous": (223, 286),
-    "binned continuous": (207, 270),
-    "own": (185, 248),
+    "class": (156, 220),
+    "weighted class": (168, 244),
+    "smoothed class": (208, 284),
+    "distribution": (191, 255),
+    "weighted distribution": (225, 289),
+    "multi-label": (214, 278),
+    "continuous": (221, 285),
+    "wide continuous": (221, 285),
+    "binned continuous": (205, 269),
+    "own": (173, 237),
 }
 
 
