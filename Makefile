@@ -54,7 +54,7 @@ lint: $(VENV)/.lint
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "Open build/site/index.html, or: $(BIN)/mkdocs serve"
+	@echo "Built build/site. To read it: $(BIN)/python -m http.server --directory build/site"
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks fetch digits openmoji

@@ -239,8 +239,7 @@ def public_names() -> list[str]:
     modules = [
         *(ROOT / "midas_aug").glob("[!_]*/__init__.py"),
         *(ROOT / "midas_aug" / "integrations").glob("[!_]*.py"),
-        *(ROOT / "midas_aug" / name for name in ("__init__.py", "recipes.py")),
-        *(ROOT / "midas_aug" / name for name in ("protocols.py", "targets.py")),
+        *(ROOT / "midas_aug" / name for name in ("__init__.py", "recipes.py", "protocols.py")),
     ]
     return sorted(name for module in modules for name in _names(module))
 

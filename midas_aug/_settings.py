@@ -131,14 +131,14 @@ def resolve_confidence(confidence: Any, modalities: tuple[Any, ...], target: Tar
             f"expected the confidence provider's modalities in the order {modalities!r}, got "
             f"{columns!r}; build both with the same order, or shares go to the wrong modality"
         )
-    if hasattr(provider, "target"):
-        _check_provider_target(provider, target)
+    built = getattr(provider, "target", target)
+    if built is None or isinstance(built, Target):
+        _check_provider_target(provider, built, target)
     return provider
 
 
-def _check_provider_target(provider: Any, target: Target) -> None:
+def _check_provider_target(provider: Any, built: Target | None, target: Target) -> None:
     """Raise if a provider reads labels of another kind."""
-    built = provider.target
     if built is None:
         fits = isinstance(target, ClassIndex)
     else:

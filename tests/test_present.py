@@ -130,6 +130,28 @@ def test_nothing_of_what_is_absent_is_read_whoever_is_confident(confidence, swap
     assert torch.isfinite(out.targets).all()
 
 
+@pytest.mark.xfail(reason="an absent modality lowers the vote of the source that it lacks")
+@given(st.data())
+@settings(max_examples=20)
+def test_by_skill_the_modalities_of_one_source_that_are_there_have_one_vote(data):
+    """As if the absent one did not exist: the mean skill of the others of its source."""
+    case = data.draw(cases(["class"], PATTERNS, modalities=(2, 4)))
+    provider = SkillConfidence(case.names, case.kind.width)
+    provider.skill.copy_(torch.from_numpy(case.rng.random(case.m).astype(np.float32)))
+    skill = provider.skill.double().numpy() + provider.eps
+    out = case.draw().label(provider, features=case.given(case.features))
+    source, _, valid = (np.asarray(part) for part in out.plan)
+    for s in np.flatnonzero(valid):
+        there = [m for m in range(case.m) if case.present[source[s, m], m]]
+        want, votes = np.zeros(case.m), {}
+        for row in {int(source[s, m]) for m in there}:
+            own = [m for m in there if source[s, m] == row]
+            votes[row] = float(np.mean(skill[own]))
+            want[own] = votes[row] / len(own)
+        want /= sum(votes.values())
+        np.testing.assert_allclose(out.shares[case.n + s].numpy(), want, atol=1e-5)
+
+
 @given(st.data())
 @settings(max_examples=30)
 def test_shares_of_given_confidences_are_in_proportion_over_what_is_there(data):

@@ -14,14 +14,18 @@ pytest.importorskip("mkdocs", reason="needs the extra docs, which `make docs` in
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    return load("site_hooks")
 
 
 def test_the_names_that_the_build_asks_for_are_all_that_can_be_imported(hooks):
@@ -65,3 +69,9 @@ def test_what_only_the_tests_read_is_not_on_the_site(hooks):
     text = "a\n<!--- invisible-code-block: python\nsecret\n-->\n[b](../examples/base.py#c)\n"
     shown = hooks.on_page_markdown(text, page=page, files=files)
     assert shown == "a\n[b](../examples/base.py.md#c)"
+
+
+def test_docstrings_have_their_examples_and_formulas_as_markdown():
+    docstring = "Do.\n\n.. math:: a +\n    b\n\nNo more.\n\nExample:\n    >>> 1\n    1\n"
+    wanted = "Do.\n\n```math\na +\n    b\n```\n\nNo more.\n\nExamples:\n    >>> 1\n    1\n"
+    assert load("griffe_docstrings").translate(docstring) == wanted

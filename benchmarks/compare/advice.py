@@ -102,7 +102,7 @@ def look(
         name: torch.stack([probes(part.features)[m] for m in modalities])
         for name, part in parts.items()
     }
-    known = heads["validation"].log_softmax(dim=2).transpose(0, 1)  # (N, M, C)
+    known = list(heads["validation"].log_softmax(dim=2).unbind(0))
     weights = fit_fusion_weights(known, parts["validation"].labels)
     here, labels = heads["test"], parts["test"].labels
     scored = {

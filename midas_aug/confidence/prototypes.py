@@ -101,7 +101,8 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         """Move the centroids of the classes in this batch.
 
         Rows with a negative label are left out, and so are rows with a feature that is not finite:
-        a moving average would never forget them.
+        a moving average would never forget them. Leave out rows that lack a modality, too, or mark
+        it with NaN.
 
         Args:
             features: ``(N, D_m)`` of each modality, by modality.

@@ -100,13 +100,13 @@ def influence_on(weights: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
     """
     gradients = []
     for rows, classes in _chunks(scores, labels, weights.dtype):
-        means, truth = _means(
-            torch.einsum("m,nmc->nc", weights, rows).softmax(dim=1), rows, classes
-        )
+        shares = torch.einsum("m,nmc->nc", weights, rows).softmax(dim=1)
+        means, truth = _means(shares, rows, classes)
         gradients.append(means - truth)
     slope = torch.cat(gradients)
     _, _, curvature = _around(weights, scores, labels)
-    return -torch.linalg.solve(curvature, (slope - slope.mean(dim=0)).T).T
+    moved: Tensor = torch.linalg.solve(curvature, (slope - slope.mean(dim=0)).T)
+    return -moved.T
 
 
 def _means(shares: Tensor, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -128,7 +128,7 @@ class ClassIndex(Target):
         """Minus the weighed, smoothed loss, and the log-probability, both ``(R, K)``."""
         log_p = scores.log_softmax(dim=1)
         found = log_p.gather(1, labels)
-        if not self.weighting:
+        if self.weighting.is_plain:
             return found, found
         weight = self.weighting.on(log_p)
         picked = found if weight is None else found * weight.take(labels)
@@ -140,21 +140,24 @@ class ClassIndex(Target):
             columns = [labels.masked_fill(ignored, -1)] * len(scores)
         else:
             columns = list(labels[:, None].masked_fill(ignored, -1).unbind(1))
+        weight, smoothing = self.weighting.on(labels), self.weighting.label_smoothing
         return [
             F.cross_entropy(
                 rows,
                 classes,
-                self.weighting.on(rows),
+                None if weight is None else weight.to(rows.dtype),
                 ignore_index=-1,
                 reduction="sum",
-                label_smoothing=self.weighting.label_smoothing,
+                label_smoothing=smoothing,
             )
             for rows, classes in zip(scores, columns, strict=True)
         ]
 
     def row_weights(self, labels: Tensor) -> Tensor | None:
         """The weight of each row's class, ``(N,)``; None without class weights."""
-        weight = self.weighting.on(labels)
+        if self.weighting.class_weight is None:
+            return None
+        weight: Tensor | None = self.weighting.on(labels)
         return None if weight is None else weight.take(labels.clamp(min=0))
 
     def check_width(self, scores: Tensor, labels: Tensor, name: str) -> None:

@@ -24,6 +24,7 @@ class Weighting:
     Attributes:
         class_weight: ``(C,)`` float32, or None.
         label_smoothing: ε.
+        is_plain: Nothing is weighed or smoothed.
 
     Raises:
         MidasAugError: An argument is out of range.
@@ -37,10 +38,8 @@ class Weighting:
                 f"expected label_smoothing in [0, 1), got {label_smoothing!r}; 0 smooths nothing"
             )
         self.label_smoothing = float(label_smoothing)
+        self.is_plain = self.class_weight is None and self.label_smoothing == 0
         self._elsewhere: dict[Any, Tensor] = {}  # the weights on devices that asked for them
-
-    def __bool__(self) -> bool:
-        return self.class_weight is not None or self.label_smoothing > 0
 
     def on(self, like: Tensor) -> Tensor | None:
         """The class weights on the device of ``like``."""

@@ -7,6 +7,7 @@ in float64, with loops over rows, modalities and classes; it imports nothing of 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,35 @@ def may_count(kind: Kind, labels: Array, source: Array, anchor: int, present: Ar
     return all(
         int(source[m]) in counted and has(present, int(source[m]), m) for m in replaced
     ) and any(has(present, anchor, m) for m in kept)
+
+
+def permuted_sources(
+    kind: Kind, labels: Array, n_modalities: int, present: Array | None, i: int
+) -> dict[tuple[int, ...], float]:
+    """Sec. A.2: how probable each source (M,) of row i is, of those that count.
+
+    The modalities are dealt in any order with the same probability: the first to the anchor, the
+    second to a partner, the others to further rows of the batch, each uniform over the labelled
+    rows that have the modality and are not chosen yet (the partner where there is none).
+    """
+    counted = counted_rows(kind, labels, n_modalities, present)
+    out: dict[tuple[int, ...], float] = {}
+    orders = list(itertools.permutations(range(n_modalities)))
+    donors = [[j for j in counted if has(present, j, m)] for m in range(n_modalities)]
+    for order in orders:
+        partners = [j for j in donors[order[1]] if not is_same(kind, labels[i], labels[j])]
+        hands = [([i, j], 1 / len(orders) / len(partners)) for j in partners]
+        for m in order[2:]:
+            longer = []
+            for hand, chance in hands:
+                left = [j for j in donors[m] if j not in hand] or [hand[1]]
+                longer += [([*hand, j], chance / len(left)) for j in left]
+            hands = longer
+        for hand, chance in hands:
+            source = tuple(hand[order.index(m)] for m in range(n_modalities))
+            if may_count(kind, labels, np.array(source), i, present):
+                out[source] = out.get(source, 0.0) + chance
+    return out
 
 
 def is_misaligned(kind: Kind, labels: Array, source: Array, present: Array | None) -> bool:

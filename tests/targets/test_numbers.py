@@ -15,7 +15,7 @@ from tests.helpers.target_expectations import exact, expect
 UNWEIGHTED = [name for name in KINDS if "weighted" not in name and "smoothed" not in name]
 
 every_kind = pytest.mark.parametrize("name", KINDS)
-some = settings(max_examples=25)
+some = settings(max_examples=20)
 
 
 def close(actual, wanted, where=None, rtol=1e-4, atol=1e-5):

@@ -36,11 +36,13 @@ class Model(nn.Module):
         return self.criterion(logits, out, unimodal)
 
 
-def parts(name, masked, rows=N, **options):
+def parts(name, masked, rows=N, classes=C, **options):
     """A model, and what to call it with."""
     rng = np.random.default_rng(0)
-    kind = KINDS[name](rng, C)
-    labels = torch.from_numpy(labels_of(kind, np.arange(rows) % C - (np.arange(rows) == 1), rng))
+    kind = KINDS[name](rng, classes)
+    ids = np.arange(rows) % classes
+    ids[1] = -1
+    labels = torch.from_numpy(labels_of(kind, ids, rng))
     given = [torch.randn(rows, 6), torch.randn(rows, 5), labels]
     if masked:
         given.append(torch.rand(rows, 2) < 0.8)
@@ -48,11 +50,12 @@ def parts(name, masked, rows=N, **options):
 
 
 masked_or_not = pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+EACH_KIND = [(name, "each") for name in KINDS]
+OTHER_SWAPS = [(name, swap) for name in ("class", "multi-label") for swap in ("one", "permute")]
 
 
 @masked_or_not
-@pytest.mark.parametrize("swap", ["each", "one", "permute"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("name", "swap"), EACH_KIND + OTHER_SWAPS)
 def test_a_step_never_waits_for_the_device(name, swap, masked):
     """Tensors on the meta device have no values: any look at one raises."""
     model, given = parts(name, masked, swap=swap)
@@ -65,13 +68,10 @@ def test_a_step_never_waits_for_the_device(name, swap, masked):
 @pytest.mark.parametrize(
     ("name", "masked"),
     [
-        ("class", True),
-        ("smoothed class", False),
-        ("distribution", False),
-        ("weighted distribution", True),
+        ("smoothed class", True),
+        ("weighted distribution", False),
         ("multi-label", True),
-        ("continuous", True),
-        ("wide continuous", False),
+        ("continuous", False),
     ],
 )
 def test_a_seeded_step_compiles_to_one_graph_and_equals_the_plain_one(name, masked):
@@ -88,19 +88,29 @@ def test_a_seeded_step_compiles_to_one_graph_and_equals_the_plain_one(name, mask
         for one, other in zip(found, gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert torch.equal(twin.criterion.weak_modality.alpha, plain.criterion.weak_modality.alpha)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+
+
+# Operators of a step without a mask, and with one.
+BUDGETS = {
+    "class": (156, 220),
+    "weighted class": (168, 244),
+    "smoothed class": (208, 284),
+    "distribution": (191, 255),
+    "weighted distribution": (225, 289),
+    "multi-label": (214, 278),
+    "continuous": (221, 285),
+    "wide continuous": (221, 285),
+    "binned continuous": (205, 269),
+    "own": (173, 237),
+}
 
 
 @masked_or_not
-def test_a_step_of_other_labels_takes_not_many_more_operators(masked):
-    """Counted, never timed: no loop over rows, classes or modalities' pairs hides in a target."""
-    counts = {}
-    for name in KINDS:
-        for rows in (12, 48):
-            model, given = parts(name, masked, rows)
-            with OperatorCount() as log:
-                model.to("meta")(*(each.to("meta") for each in given)).backward()
-            counts[name, rows] = log.operators
-    for name in KINDS:
-        assert counts[name, 12] == counts[name, 48]
-        assert counts[name, 12] <= 1.6 * counts["class", 12], (name, counts)
+@pytest.mark.parametrize("name", KINDS)
+def test_a_step_stays_within_its_budget_of_operators_whatever_its_size(name, masked):
+    """Counted, never timed: no loop over rows or classes hides in a target."""
+    for rows, classes in ((12, 4), (48, 9)):
+        model, given = parts(name, masked, rows, classes)
+        with OperatorCount() as log:
+            model.to("meta")(*(each.to("meta") for each in given)).backward()
+        assert log.operators <= BUDGETS[name][masked]

@@ -15,7 +15,7 @@ from tests.helpers.target_cases import KINDS, PATTERNS, WITH_CLASSES, cases, tar
 
 DENSE = (*WITH_CLASSES, "multi-label")
 every_kind = pytest.mark.parametrize("name", KINDS)
-some = settings(max_examples=15)
+some = settings(max_examples=10)
 
 
 def numbers(out):
