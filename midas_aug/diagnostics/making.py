@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from midas_aug.diagnostics.bootstrap import Statistic, bootstrap, interval
+from midas_aug.diagnostics.class_pairs import ClassPair
 from midas_aug.diagnostics.heads import memorised
 from midas_aug.diagnostics.report import ModalityReport
 
@@ -24,6 +25,7 @@ def made_report(
     hardness: Tensor | None,
     resamples: int,
     seed: int,
+    class_pairs: tuple[ClassPair, ...] = (),
 ) -> ModalityReport:
     """Bootstrap statistics over the rows.
 
@@ -37,6 +39,7 @@ def made_report(
         hardness: ``(S,)`` hard-sample weights.
         resamples: Bootstrap samples.
         seed: Of the bootstrap.
+        class_pairs: Those that are told apart worst.
     """
     results = bootstrap(statistics, resamples=resamples, seed=seed)
     results |= memorised(results, modalities)
@@ -48,6 +51,7 @@ def made_report(
         scores={key: interval(*result) for key, result in results.items()},
         settings={**settings, "resamples": resamples, "seed": seed},
         hardness={} if hardness is None else _quantiles(hardness),
+        class_pairs=class_pairs,
         labels=labels.cpu().numpy(),
         replicates={key: replicates for key, (_, replicates) in results.items()},
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from midas_aug.diagnostics import bootstrap, scores
 from midas_aug.diagnostics.bootstrap import Statistic
+from midas_aug.diagnostics.class_pairs import ClassPairs
 from midas_aug.diagnostics.faults import Faults
 from midas_aug.diagnostics.heads import HeadRows, fusion_statistics, skill_statistics
 from midas_aug.diagnostics.making import made_report
@@ -64,6 +65,7 @@ class Outcomes:
             ``("confidence", m)``, ``("odd", m)``, rows in which m disagrees with all others, the
             ``("credit", m)`` it gets there, and ``("followed", m)``, how often the model sides
             with it.
+        class_pairs: The same hits by the two classes of a row.
         shuffled: ``"n_rows"`` and ``"hits"`` over permuted rows, same-label pairs among them.
         shares: ``"n_rows"``, ``"entropy"`` and ``"collapsed"`` over misaligned rows.
         hardness: ``(S,)`` hard-sample weights of valid misaligned rows.
@@ -84,6 +86,7 @@ class Outcomes:
     permuted: PairSums = field(default_factory=PairSums)
     mixed: PairSums = field(default_factory=PairSums)
     shuffled: PairSums = field(default_factory=PairSums)
+    class_pairs: ClassPairs | None = None
     shares: PairSums = field(default_factory=PairSums)
     hardness: Tensor | None = None
     constants: dict[str, float] = field(default_factory=dict)
@@ -129,6 +132,9 @@ class Outcomes:
         hits, counted = misaligned_hits(logits, source_labels, counted, "skip")
         self.mixed.add("n_rows", counted, partner)
         self.mixed.add("hits", hits, partner)
+        if self.class_pairs is None:
+            self.class_pairs = ClassPairs(self.n_classes)
+        self.class_pairs.add(hits, source_labels, counted)
         probability = source_probability(logits, source_labels, normalized=False)
         credit, followed, odd = odd_one_out(logits, source_labels)
         for number, modality in enumerate(self.modalities):
@@ -173,6 +179,7 @@ class Outcomes:
             labels=self.labels,
             constants=self.constants,
             hardness=self.hardness,
+            class_pairs=() if self.class_pairs is None else self.class_pairs.hardest(),
             resamples=resamples,
             seed=seed,
         )
@@ -311,6 +318,7 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
             take([head.confidence for head in each]),
             take([head.gaps for head in each]),
         )
+    pairs = [part.class_pairs for part in parts if part.class_pairs is not None]
     gaps = [part.gaps for part in parts if part.gaps is not None]
     losses = [part.losses for part in parts if part.losses is not None]
     hardness = None
@@ -327,6 +335,7 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
         losses=take(losses) if losses else None,
         permuted=sums("permuted"),
         mixed=sums("mixed"),
+        class_pairs=pairs[0].joined(pairs[1:]) if pairs else None,
         shuffled=sums("shuffled"),
         shares=sums("shares"),
         hardness=hardness,

@@ -13,6 +13,7 @@ from midas_aug._arrays import NDArray
 from midas_aug.diagnostics import findings as finding_rules
 from midas_aug.diagnostics.advice import Advice, advise
 from midas_aug.diagnostics.bootstrap import Score, interval
+from midas_aug.diagnostics.class_pairs import ClassPair
 from midas_aug.diagnostics.findings import Finding
 from midas_aug.diagnostics.outputs import check_output, write_output
 from midas_aug.diagnostics.page import Drawing, Said, Table, page
@@ -40,6 +41,8 @@ class ModalityReport:
             ``partners``, ``draws``, ``resamples``, ``seed``.
         hardness: Quantiles of the hard-sample weights by their level (``"0.5"``), empty where
             features are no vectors.
+        class_pairs: Pairs of classes whose misaligned rows the model gets wrong most often, the
+            worst first: at most ten, with 20 rows or more, without intervals.
         labels: ``(N,)`` the rows' labels, to tell whether two reports are over the same rows.
         replicates: ``(R,)`` bootstrap replicates of each score.
 
@@ -65,6 +68,7 @@ class ModalityReport:
     scores: Mapping[str, Score]
     settings: Mapping[str, Any]
     hardness: Mapping[str, float] = field(default_factory=dict)
+    class_pairs: tuple[ClassPair, ...] = ()
     labels: NDArray = field(repr=False, default_factory=lambda: np.zeros(0, dtype=np.int64))
     replicates: Mapping[str, NDArray] = field(repr=False, default_factory=dict)
 
@@ -86,6 +90,7 @@ class ModalityReport:
             "scores": {key: _plain(score) for key, score in self.scores.items()},
             "settings": dict(self.settings),
             "hardness": {key: _number(value) for key, value in self.hardness.items()},
+            "class_pairs": [pair.to_dict() for pair in self.class_pairs],
             "findings": [finding.to_dict() for finding in self.findings],
             "advice": [advice.to_dict() for advice in self.advice],
         }
@@ -102,8 +107,18 @@ class ModalityReport:
             self.describe(),
             [Said(self.name, self.advice, self.findings)],
             [Drawing(self.plot(), _caption([self]))],
-            [Table(header, lines) for header, lines in self._tables()],
+            [Table(header, lines) for header, lines in (*self._tables(), *self._pairs())],
         )
+
+    def _pairs(self) -> Iterator[tuple[list[str], list[list[str]]]]:
+        if self.class_pairs:
+            yield (
+                ["misaligned rows of classes, the worst pairs", "accuracy", "rows"],
+                [
+                    [f"{low} and {high}", f"{100 * accuracy:.1f}", str(n_rows)]
+                    for (low, high), accuracy, n_rows in self.class_pairs
+                ],
+            )
 
     def __str__(self) -> str:
         tables = [_text(header, lines) for header, lines in self._tables()]
