@@ -2,7 +2,7 @@
 # versions of .ci/constraints.txt. PYTHON chooses the interpreter; DEMO and TEST pass options on:
 # make demo DEMO="--three", make test TEST="-k loss".
 #
-#   demo          train on digits, print a table, draw a figure
+#   demo          train on pictures and meanings of characters, print a table, draw a figure
 #   smoke         a verdict in under a minute: the tests of the core that start no ranks or
 #                 workers, train nothing and compile nothing, with fewer random examples
 #   test          all tests but those that need a trainer of somebody else's

@@ -140,7 +140,7 @@ def load_split(
     dataset_name: str, modalities: tuple[str, ...], seed: int, rows: int | None = None
 ) -> Split:
     """The split of a seed: 60/20/20, stratified or by group (`compare.data.splits`)."""
-    dataset = _dataset(dataset_name) if rows is None else _drawn(_dataset(dataset_name), rows)
+    dataset = _dataset(dataset_name) if rows is None else draw_rows(_dataset(dataset_name), rows)
     parts = data.split(dataset, seed)
     inputs = {name: _prepared(dataset.inputs[name], parts[0]) for name in modalities}
     labels = torch.from_numpy(dataset.labels)
@@ -152,7 +152,7 @@ def load_split(
     )
 
 
-def _drawn(dataset: data.Dataset, rows: int) -> data.Dataset:
+def draw_rows(dataset: data.Dataset, rows: int) -> data.Dataset:
     """That many rows, the same for all seeds."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.labels))[:rows])
     return dataset._replace(
