@@ -116,6 +116,12 @@ def entries_of(folder: Path) -> Mapping[str, Entry]:
     return ENTRIES if suite is None or suite.entries is None else suite.entries
 
 
+def beside_of(folder: Path) -> tuple[str, ...]:
+    """The rows of that suite about which no claim is made."""
+    suite = SUITES.get(folder.name)
+    return () if suite is None else suite.beside
+
+
 def single_files(folder: Path) -> Path:
     """Where the runs of a suite are kept one by one, before they are frozen.
 
