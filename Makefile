@@ -1,6 +1,7 @@
 # On a fresh machine every target does its own set-up: a virtual environment in .venv with the
 # versions of .ci/constraints.txt. PYTHON chooses the interpreter; DEMO and TEST pass options on:
-# make demo DEMO="--three", make test TEST="-k loss".
+# make demo DEMO="--three", make test TEST="-k loss". CONSTRAINTS chooses other versions:
+# .ci/oldest.txt, or .ci/newest.txt, which leaves them to pip.
 #
 #   demo          train on pictures and meanings of characters, print a table, draw a figure
 #   smoke         a verdict in under a minute: the tests of the core that start no ranks or
@@ -9,22 +10,27 @@
 #   integrations  those tests, with the trainers installed
 #   coverage      the tests, and which lines of the package none of them reaches
 #   lint          style and types
+#   docs          the site, in build/site; every page of it from the repository's own
 #   bench         the quick suite of the comparison
+#   dist          sdist and wheel in dist/, and a look at both
+#   published     the newest release, as the index has it
 
 PYTHON ?= python3
 VENV ?= .venv
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-	--constraint .ci/constraints.txt
+CONSTRAINTS ?= .ci/constraints.txt
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint $(CONSTRAINTS)
 
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 MANY := -n auto --maxprocesses 8
 NOT_SMOKE := benchmarks diagnostics integrations test_distributed.py test_docs.py \
 	test_examples.py test_workers.py
 
-.PHONY: demo smoke test integrations coverage lint bench clean
+.PHONY: demo smoke test integrations coverage lint docs bench dist published clean
 
 demo: $(VENV)/.demo
-	$(VENV)/bin/python examples/demo.py $(DEMO)
+	$(BIN)/python examples/demo.py $(DEMO)
 
 smoke: $(VENV)/.test
 	$(PYTEST) -n 2 -q -m "not extra" --hypothesis-profile smoke \
@@ -42,13 +48,28 @@ coverage: $(VENV)/.test
 	$(PYTEST) $(MANY) --cov=midas_aug --cov-report=term --durations=10 $(TEST)
 
 lint: $(VENV)/.lint
-	$(VENV)/bin/ruff check
-	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Built build/site. To read it: $(BIN)/python -m http.server --directory build/site"
 
 bench: $(VENV)/.bench
-	$(VENV)/bin/python -m benchmarks fetch digits openmoji
-	$(VENV)/bin/python -m benchmarks run --suite quick
+	$(BIN)/python -m benchmarks fetch digits openmoji
+	$(BIN)/python -m benchmarks run --suite quick
+
+dist: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/python .ci/check_dist.py dist
+
+published: $(VENV)/.python
+	$(BIN)/python -m pip install --quiet --upgrade midas-aug
+	cd $(VENV) && $(abspath $(BIN))/python $(abspath .ci/check_wheel.py)
 
 clean:
 	rm -rf $(VENV) runs build dist
@@ -58,7 +79,7 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.integrations $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.python pyproject.toml .ci/constraints.txt
+$(VENV)/.demo $(VENV)/.test $(VENV)/.integrations $(VENV)/.lint $(VENV)/.docs $(VENV)/.bench $(VENV)/.release: $(VENV)/.%: $(VENV)/.python pyproject.toml $(CONSTRAINTS)
 	@echo "Installing midas_aug[$*] into $(VENV) (PyTorch is large; a minute or a few)"
 	$(PIP) --editable ".[$*]"
 	touch $@

@@ -10,7 +10,7 @@ import tyro
 from benchmarks.common.records import RESULTS
 from benchmarks.paper.settings import Settings
 
-Name = Literal["quick", "full", "skill", "competition"]
+Name = Literal["quick", "full", "skill", "competition", "labels"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Run:
     suite: Name = "quick"
     """quick: five to fifteen minutes on two cores. full: an hour or two, tuning included.
     skill: labels by skill against their controls; it takes some tuning of the full suite.
-    competition: tasks on which modalities compete, an hour or two."""
+    competition: tasks on which modalities compete, an hour or two.
+    labels: tags, a number, and modalities that are missing, an hour."""
     jobs: int = 2
     """How many runs at a time, each in a process with one thread."""
     out: Path = RESULTS

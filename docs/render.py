@@ -55,9 +55,24 @@ def body(script: Path) -> list[str]:
     return source.splitlines()[ast.parse(source).body[0].end_lineno :]
 
 
+def between(page: str, first: str, last: str) -> str:
+    """What a page has from a line to another, both included."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    start = lines.index(first)
+    return "\n".join(lines[start : lines.index(last, start) + 1])
+
+
+def renamed() -> str:
+    """The table of renamed names, as the changelog has it, linked from docs/."""
+    table = between("CHANGELOG.md", "| 0.1.0 | 0.2.0 |", "").rstrip()
+    return table.replace("](docs/", "](")
+
+
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"demo": demo_table},
+    "docs/cite.md": {"bibtex": partial(between, "README.md", "```bibtex", "```")},
     "docs/trainers.md": {f"difference {name}": partial(difference, name) for name in TRAINERS},
+    "docs/upgrading.md": {"renamed": renamed},
 }
 
 

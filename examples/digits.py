@@ -67,11 +67,11 @@ class Record(NamedTuple):
 class LateFusion(nn.Module):
     """An encoder and a linear head for each view, and a linear head on all features together."""
 
-    def __init__(self, widths: Mapping[str, int]) -> None:
+    def __init__(self, widths: Mapping[str, int], outputs: int = CLASSES) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({view: encoder(width) for view, width in widths.items()})
-        self.heads = nn.ModuleDict({view: nn.Linear(FEATURES, CLASSES) for view in widths})
-        self.fusion = nn.Linear(FEATURES * len(widths), CLASSES)
+        self.heads = nn.ModuleDict({view: nn.Linear(FEATURES, outputs) for view in widths})
+        self.fusion = nn.Linear(FEATURES * len(widths), outputs)
 
     def encode(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {view: encode(views[view]) for view, encode in self.encoders.items()}

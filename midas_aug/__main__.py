@@ -11,21 +11,38 @@ from midas_aug import __version__
 from midas_aug.errors import MidasAugError
 
 ARRAYS = """\
-arrays of the file (numpy.savez); N rows, C classes, S misaligned rows, M modalities:
+arrays of the file (numpy.savez), with N rows, C classes, S misaligned rows
+and M modalities:
   logits             (N, C)  of the whole model; needed
   labels             (N,)    integers, negative ones are ignored; needed
-  removed_<m>        (N, C)  the model with modality m removed (zeros, a mean, other rows')
+  removed_<m>        (N, C)  the model with modality m removed (zeros, a mean,
+                             the values of other rows)
   alone_<m>          (N, C)  the model with all modalities but m removed
-  all_removed        (N, C)  the model with every modality removed (two modalities: for Shapley)
+  all_removed        (N, C)  the model with every modality removed (of two
+                             modalities: for Shapley)
   head_<m>           (N, C)  a classifier that sees m alone
-  misaligned_logits  (S, C)  of rows whose modalities come from rows of different classes
+  training_labels    (T,)    of training rows
+  training_head_<m>  (T, C)  the same classifier on these rows: is m memorised?
+  misaligned_logits  (S, C)  of rows whose modalities come from rows of
+                             different classes
   source_labels      (S, M)  the label of the row that each modality came from
-  modalities         (M,)    names; else those in the keys, in alphabetical order
-Whatever is missing is left out of the report. Softmax outputs can be saved as their logarithm.
+  modalities         (M,)    names; else those in the keys, sorted
+Whatever is missing is left out of the report. Softmax outputs can be saved as
+their logarithm.
+
+examples:
+  python -m midas_aug diagnose --logits joint.npz
+  python -m midas_aug diagnose --logits joint.npz --out report.md report.png
+"""
+COMMANDS = """\
+examples:
+  python -m midas_aug diagnose --logits joint.npz
+  python -m midas_aug diagnose --help
 """
 
 
 FIGURES = (".png", ".svg", ".pdf")
+DRAWN = (*FIGURES, ".html")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,17 +57,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m midas_aug")
-    parser.add_argument("--version", action="version", version=f"midas_aug {__version__}")
+    parser = argparse.ArgumentParser(
+        prog="python -m midas_aug",
+        description="What midas_aug can do without any code of yours.",
+        epilog=COMMANDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"midas_aug {__version__}",
+        help="print the version and exit",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="diagnose")
     diagnose = commands.add_parser(
         "diagnose",
         help="how a model uses its modalities, from saved logits",
-        description="How a model uses its modalities, from saved logits: a table, then findings.",
+        description="How a model uses its modalities, from saved logits: a table, findings, and "
+        "what to do.",
         epilog=ARRAYS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    diagnose.add_argument("--logits", required=True, type=Path, metavar="FILE.npz")
+    diagnose.add_argument(
+        "--logits", required=True, type=Path, metavar="FILE.npz", help="see below"
+    )
     diagnose.add_argument(
         "--modalities", nargs="+", metavar="NAME", help="in the order of source_labels"
     )
@@ -64,12 +94,14 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=[],
         metavar="FILE",
-        help="write files in place of printing: .txt, .md, .json, or a figure as .png, .svg, .pdf "
-        "(needs matplotlib)",
+        help="write files in place of printing: .txt, .md, .json, .html (with the figure in it), "
+        "or the figure as .png, .svg, .pdf (these four need matplotlib)",
     )
     diagnose.add_argument("--overwrite", action="store_true", help="replace files of --out")
-    diagnose.add_argument("--resamples", type=int, default=1000, help="bootstrap samples")
-    diagnose.add_argument("--seed", type=int, default=0)
+    diagnose.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="bootstrap samples (1000)"
+    )
+    diagnose.add_argument("--seed", type=int, default=0, metavar="N", help="of these samples (0)")
     return parser
 
 
@@ -118,8 +150,8 @@ def _check_output(path: Path, endings: Sequence[str], *, overwrite: bool) -> Non
             f"expected a new file for --out, got {path}, which is there; name another one, or pass "
             "--overwrite"
         )
-    if path.suffix.lower() in FIGURES:
-        require("matplotlib", f"the figure {path}", "diagnostics")
+    if path.suffix.lower() in DRAWN:
+        require("matplotlib", f"the figure of {path}", "diagnostics")
 
 
 if __name__ == "__main__":

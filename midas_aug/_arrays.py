@@ -55,8 +55,7 @@ def as_labels(value: Array, name: str, *, ndim: int = 1) -> Tensor:
     if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
         raise MidasAugError(
             f"expected {name} to have an integer dtype, got {labels.dtype}; "
-            "convert class indices with labels.long() (targets that are already soft cannot be "
-            "paired by class)"
+            "convert class indices with labels.long(); for other labels see midas_aug.targets"
         )
     if labels.ndim != ndim:
         raise MidasAugError(

@@ -15,7 +15,15 @@ from torch import Tensor
 from midas_aug._arrays import Array, Generator
 from midas_aug.errors import MidasAugError
 
-__all__ = ["DRAW_BITS", "CounterDraws", "Draws", "as_draws", "random_integers"]
+__all__ = [
+    "DRAW_BITS",
+    "STEP",
+    "CounterDraws",
+    "Draws",
+    "as_draws",
+    "random_integers",
+    "stirred",
+]
 
 # A draw times a row count stays below 2^62: exact in int64 for any batch of up to 2^22 rows.
 DRAW_BITS = 40
@@ -53,9 +61,13 @@ Draws: TypeAlias = torch.Generator | np.random.Generator | CounterDraws | None
 
 def mixed(numbers: Tensor) -> Tensor:
     """Hash int64 numbers, in place, to 40 uniform bits."""
+    return stirred(numbers).bitwise_right_shift_(24).bitwise_and_((1 << 40) - 1)  # the best bits
+
+
+def stirred(numbers: Tensor) -> Tensor:
+    """Hash int64 numbers, in place, one to one; the upper bits are mixed best."""
     numbers.bitwise_xor_(numbers >> 30).mul_(_MIX_1)
-    numbers.bitwise_xor_(numbers >> 27).mul_(_MIX_2)
-    return numbers.bitwise_right_shift_(24).bitwise_and_((1 << 40) - 1)  # the best mixed bits
+    return numbers.bitwise_xor_(numbers >> 27).mul_(_MIX_2)
 
 
 def as_draws(labels: Array, generator: Draws) -> Callable[[tuple[int, ...]], Tensor]:

@@ -49,6 +49,7 @@ def measure_hardness(
     plan: SwapPlan,
     *,
     block_wise: bool = False,
+    present: Tensor | None = None,
 ) -> Tensor | None:
     """Weights ``(S,)`` of the misaligned samples of ``plan``; None weighs all of them 1.
 
@@ -61,7 +62,9 @@ def measure_hardness(
         names: What messages call them.
         n_rows: N.
         plan: The draws.
-        block_wise: The plan is one of ``swap="each"``: block m replaces modality m alone.
+        block_wise: The plan is one of ``swap="each"``: block m replaces modality m alone, with one
+            partner per row for all of them.
+        present: ``(N, M)`` bool: which modalities a row has; None: all.
 
     Raises:
         MidasAugError: The cosine is asked for where there are no float features, or a callable
@@ -94,8 +97,9 @@ def measure_hardness(
             f"expected float features for hardness='cosine', but {unfit!r} hold something else; "
             "use hardness='auto' or None, or pass features to label"
         )
-    measure = each_block_weights if block_wise else hard_sample_weights
-    return measure(found, plan).float()
+    if block_wise:
+        return each_block_weights(found, plan).float()
+    return hard_sample_weights(found, plan, present=present).float()
 
 
 def check_hardness(hardness: Any) -> None:

@@ -10,10 +10,12 @@ from midas_aug._arrays import is_integer
 from midas_aug.confidence.base import as_provider
 from midas_aug.confidence.simple import UniformConfidence
 from midas_aug.errors import MidasAugError
+from midas_aug.targets import ClassIndex, Target
 
 __all__ = [
     "check_keep",
     "check_label",
+    "check_present_key",
     "check_seed",
     "check_switch",
     "check_weight",
@@ -59,6 +61,16 @@ def check_label(label: Any, keys: Keys) -> Any:
     return label
 
 
+def check_present_key(present: Any, keys: Keys) -> Any:
+    """The key of the mask of present modalities, a callable that finds it, or None."""
+    if not callable(present) and any(present in group for group in keys.values()):
+        raise MidasAugError(
+            f"expected present to be another key than the modalities {tuple(keys)!r}, got "
+            f"{present!r}; it names where a batch says which modalities its rows have"
+        )
+    return present
+
+
 def check_keep(keep: Any, keys: Keys) -> tuple[Any, ...]:
     """The keys that are passed through."""
     if isinstance(keep, str) or not isinstance(keep, Iterable):
@@ -100,7 +112,7 @@ def check_switch(value: Any) -> bool:
     return bool(value)
 
 
-def resolve_confidence(confidence: Any, modalities: tuple[Any, ...]) -> Any:
+def resolve_confidence(confidence: Any, modalities: tuple[Any, ...], target: Target) -> Any:
     """``"logits"``, or the provider."""
     if isinstance(confidence, str):
         if confidence == "logits":
@@ -119,7 +131,26 @@ def resolve_confidence(confidence: Any, modalities: tuple[Any, ...]) -> Any:
             f"expected the confidence provider's modalities in the order {modalities!r}, got "
             f"{columns!r}; build both with the same order, or shares go to the wrong modality"
         )
+    built = getattr(provider, "target", target)
+    if built is None or isinstance(built, Target):
+        _check_provider_target(provider, built, target)
     return provider
+
+
+def _check_provider_target(provider: Any, built: Target | None, target: Target) -> None:
+    """Raise if a provider reads labels of another kind."""
+    if built is None:
+        fits = isinstance(target, ClassIndex)
+    else:
+        fits = type(built) is type(target) and built.n_outputs == target.n_outputs
+    if fits:
+        return
+    name = type(provider).__name__
+    reads = "class indices" if built is None else repr(built)
+    raise MidasAugError(
+        f"expected a confidence for {target!r}, got a {name} for {reads}; give both the same "
+        "target, or choose a confidence that reads no labels, such as 'uniform'"
+    )
 
 
 def stray_keys(batch: Iterable[Hashable], keys: Keys, known: set[Any]) -> list[tuple[str, Any]]:

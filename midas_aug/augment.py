@@ -13,9 +13,11 @@ from midas_aug._draws import Draws
 from midas_aug._hardness import HardnessSetting, check_hardness
 from midas_aug._labelling import Draw, LabelRule
 from midas_aug._layout import BatchLayout
+from midas_aug._present import as_present
 from midas_aug._settings import (
     check_keep,
     check_label,
+    check_present_key,
     check_seed,
     check_switch,
     check_weight,
@@ -24,13 +26,14 @@ from midas_aug._settings import (
 )
 from midas_aug._shared import SharedNumbers
 from midas_aug._stream import DrawStream
+from midas_aug._tree import get_item
 from midas_aug.batch import MisalignedBatch
 from midas_aug.collate import MisalignCollate
 from midas_aug.confidence.base import ConfidenceProvider
 from midas_aug.confidence.simple import UniformConfidence
 from midas_aug.errors import MidasAugError
-from midas_aug.functional import SwapPlan, permutation_partners, same_class_partners
-from midas_aug.functional.pairing import Pairing
+from midas_aug.functional import SwapPlan
+from midas_aug.functional.pairing import OWN_PAIRINGS, Pairing
 from midas_aug.functional.plan import (
     Swap,
     aligned_rows,
@@ -38,11 +41,9 @@ from midas_aug.functional.plan import (
     check_swap,
     draw_rows,
 )
-from midas_aug.targets import ClassIndex
+from midas_aug.targets import Target, resolve_target
 
 __all__ = ["MisalignAugment"]
-
-OWN_PAIRINGS = ("uniform", permutation_partners, same_class_partners)
 
 
 class MisalignAugment:
@@ -56,7 +57,8 @@ class MisalignAugment:
             ``{"image": "pixel_values", "text": ["input_ids", "attention_mask"]}``. All keys of a
             modality move together. What a key holds has N rows: an array, a list of N items, or any
             nesting of mappings, tuples and dataclasses of these.
-        num_classes: C.
+        num_classes: C, where a label is one class index; short for ``target=ClassIndex(C)``.
+        target: What a label is: one of `midas_aug.targets`.
         label: Batch key of the labels, or a callable ``(batch) -> labels``.
         confidence: ``"logits"`` (the call is given ``unimodal_logits``), ``"uniform"``, or a
             provider ``(batch, labels) -> (N, M)``; see `midas_aug.confidence`.
@@ -70,6 +72,8 @@ class MisalignAugment:
             ``(N, T, D)`` and ``(N, D, …)``, whose further axes are averaged; none elsewhere
             (``out.hard_weights`` tells).
         misaligned_weight: λ (Eq. 11).
+        present: Where a batch says which modalities each row has, a key or a callable ``(batch) ->
+            present``; see `draw`. None: every row has all, unless a call says otherwise.
         keep: Keys of the batch that are passed through untouched, such as class weights or a table
             of names, even where their length happens to be N.
         seed: Makes the draws reproducible; they differ in each call, loader worker, epoch and
@@ -104,14 +108,16 @@ class MisalignAugment:
     def __init__(
         self,
         modalities: Sequence[Hashable] | Mapping[Any, Hashable | Sequence[Hashable]],
-        num_classes: int,
+        num_classes: int | None = None,
         *,
+        target: Target | None = None,
         label: Hashable | Callable[[Any], Any] = "label",
         confidence: Literal["logits", "uniform"] | ConfidenceProvider | Any = "logits",
         pairing: Literal["uniform"] | Pairing = "uniform",
         swap: Swap = "each",
         hardness: HardnessSetting = "auto",
         misaligned_weight: float = 1.0,
+        present: Hashable | Callable[[Any], Any] | None = None,
         keep: Sequence[Hashable] = (),
         seed: int | None = None,
         validate: bool = False,
@@ -119,10 +125,11 @@ class MisalignAugment:
         keys = keys_by_modality(modalities)
         self.keys = keys
         self.modalities: tuple[Any, ...] = tuple(keys)
-        self.target = ClassIndex(num_classes)
+        self.target = resolve_target(num_classes, target)
         self.num_classes = self.target.num_classes
         self.label = check_label(label, keys)
-        self.confidence = resolve_confidence(confidence, self.modalities)
+        self.present = check_present_key(present, keys)
+        self.confidence = resolve_confidence(confidence, self.modalities, self.target)
         check_pairing(pairing)
         self.pairing = pairing
         check_swap(swap)
@@ -155,6 +162,7 @@ class MisalignAugment:
         labels: Array | None = None,
         *,
         unimodal_logits: Mapping[Any, Array] | Sequence[Array] | None = None,
+        present: Mapping[Any, Array] | Array | None = None,
         plan: SwapPlan | None = None,
         generator: Draws = None,
         materialize: bool = True,
@@ -166,6 +174,7 @@ class MisalignAugment:
             labels: See `draw`.
             unimodal_logits: ``(N, C)`` of each modality's own classifier, by modality or in order.
                 Only read by providers of confidence that use logits.
+            present: See `draw`.
             plan: See `draw`.
             generator: See `draw`.
             materialize: See `draw`.
@@ -173,7 +182,14 @@ class MisalignAugment:
         Raises:
             MidasAugError: The batch does not fit what was announced.
         """
-        drawn = self.draw(batch, labels, plan=plan, generator=generator, materialize=materialize)
+        drawn = self.draw(
+            batch,
+            labels,
+            present=present,
+            plan=plan,
+            generator=generator,
+            materialize=materialize,
+        )
         if drawn.source.shape[0] == drawn.labels.shape[0]:
             return drawn  # switched off, or a plan without rows: there is nothing to label
         confidence = None if self.confidence == "logits" else self.confidence
@@ -184,6 +200,7 @@ class MisalignAugment:
         batch: Any,
         labels: Array | None = None,
         *,
+        present: Mapping[Any, Array] | Array | None = None,
         plan: SwapPlan | None = None,
         generator: Draws = None,
         materialize: bool = True,
@@ -194,6 +211,13 @@ class MisalignAugment:
             batch: Mapping, sequence, named tuple or dataclass that holds the modalities, N rows
                 each. Everything else that has rows follows the anchor.
             labels: ``(N,)`` integers, in place of the batch's own. Negative ones are ignored rows.
+                With a ``target``: labels as that has them.
+            present: Which modalities each row has: a mapping from their names to ``(N,)`` bool, or
+                ``(N, M)`` bool; in place of what the batch says. An absent modality is given to
+                nobody, has no share in a label, no unimodal loss and no hardness. A mixed row whose
+                anchor has nothing left, or for whose modality there is no donor, weighs 0, and so
+                does a row without any. What an absent modality holds is up to the model: fill it
+                with zeros, or mask it in the fusion by ``out.present``.
             plan: Draws to replay, as from `midas_aug.functional.plan_swaps` or ``out.plan``.
             generator: Where this call's draws come from, instead of ``seed``.
             materialize: False keeps the N rows of data as they are, for a head that swaps by
@@ -208,14 +232,17 @@ class MisalignAugment:
                 "augment once: in the collate function or in the loop"
             )
         given = self.find_labels(batch) if labels is None else labels
-        classes = self.target.check(given, force=self.validate)
-        n_rows = classes.shape[0]
+        checked = self.target.check(given, force=self.validate).clone()  # memory may be reused
+        n_rows, ids = checked.shape[0], self.target.label_ids(checked)
+        has = self._find_present(batch, present, checked)
+        if has is not None:
+            ids = ids.masked_fill(~has.any(dim=1), -1)
         enabled = self.enabled
         own_plan = plan is None or not enabled
         if enabled and plan is None:
-            rows = self._draw_rows(batch, given, classes, generator)
+            rows = self._draw_rows(batch, given, ids, generator, has)
         else:
-            rows = aligned_rows(classes, len(self.modalities), plan if enabled else None)
+            rows = aligned_rows(ids, len(self.modalities), plan if enabled else None, has)
         source, anchor, valid = rows
         if materialize:
             data = self._layout.swap(batch, n_rows, source, anchor, own_plan)
@@ -223,13 +250,19 @@ class MisalignAugment:
             self._layout.check_modalities(batch, n_rows)
             data = batch
         drawn = Draw(
-            labels=classes.clone(),  # the caller may reuse the memory
+            labels=checked,
+            ids=ids,
             source=source,
             anchor=anchor,
             valid=valid,
             ignored=~valid,
+            absent=None if has is None else ~has.gather(0, source),
             anchors_repeat=own_plan,
-            block_wise=own_plan and enabled and self.swap == "each" and self.pairing == "uniform",
+            block_wise=own_plan
+            and enabled
+            and has is None
+            and self.swap == "each"
+            and self.pairing == "uniform",
         )
         return MisalignedBatch(
             data,
@@ -300,24 +333,42 @@ class MisalignAugment:
         self.stream.set_calls(calls)
         self.enabled = enabled
 
-    def _draw_rows(self, batch: Any, given: Any, classes: Tensor, generator: Draws) -> SwapPlan:
+    def _find_present(self, batch: Any, present: Any, labels: Tensor) -> Tensor | None:
+        """``(N, M)`` bool, from the call or from the batch; None: every row has all."""
+        if present is None:
+            if self.present is None:
+                return None
+            find = self.present
+            present = find(batch) if callable(find) else get_item(batch, find, "present")
+        has = as_present(present, self.modalities, labels.shape[0])
+        if has.device != labels.device:
+            raise MidasAugError(
+                f"expected present on the device of the labels, {labels.device}, got {has.device}; "
+                "move it there with the batch"
+            )
+        return has
+
+    def _draw_rows(
+        self, batch: Any, given: Any, ids: Tensor, generator: Draws, present: Tensor | None
+    ) -> SwapPlan:
         features: list[Any] | None = None
         if self.pairing != "uniform":
             features = self._layout.modalities(batch)
         if generator is None:
-            if self.pairing in OWN_PAIRINGS:
-                generator = self.stream.next_draws(classes)
+            if self.pairing == "uniform" or self.pairing in OWN_PAIRINGS:
+                generator = self.stream.next_draws(ids)
             else:
                 generator = self.stream.next_generator(given)
         return draw_rows(
             given,
-            classes,
+            ids,
             len(self.modalities),
             swap=self.swap,
             pairing=self.pairing,
             features=features,
-            num_classes=self.num_classes,
+            num_classes=self.target.num_ids,
             generator=generator,
+            present=present,
         )
 
     def find_labels(self, batch: Any) -> Any:
@@ -335,8 +386,10 @@ class MisalignAugment:
         return "uniform" if isinstance(self.confidence, UniformConfidence) else self.confidence
 
     def __repr__(self) -> str:
+        plain = repr(self.target) == f"ClassIndex({self.num_classes})"
+        labels = f"{self.num_classes}" if plain else f"target={self.target!r}"
         return (
-            f"MisalignAugment({self.modalities!r}, {self.num_classes}, label={self.label!r}, "
+            f"MisalignAugment({self.modalities!r}, {labels}, label={self.label!r}, "
             f"confidence={self._named_confidence()!r}, pairing={self.pairing!r}, "
             f"swap={self.swap!r}, "
             f"hardness={self.hardness!r}, misaligned_weight={self.misaligned_weight}, "

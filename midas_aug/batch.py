@@ -10,8 +10,8 @@ from typing_extensions import Self
 import midas_aug._labelling as labelling
 from midas_aug._arrays import Array
 from midas_aug._labelling import Draw, LabelRule
-from midas_aug._rows import first_rows, take_rows
-from midas_aug._tree import get_item, item_keys, map_arrays, map_items, resolve_key
+from midas_aug._rows import take_rows
+from midas_aug._tree import get_item, item_keys, map_arrays, resolve_key
 from midas_aug.confidence.base import as_provider
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
@@ -31,7 +31,8 @@ class MisalignedBatch:
 
     Attributes:
         modalities: The names of the modalities, in order.
-        num_classes: C.
+        target: What a label is.
+        num_classes: C; None where the target has no classes.
         materialized: Whether ``data`` has N + S rows.
         labelled_by_logits: Whether the shares came from unimodal logits.
         is_numpy: Whether the arrays of this batch are NumPy's.
@@ -55,6 +56,7 @@ class MisalignedBatch:
     ) -> None:
         self._data = data
         self.modalities = tuple(rule.keys)
+        self.target = rule.target
         self.num_classes = rule.target.num_classes
         self.materialized = materialized
         self.labelled_by_logits = False
@@ -70,7 +72,7 @@ class MisalignedBatch:
         self._source_labels: Tensor | None = None
         self._shares: Tensor | None = None
         self._weights: Tensor | None = None
-        self._n_labelled: Tensor | None = None
+        self._divisor: Tensor | None = None
         self._targets: Tensor | None = None
 
     # -- data ------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ class MisalignedBatch:
 
     @property
     def labels(self) -> Any:
-        """``(N,)`` int64 labels of the aligned rows."""
+        """``(N, …)`` labels of the aligned rows, as the target has them: int64 class indices."""
         return self._give(self._drawn.labels) if self.is_numpy else self._drawn.labels
 
     @property
@@ -142,7 +144,7 @@ class MisalignedBatch:
 
     @property
     def valid(self) -> Any:
-        """``(N + S,)`` bool: False for ignored labels and rows without a partner (weight 0)."""
+        """``(N + S,)`` bool: False for ignored rows and rows without a partner (weight 0)."""
         return self._give(self._drawn.valid) if self.is_numpy else self._drawn.valid
 
     @property
@@ -152,16 +154,27 @@ class MisalignedBatch:
 
     @property
     def source_labels(self) -> Any:
-        """``(N + S, M)`` int64: the label of each modality's source."""
+        """``(N + S, M, …)``: the label of each modality's source."""
         if self._source_labels is None:
-            self._source_labels = self._drawn.labels.take(self._drawn.source)
+            labels, source = self._drawn.labels, self._drawn.source
+            self._source_labels = labels.take(source) if labels.ndim == 1 else labels[source]
         return self._give(self._source_labels) if self.is_numpy else self._source_labels
 
     @property
     def is_misaligned(self) -> Any:
-        """``(N + S,)`` bool: the modalities of this row carry different labels."""
-        labels = torch.as_tensor(self.source_labels)
-        return self._give((labels != labels[:, :1]).any(dim=1))
+        """``(N + S,)`` bool: the modalities that this row has carry different labels."""
+        return self._give(labelling.carries_two_labels(self._drawn))
+
+    @property
+    def present(self) -> Any:
+        """``(N + S, M)`` bool: the source of each modality has it."""
+        absent, full = self._drawn.absent, torch.ones_like(self._drawn.source, dtype=torch.bool)
+        return self._give(full if absent is None else ~absent)
+
+    @property
+    def absent(self) -> Tensor | None:
+        """``~present``, a tensor; None where every row has every modality."""
+        return self._drawn.absent
 
     @property
     def aligned(self) -> slice:
@@ -206,10 +219,12 @@ class MisalignedBatch:
 
     @property
     def shares(self) -> Any:
-        """``(N + S, M)``: each modality's share in the label (Eq. 2-3); aligned rows 1/M each."""
+        """``(N + S, M)``: each modality's share in the label (Eq. 2-3); aligned rows are even."""
         if self._shares is None:
             shape, device = (self._n_rows, len(self.modalities)), self._drawn.labels.device
             even = torch.full(shape, 1 / shape[1], dtype=torch.float32, device=device)
+            if self._drawn.absent is not None:
+                even = labelling.shares_of_present(even, self._drawn.absent[: self._n_rows])
             if self._drawn.source.shape[0] > self._n_rows:
                 even = torch.cat([even, self._mixed_shares("shares")])
             self._shares = even
@@ -217,7 +232,7 @@ class MisalignedBatch:
 
     @property
     def targets(self) -> Any:
-        """``(N + S, C)`` soft labels, each row sums to 1. Built when asked for."""
+        """``(N + S, C)`` soft labels, those of the sources mixed by shares; some targets refuse."""
         if self._targets is None:
             if self._drawn.source.shape[0] > self._n_rows:
                 self._mixed_shares("targets")
@@ -235,38 +250,29 @@ class MisalignedBatch:
             if self._drawn.source.shape[0] > self._n_rows:
                 self._mixed_shares("weights")
             factor, hard = self._rule.misaligned_weight, self._mix.hard_weights
-            self._weights = labelling.weigh(self._drawn, self.n_labelled, factor, hard)
+            counts = self.target.row_weights(self._drawn.labels)
+            self._weights = labelling.weigh(self._drawn, self.divisor, factor, hard, counts)
         return self._give(self._weights) if self.is_numpy else self._weights
 
     @property
-    def n_labelled(self) -> Tensor:
-        """The number of aligned rows with a label, at least 1: a float32 tensor without axes."""
-        if self._n_labelled is None:
-            labelled = self._drawn.valid[: self._n_rows]
-            self._n_labelled = labelled.sum(dtype=torch.float32).clamp(min=1)
-        return self._n_labelled
+    def divisor(self) -> Tensor:
+        """What a mean over the aligned rows divides by: a positive float32 tensor without axes.
 
-    def log_likelihoods(self, logits: Tensor) -> Tensor:
-        """Minus the loss of each row for the label of each modality's source, ``(N + S, M)``.
-
-        Rows that do not count send no gradient to their logits, whatever these hold.
-
-        Args:
-            logits: ``(N + S, C)`` float.
+        The number of rows with a label; with class weights of class indices the sum of these.
         """
-        counted = logits.masked_fill(self._drawn.ignored[:, None], 0.0)
-        labels = self._source_labels
-        if labels is None:
-            labels = torch.as_tensor(self.source_labels)
-        return self._rule.target.log_likelihoods(counted, labels)
+        if self._divisor is None:
+            labels, counted = self._drawn.labels, self._drawn.valid[: self._n_rows]
+            self._divisor = labelling.divisor_of(self.target, labels, counted)
+        return self._divisor
 
     def folded_targets(self) -> Any:
         """``(N + S, C)`` targets · weights, for a trainer that takes labels but no weights.
 
-        Right for a mean-reducing softmax cross-entropy without label smoothing, and for that only:
-        other losses (BCE, MSE, focal) are not linear in the target.
+        Right for a mean-reducing softmax cross-entropy, without class weights and label smoothing
+        of its own, for those of the target are in it; other losses do not scale with the target.
         """
-        return self.targets * self.weights[:, None]
+        parts = torch.as_tensor(self.targets), torch.as_tensor(self.weights)
+        return self._give(self.target.folded(*parts))
 
     def label(
         self,
@@ -292,9 +298,8 @@ class MisalignedBatch:
         Raises:
             MidasAugError: There is nothing to label with, or shapes do not fit.
         """
-        rule, drawn = self._rule, self._drawn
+        rule, drawn, by_logits = self._rule, self._drawn, True
         if confidence is None:
-            by_logits = True
             mix = labelling.from_logits(rule, drawn, unimodal_logits)
         else:
             if unimodal_logits is not None:
@@ -306,7 +311,10 @@ class MisalignedBatch:
             elif unimodal_logits is not None and by_logits:
                 scored = provider.from_logits(unimodal_logits, self.labels)
             else:
-                batch = self._aligned_data() if features is None else features
+                if features is not None or not self.materialized:
+                    batch = self.data if features is None else features
+                else:
+                    batch = labelling.aligned_data(rule, drawn, self.data)
                 scored = provider(batch, self.labels)
             mix = labelling.from_confidence(rule, drawn, scored, provider, self._give)
         out = self._copy()
@@ -353,13 +361,6 @@ class MisalignedBatch:
     def _n_rows(self) -> int:
         return self._drawn.labels.shape[0]
 
-    def _aligned_data(self) -> Any:
-        """The N rows that came in, beside what was kept."""
-        if not self.materialized:
-            return self.data
-        n_rows, keep = self._n_rows, self._rule.keep
-        return map_items(lambda k, v: v if k in keep else first_rows(v, n_rows), self.data)
-
     def _copy(self) -> Self:
         """Another batch of the same rows; what is computed once is left out."""
         out = object.__new__(type(self))
@@ -379,7 +380,7 @@ class MisalignedBatch:
     def _require_confidence(self, name: str) -> Tensor:
         self._mixed_shares(name)
         if self._confidence is None:
-            self._confidence = self._mix.confidence_in(self._drawn.labels)
+            self._confidence = self._mix.confidence_of(self._drawn)
         return self._confidence
 
     def _give(self, tensor: Tensor) -> Any:

@@ -18,6 +18,7 @@ class Drawing(Protocol):
 
     confidence: Any
     hardness: Any
+    target: Any
 
     @property
     def needs_model(self) -> bool:
@@ -64,7 +65,8 @@ class MisalignCollate:
         self.materialize = materialize
         self.label_later = augment.needs_model
         if callable(augment.hardness):
-            _check_picklable(augment.hardness)  # it goes along with every batch
+            _check_picklable(augment.hardness, "hardness")  # it goes along with every batch
+        _check_picklable(augment.target, "target")
 
     def __call__(self, samples: list[Any]) -> MisalignedBatch:
         """Collate ``samples`` and augment the batch."""
@@ -90,11 +92,11 @@ class MisalignCollate:
         return state
 
 
-def _check_picklable(hardness: object) -> None:
+def _check_picklable(part: object, name: str) -> None:
     try:
-        pickle.dumps(hardness)
+        pickle.dumps(part)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise MidasAugError(
-            f"expected a hardness that pickles, to travel with batches from loader workers, got "
-            f"one that does not ({error}); define it as a function at the top of a module"
+            f"expected a {name} that pickles, to travel with batches from loader workers, got "
+            f"one that does not ({error}); define its functions and classes at the top of a module"
         ) from None

@@ -141,7 +141,9 @@ class FactoredLinear(nn.Linear):
                     "same order"
                 )
             why = "the N rows that went into the augmentation; this head does the swapping"
-            check_shape(out.labels, (count,), "a label for each feature row", why)
+            labels = out.labels
+            wanted = (count, *labels.shape[1:])
+            check_shape(labels, wanted, "a label for each feature row", why)
             out = out.source
         source = as_labels(out, "source", ndim=2)
         check_shape(source, (None, len(self.feature_dims)), "source", "one column a modality")

@@ -7,20 +7,21 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape
+from midas_aug._arrays import as_tensor, check_shape
+from midas_aug._labelling import divisor_of
 from midas_aug._replay import recomputing
 from midas_aug._state import Mirror, StatefulModule
 from midas_aug._tree import in_order
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.shares import check_logit_width
+from midas_aug.targets import Target
 from midas_aug.weak_modality import (
     LabelledRows,
     WeakModalityWeight,
-    log_likelihoods_of,
+    loss_terms_of,
     rows_of,
+    target_of,
 )
 
 __all__ = ["LossTerms", "MidasLoss"]
@@ -38,8 +39,9 @@ class LossTerms(NamedTuple):
 
 
 class MidasLoss(StatefulModule):
-    """Cross-entropy of aligned rows, misaligned rows and unimodal heads (Eq. 9-11).
+    """The loss of aligned rows, misaligned rows and unimodal heads (Eq. 9-11).
 
+    Cross-entropy, or the loss of the target that the augmentation was built with.
     total = L_align + λ·L_mis + ``unimodal_weight`` · Σ_m L_uni^m. λ and the hard-sample weights
     come in ``out.weights``; α is ``criterion.alpha``. Builds no dense targets. Rows
     with a negative label, and rows without a partner, count nowhere, whatever their logits hold.
@@ -186,26 +188,27 @@ class MidasLoss(StatefulModule):
         warming_up = bool(warms_up) and self.training and self.warming_up
         if (warming_up or unimodal_logits is None) and not torch.compiler.is_compiling():
             self._warn(out, unimodal_logits, warming_up)
-        scores = as_scores(logits, "logits")
-        unimodal = self._unimodal(unimodal_logits, out, scores, warming_up)
+        target = target_of(out, logits)
+        scores = target.predictions(logits, "logits")
+        unimodal = self._unimodal(unimodal_logits, out, target, scores, warming_up)
         if warming_up:
             self._count_step()
             nothing = torch.zeros((), device=scores.device)
             return LossTerms(self._weighted(unimodal), nothing, nothing, unimodal)
 
-        rows = rows_of(out, self.num_modalities, scores)
+        rows = rows_of(out, self.num_modalities, target, scores)
         weights = as_tensor(out.weights, "weights")
         total_rows, n_rows = rows.shares.shape[0], out.labels.shape[0]
         if weights.shape != (total_rows,):
             check_shape(weights, (total_rows,), "weights", "one weight per row of logits")
-        log_p = log_likelihoods_of(out, scores, rows)
+        terms, log_p = loss_terms_of(target, scores, rows)
         # Not a mean: an empty batch has the loss 0, with a gradient.
         factors = rows.shares * (weights / -max(total_rows, 1))[:, None]
         weak = self.weak_modality
         if weak is not None:
             factors[n_rows:].mul_(weak.coefficients(out))
         # Not two slices, whose gradients are two tensors of all rows.
-        parts = torch.split(factors * log_p, [n_rows, total_rows - n_rows])
+        parts = torch.split(factors * terms, [n_rows, total_rows - n_rows])
         aligned, misaligned = parts[0].sum(), parts[1].sum()
         if self.training and weak is not None:
             weak.step(log_p.detach(), out, rows)
@@ -251,10 +254,11 @@ class MidasLoss(StatefulModule):
         self,
         unimodal_logits: UnimodalLogits | None,
         out: LabelledRows,
+        target: Target,
         scores: Tensor,
         warming_up: bool,
     ) -> Tensor:
-        """Sum over modalities of the mean cross-entropy of the rows with a label (Eq. 9)."""
+        """Sum over modalities of the mean loss of the rows with a label, and with them (Eq. 9)."""
         if unimodal_logits is None or self.unimodal_weight == 0:
             if warming_up:
                 raise MidasAugError(
@@ -268,30 +272,34 @@ class MidasLoss(StatefulModule):
                 f"expected unimodal logits of {self.num_modalities} modalities, got "
                 f"{len(by_modality)}; pass one (N, C) tensor per modality"
             )
-        labels = out.labels
-        if type(out) is not MisalignedBatch or out.is_numpy:
-            labels = as_labels(labels, "labels")
-        n_rows = labels.shape[0]
         if type(out) is MisalignedBatch and not out.is_numpy:
-            ignored, total = out.ignored[:n_rows, None], out.n_labelled
+            labels, n_rows = out.labels, out.labels.shape[0]
+            ignored, divisor = out.ignored[:n_rows], out.divisor
         else:
-            ignored = (labels < 0)[:, None]
-            total = (n_rows - ignored.sum()).clamp(min=1)
-        targets = labels.clamp(min=-1)
-        losses: list[Tensor] = []
-        num_classes = getattr(out, "num_classes", None)
-        width = num_classes  # the labels are known to be below
-        for number, logits in enumerate(by_modality):
+            labels = target.check(out.labels)
+            n_rows = labels.shape[0]
+            ignored = ~as_tensor(out.valid, "valid")[:n_rows]
+            divisor = divisor_of(target, labels, ~ignored)
+        absent = getattr(out, "absent", None)
+        if absent is not None:
+            ignored = ignored[:, None] | absent[:n_rows]
+            each = [divisor_of(target, labels, ~column) for column in ignored.unbind(1)]
+            divisor = torch.stack(each)
+        masks = [ignored[:, None]] * self.num_modalities
+        if ignored.ndim == 2:
+            masks = list(ignored.split(1, dim=1))
+        found: list[Tensor] = []
+        for number, (logits, mask) in enumerate(zip(by_modality, masks, strict=True)):
             name = f"unimodal_logits[{number}]"
-            rows = as_scores(logits, name)
-            if rows.shape[0] != n_rows:
+            rows = target.predictions(logits, name)
+            if (*rows.shape,) != (n_rows, target.n_outputs):
                 check_shape(rows, (n_rows, None), name, "the N aligned rows")
-            if rows.shape[1] != width:
-                width = rows.shape[1]
-                check_logit_width(labels, width, name, num_classes)
-            rows = rows.masked_fill(ignored, 0.0)  # whatever an ignored row holds
-            losses.append(F.cross_entropy(rows, targets, ignore_index=-1, reduction="sum"))
-        return functools.reduce(torch.add, losses) / total
+                target.check_width(rows, labels, name)
+            found.append(rows.masked_fill(mask, 0.0))  # whatever an ignored row holds
+        sums = target.loss_sums(found, labels, ignored)
+        if ignored.ndim == 2:
+            return (torch.stack(sums) / divisor).sum()
+        return functools.reduce(torch.add, sums) / divisor
 
 
 def _in_order(unimodal_logits: Any, out: Any) -> list[Tensor]:

@@ -20,6 +20,7 @@ from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import SkillConfidence
 from midas_aug.errors import MidasAugError
 from midas_aug.loss import MidasLoss
+from midas_aug.targets import Target
 
 __all__ = ["Choice", "Recipe", "no_harm", "paper", "plain_swap", "skill"]
 
@@ -37,8 +38,9 @@ class Recipe(NamedTuple):
 
 def paper(
     modalities: Modalities,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
+    target: Target | None = None,
     warmup_epochs: int,
     hardness: HardnessSetting = "cosine",
     misaligned_weight: float = 1.0,
@@ -49,7 +51,8 @@ def paper(
 
     Args:
         modalities: Batch keys, or names with their keys; each holds features.
-        num_classes: C.
+        num_classes: C, short for ``target=ClassIndex(C)``.
+        target: What a label is: one of `midas_aug.targets`.
         warmup_epochs: E_w: 10 of 70 epochs on the paper's audio-visual sets, 2 of 30 on Food-101.
             Tell ``criterion.set_epoch(epoch)`` in every epoch.
         hardness: As in `MisalignAugment`.
@@ -75,6 +78,7 @@ def paper(
     augment = MisalignAugment(
         modalities,
         num_classes,
+        target=target,
         label=label,
         confidence="logits",
         swap="each" if len(modalities) == 2 else "permute",
@@ -87,8 +91,9 @@ def paper(
 
 def skill(
     modalities: Modalities,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
+    target: Target | None = None,
     class_counts: Array | None = None,
     misaligned_weight: float = 1.0,
     label: Label = "label",
@@ -102,7 +107,8 @@ def skill(
 
     Args:
         modalities: Batch keys.
-        num_classes: C.
+        num_classes: C, short for ``target=ClassIndex(C)``.
+        target: What a label is: one of `midas_aug.targets`.
         class_counts: As in `SkillConfidence`.
         misaligned_weight: λ.
         label: As in `MisalignAugment`.
@@ -124,10 +130,11 @@ def skill(
         tensor([0.9808, 0.0192])
     """
     names = tuple(modalities)
-    confidence = SkillConfidence(names, num_classes, class_counts=class_counts)
+    confidence = SkillConfidence(names, num_classes, target=target, class_counts=class_counts)
     augment = MisalignAugment(
         modalities,
         num_classes,
+        target=target,
         label=label,
         confidence=confidence,
         hardness=None,
@@ -139,8 +146,9 @@ def skill(
 
 def plain_swap(
     modalities: Modalities,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
+    target: Target | None = None,
     misaligned_weight: float = 1.0,
     label: Label = "label",
     seed: int | None = None,
@@ -149,7 +157,8 @@ def plain_swap(
 
     Args:
         modalities: Batch keys.
-        num_classes: C.
+        num_classes: C, short for ``target=ClassIndex(C)``.
+        target: What a label is: one of `midas_aug.targets`.
         misaligned_weight: λ.
         label: As in `MisalignAugment`.
         seed: As in `MisalignAugment`.
@@ -169,6 +178,7 @@ def plain_swap(
     augment = MisalignAugment(
         modalities,
         num_classes,
+        target=target,
         label=label,
         confidence="uniform",
         swap="each" if len(modalities) == 2 else "permute",

@@ -12,35 +12,43 @@ from midas_aug._replay import Replay, recomputing
 from midas_aug._state import StatefulModule
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
-from midas_aug.functional import soft_targets
 from midas_aug.functional.ratio_rule import (
     RatioSums,
     confidence_sums,
     ratio_sums,
     step_from_ratios,
 )
-from midas_aug.functional.shares import check_logit_width
 from midas_aug.functional.weak_modality import check_step, credit_sums, step_from_sums
+from midas_aug.targets import ClassIndex, Target
 
-__all__ = ["LabelledRows", "RatioWeakModalityWeight", "Rows", "WeakModalityWeight", "rows_of"]
+__all__ = [
+    "LabelledRows",
+    "RatioWeakModalityWeight",
+    "Rows",
+    "WeakModalityWeight",
+    "loss_terms_of",
+    "rows_of",
+    "target_of",
+]
 
 
 class LabelledRows(Protocol):
     """What the losses read: a `MisalignedBatch`, or any object with these attributes.
 
-    `WeakModalityWeight.fold` also reads ``num_classes``, `RatioWeakModalityWeight` also
-    ``source_confidence`` ``(N + S, M)``. Objects with ``log_likelihoods(logits) -> (N + S, M)``
-    are asked for it.
+    Where there are more of these, they are read, too: ``target``, one of `midas_aug.targets`, in
+    place of class indices; ``num_classes``, by `WeakModalityWeight.fold`; ``absent`` ``(N + S, M)``
+    bool, the modalities that a row has not; ``source_confidence`` ``(N + S, M)``, by
+    `RatioWeakModalityWeight`.
     """
 
     @property
     def labels(self) -> Any:
-        """``(N,)`` integers."""
+        """``(N,)`` integers, or labels of the target."""
         ...
 
     @property
     def source_labels(self) -> Any:
-        """``(N + S, M)`` integers."""
+        """``(N + S, M)`` integers, or labels of the target."""
         ...
 
     @property
@@ -60,11 +68,19 @@ class LabelledRows(Protocol):
 
 
 class Rows(NamedTuple):
-    """Source labels ``(R, M)``, shares ``(R, M)`` and validity ``(R,)`` of R rows."""
+    """What a loss reads of R rows.
+
+    Attributes:
+        source_labels: ``(R, M, …)``.
+        shares: ``(R, M)``.
+        ignored: ``(R,)`` bool, the rows that do not count.
+        absent: ``(R, M)`` bool, or None where every row has every modality.
+    """
 
     source_labels: Tensor
     shares: Tensor
-    valid: Tensor
+    ignored: Tensor
+    absent: Tensor | None
 
 
 class WeakModalityWeight(StatefulModule):
@@ -149,25 +165,29 @@ class WeakModalityWeight(StatefulModule):
             out: The batch they belong to. Without a valid misaligned row α stays as it is.
         """
         self.ready()
-        scores = as_scores(logits, "logits").detach()
-        rows = rows_of(out, self.alpha.shape[0], scores)
-        self.step(log_likelihoods_of(out, scores, rows), out, rows)
+        target = target_of(out, logits)
+        scores = target.predictions(logits, "logits").detach()
+        rows = rows_of(out, self.alpha.shape[0], target, scores)
+        self.step(loss_terms_of(target, scores, rows)[1], out, rows)
 
     def fold(self, out: LabelledRows) -> tuple[Any, Any]:
         """Fold α into soft targets and weights, for a loss other than `MidasLoss`.
 
         Returns:
-            ``targets`` ``(N + S, C)``, each row sums to 1, and ``weights`` ``(N + S,)``: the mean
-            of weights · cross-entropy is L_align + λ·L_mis with α.
+            ``targets`` ``(N + S, C)``, mixed by shares that sum to 1, and ``weights``
+            ``(N + S,)``: the mean of weights · loss is L_align + λ·L_mis with α.
+
+        Raises:
+            MidasAugError: The target of the batch has no dense form.
         """
         self.ready()
-        n_classes: int = getattr(out, "num_classes", 0)
         with torch.no_grad():
-            source_labels, shares, _ = rows_of(out, self.alpha.shape[0])
-            scaled = shares.clone()
+            target = target_of(out)
+            rows = rows_of(out, self.alpha.shape[0], target)
+            scaled = rows.shares.clone()
             scaled[out.labels.shape[0] :].mul_(self.coefficients(out))
             mass = scaled.sum(dim=1)
-            targets = soft_targets(source_labels, scaled / mass[:, None], n_classes)
+            targets = target.dense(rows.source_labels, scaled / mass[:, None])
             weights = as_tensor(out.weights, "weights") * mass
         return like(targets, out.labels), like(weights, out.labels)
 
@@ -176,7 +196,10 @@ class WeakModalityWeight(StatefulModule):
         if recomputing():
             return  # the first pass has stepped
         n_rows = out.labels.shape[0]
-        mixed = Rows(rows.source_labels[n_rows:], rows.shares[n_rows:], rows.valid[n_rows:])
+        absent = None if rows.absent is None else rows.absent[n_rows:]
+        mixed = Rows(
+            rows.source_labels[n_rows:], rows.shares[n_rows:], rows.ignored[n_rows:], absent
+        )
         stepped = self._stepped(log_p[n_rows:], out, mixed)
         if torch.compiler.is_compiling():  # a compiled graph repeats itself
             self.alpha.copy_(stepped)
@@ -191,7 +214,7 @@ class WeakModalityWeight(StatefulModule):
 
     def _stepped(self, log_p: Tensor, out: LabelledRows, rows: Rows) -> Tensor:
         """The next α, from the S misaligned rows."""
-        (sums,) = self._reduce(credit_sums(rows.shares, log_p, rows.valid))
+        (sums,) = self._reduce(credit_sums(rows.shares, log_p, rows.ignored, rows.absent))
         return step_from_sums(self.alpha, sums, step_size=self.step_size, max_alpha=self.max_alpha)
 
     def _reduce(self, *sums: Tensor) -> list[Tensor]:
@@ -248,20 +271,44 @@ class RatioWeakModalityWeight(WeakModalityWeight):
         )
 
 
-def rows_of(out: LabelledRows, n_modalities: int, scores: Tensor | None = None) -> Rows:
-    """Source labels, shares and validity of all N + S rows, checked against the logits."""
+def target_of(out: Any, logits: Any = None) -> Target:
+    """What the labels of a batch are; class indices where it does not say."""
+    target = getattr(out, "target", None)
+    if target is not None:
+        found: Target = target
+        return found
+    num_classes = getattr(out, "num_classes", None)
+    if num_classes is None:
+        if logits is None:
+            raise MidasAugError(
+                f"expected a batch that knows its num_classes, got a {type(out).__name__} without; "
+                "give it one, or use MidasLoss, which builds no dense targets"
+            )
+        num_classes = as_scores(logits, "logits").shape[1]
+    return ClassIndex(max(int(num_classes), 1))
+
+
+def rows_of(
+    out: LabelledRows, n_modalities: int, target: Target, scores: Tensor | None = None
+) -> Rows:
+    """What a loss reads of all N + S rows, checked against the predictions."""
+    absent: Tensor | None = getattr(out, "absent", None)
     if type(out) is MisalignedBatch and scores is not None and not out.is_numpy:
         # It was checked at its own door.
-        source_labels, shape = out.source_labels, scores.shape
-        fits = len(shape) == 2 and (*shape,) == (source_labels.shape[0], out.num_classes)
-        if fits and source_labels.shape[1] == n_modalities:
-            return Rows(source_labels, out.shares, out.valid)
-    source_labels = as_labels(out.source_labels, "source_labels", ndim=2)
+        source_labels = out.source_labels
+        expected = (source_labels.shape[0], target.n_outputs)
+        if (*scores.shape,) == expected and source_labels.shape[1] == n_modalities:
+            return Rows(source_labels, out.shares, out.ignored, absent)
+    if isinstance(target, ClassIndex):
+        source_labels = as_labels(out.source_labels, "source_labels", ndim=2)
+    else:
+        source_labels = as_tensor(out.source_labels, "source_labels")
     shares = as_scores(out.shares, "shares").detach()
     valid = as_tensor(out.valid, "valid")
     total_rows = source_labels.shape[0]
     why = f"one column for each of the {n_modalities} modalities this loss was built for"
-    check_shape(source_labels, (total_rows, n_modalities), "source_labels", why)
+    more = tuple(source_labels.shape[2:])
+    check_shape(source_labels, (total_rows, n_modalities, *more), "source_labels", why)
     check_shape(shares, (total_rows, n_modalities), "shares", "one share per source label")
     check_shape(valid, (total_rows,), "valid", "one flag per row")
     if scores is not None:
@@ -270,19 +317,18 @@ def rows_of(out: LabelledRows, n_modalities: int, scores: Tensor | None = None) 
             "out.gather(...) gives, not the features that went in"
         )
         check_shape(scores, (total_rows, None), "logits", why)
-        num_classes = getattr(out, "num_classes", None)
-        if scores.shape[1] != num_classes:
-            check_logit_width(source_labels, scores.shape[1], "logits", num_classes)
-    return Rows(source_labels, shares, valid)
+        target.check_width(scores, source_labels, "logits")
+    return Rows(source_labels, shares, ~valid, absent)
 
 
-def log_likelihoods_of(out: Any, scores: Tensor, rows: Rows) -> Tensor:
-    """Minus the loss of each row for the label of each modality's source, ``(N + S, M)``."""
-    if hasattr(out, "log_likelihoods"):
-        found: Tensor = out.log_likelihoods(scores)
-        return found
-    counted = scores.masked_fill(~rows.valid[:, None], 0.0)
-    return counted.log_softmax(dim=1).gather(1, rows.source_labels.clamp(min=0))
+def loss_terms_of(target: Target, scores: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Minus the loss of each row for the label of each modality's source, ``(N + S, M)``.
+
+    First as it is trained with, then as credit is measured. Rows that do not count send no gradient
+    to their predictions, whatever these hold.
+    """
+    counted = scores.masked_fill(rows.ignored[:, None], 0.0)
+    return target.loss_terms(counted, target.filled(rows.source_labels))
 
 
 def raw_rows_of(out: Any) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+from inspect import ismodule
 from pathlib import Path
 from types import ModuleType
 
@@ -15,13 +16,15 @@ import torch
 from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+import midas_aug
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "benchmarks" / "README.md",
-        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("examples/**/*.md"),
     ]
 )
@@ -67,7 +70,9 @@ def test_a_broken_block_would_be_noticed(tmp_path):
         example.evaluate()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/trainers.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/cite.md", "docs/trainers.md", "docs/upgrading.md"]
+)
 def test_the_computed_parts_of_this_page_are_up_to_date(page, renderer):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert renderer.render(page, text) == text, "run: python docs/render.py"
@@ -303,3 +308,29 @@ def test_a_broken_link_would_be_noticed(tmp_path):
 def test_readme_leads_to_every_page():
     pages = {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}
     assert pages <= {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README)}
+
+
+def test_a_page_about_a_topic_of_its_own_is_linked_from_the_page_above_it():
+    for above, folder in (("docs/cookbook.md", "cookbook"), ("docs/api/README.md", "api")):
+        text = (ROOT / above).read_text(encoding="utf-8")
+        linked = {
+            link.partition("#")[0].rpartition("/")[2] for link in re.findall(r"\]\(([^)]+)\)", text)
+        }
+        assert {page.name for page in ROOT.glob(f"docs/{folder}/*.md")} - {"README.md"} <= linked
+
+
+def documented() -> set[str]:
+    """What the API pages have filled in when the site is built."""
+    pages = ROOT.glob("docs/api/*.md")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    return set(re.findall(r"^::: (\S+)$", text, flags=re.MULTILINE))
+
+
+def test_the_api_pages_have_every_public_module_and_every_name_of_the_package():
+    """That no name of a module is left out is checked where the site is built."""
+    integrations = {path.stem for path in ROOT.glob("midas_aug/integrations/[!_]*.py")}
+    modules = {name for name in midas_aug.__all__ if ismodule(getattr(midas_aug, name))}
+    assert {f"midas_aug.{name}" for name in modules | {"diagnostics"}} <= documented()
+    assert {f"midas_aug.integrations.{name}" for name in integrations} <= documented()
+    names = {f"midas_aug.{name}" for name in set(midas_aug.__all__) - modules - {"__version__"}}
+    assert names <= documented()

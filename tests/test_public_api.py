@@ -31,7 +31,8 @@ INVENTORY = {
     "midas_aug": """FactoredLinear FusionWeights LossTerms MidasAugError MidasLoss MisalignAugment
         MisalignedBatch RatioWeakModalityWeight SwapPlan WeakModalityWeight __version__ confidence
         functional protocols recipes targets""",
-    "midas_aug.protocols": "ConfidenceProvider Hardness LabelledRows Pairing",
+    "midas_aug.protocols": "ConfidenceProvider Hardness LabelledRows Pairing Target",
+    "midas_aug.targets": "ClassIndex Continuous Distribution MultiLabel Target resolve_target",
     "midas_aug.recipes": "Choice Recipe no_harm paper plain_swap skill",
     "midas_aug.functional": """SwapPlan fit_fusion_weights gather_rows hard_sample_weights
         label_shares
@@ -42,27 +43,30 @@ INVENTORY = {
     "midas_aug.confidence": """CalibratedConfidence ConfidenceProvider FrozenConfidence
         HeadConfidence LogitConfidence LogitProvider PrototypeConfidence SkillConfidence
         TableConfidence UniformConfidence""",
-    "midas_aug.diagnostics": """Comparison DiscrepancyRatio Finding MisalignedAccuracy
+    "midas_aug.diagnostics": """Advice Comparison DiscrepancyRatio Finding MisalignedAccuracy
         MisalignedConfidence ModalityReport Score ShareCollapse ShareEntropy TrainingLog accuracy
-        accuracy_shapley all_subsets collapsed_share_fraction diagnose discrepancy_ratio
+        accuracy_shapley advise all_subsets collapsed_share_fraction cross_fitted_fusion diagnose
+        discrepancy_ratio late_fusion learning_speed
         draw_curves draw_hardness draw_report draw_shares expected_calibration_error
         hardness_quantiles misaligned_accuracy misaligned_confidence
         permutation_importance remove_modality report_from_logits sample_shapley shapley
         share_entropy""",
 }
 SIGNATURES = {
-    MisalignAugment: "modalities num_classes * label confidence pairing swap hardness "
-    "misaligned_weight keep seed validate",
-    MisalignAugment.draw: "self batch labels * plan generator materialize",
+    MisalignAugment: "modalities num_classes * target label confidence pairing swap hardness "
+    "misaligned_weight present keep seed validate",
+    MisalignAugment.draw: "self batch labels * present plan generator materialize",
     MisalignedBatch.label: "self confidence * unimodal_logits features",
-    MisalignAugment.__call__: "self batch labels * unimodal_logits plan generator materialize",
+    MisalignAugment.__call__: "self batch labels * unimodal_logits present plan generator "
+    "materialize",
     MisalignAugment.collate: "self collate_fn * materialize",
     MidasLoss: "num_modalities * weak_modality unimodal_weight warmup_epochs warmup_steps",
-    SkillConfidence: "modalities num_classes * ema eps class_counts",
+    SkillConfidence: "modalities num_classes * target ema eps class_counts",
     SkillConfidence.cross_fit: "self fit labels * folds groups seed",
     WeakModalityWeight: "num_modalities * step_size max_alpha sync process_group",
     functional.sample_partners: "labels * generator num_classes",
-    functional.plan_swaps: "labels num_modalities * swap pairing features generator num_classes",
+    functional.plan_swaps: "labels num_modalities * swap pairing features generator num_classes "
+    "present",
     FactoredLinear: "feature_dims out_features bias device dtype",
     FactoredLinear.forward: "self features out",
     functional.gather_rows: "tree index",
@@ -71,12 +75,12 @@ SIGNATURES = {
     functional.skill_score: "logits labels class_counts",
     functional.shares_by_source: "confidence source",
     functional.soft_targets: "source_labels shares num_classes",
-    functional.hard_sample_weights: "features plan * similarity",
+    functional.hard_sample_weights: "features plan * similarity present",
     functional.misaligned_cross_entropy: "logits source_labels shares alpha",
     functional.weak_modality_step: "alpha shares logits source_labels * valid step_size max_alpha",
     functional.misaligned_accuracy: "logits source_labels * valid same_label",
     diagnostics.diagnose: "model loader modalities * encode num_classes label unimodal training "
-    "removal draws resamples seed name device progress",
+    "log removal draws resamples seed name device progress",
     diagnostics.report_from_logits: "arrays * modalities resamples seed name",
 }
 EXTRAS = {  # what has to be there for a module of the integrations

@@ -37,6 +37,12 @@ def half_of_it(function: Any) -> Any:
     return lambda *arguments, **options: function(*arguments, **options) * 0.5
 
 
+def half_of_each(function: Any) -> Any:
+    return lambda *arguments, **options: tuple(
+        0.5 * part for part in function(*arguments, **options)
+    )
+
+
 def one_step_more(function: Any) -> Any:
     return lambda alpha, *rest, **options: function(alpha, *rest, **options) + 0.05
 
@@ -56,9 +62,9 @@ def first_row(function: Any) -> Any:
         ("midas_aug._hardness.hard_sample_weights", half_of_it, "hard-sample weights"),
         ("midas_aug.weak_modality.step_from_sums", one_step_more, "alpha"),
         ("midas_aug.functional.plan.partners_from_draws", first_row, "sources"),
-        ("midas_aug.targets.soft_targets", reversed_columns, "targets"),
+        ("midas_aug.targets.class_index.soft_targets", reversed_columns, "targets"),
         ("midas_aug.confidence.base.true_class_log_probability", half_of_it, "confidence"),
-        ("midas_aug.loss.log_likelihoods_of", half_of_it, "loss"),
+        ("midas_aug.loss.loss_terms_of", half_of_each, "loss"),
     ],
 )
 def test_a_planted_fault_is_found(place, plant, word, tmp_path, monkeypatch, capsys):

@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from benchmarks.common.kinds import MAIN_SCORES
 from benchmarks.common.records import (
     check_fields,
     damaged,
     is_number,
-    is_scores,
     parse_json,
     read_json,
     write_text,
@@ -159,6 +159,15 @@ def _checked(record: dict[str, Any], file: Path) -> Record:
     return record
 
 
+def _is_scored(value: object) -> bool:
+    """Whether a value of JSON is scores, the main one of a kind of labels among them."""
+    return (
+        isinstance(value, dict)
+        and any(name in value for name in MAIN_SCORES)
+        and all(score is None or is_number(score) for score in value.values())
+    )
+
+
 _FIELDS = {
     "task": lambda value: isinstance(value, str),
     "entry": lambda value: isinstance(value, str),
@@ -171,8 +180,8 @@ _FIELDS = {
     ),
     "epochs": lambda value: type(value) is int,
     "versions": lambda value: isinstance(value, dict),
-    "validation": lambda value: is_scores(value) and "nll" in value,
-    "test": lambda value: value is None or is_scores(value),
+    "validation": lambda value: _is_scored(value) and "nll" in value,
+    "test": lambda value: value is None or _is_scored(value),
     "steps": is_number,
     "seconds": is_number,
 }

@@ -20,12 +20,13 @@ from benchmarks.compare.kept import (
     read_runs,
     write_runs,
 )
-from benchmarks.compare.tasks import COMPARE, COMPETITION, REAL, TASKS, load_split
+from benchmarks.compare.tasks import COMPARE, COMPETITION, LABELS, REAL, TASKS, load_split
 from benchmarks.compare.train import Outcome, train_readings
 from benchmarks.methods.entries import (
     COMPETITION_BESIDE,
     COMPETITION_ENTRIES,
     ENTRIES,
+    LABEL_ENTRIES,
     LEARNING_RATE,
     SKILL_ENTRIES,
     Config,
@@ -95,6 +96,14 @@ SUITES = {
         first_seed=3000,
         entries=COMPETITION_ENTRIES,
         beside=tuple(COMPETITION_BESIDE),
+    ),
+    "labels": Suite(
+        LABELS,
+        seeds=10,
+        headline_seeds=10,
+        tuning_seeds=(1000,),
+        first_seed=4000,
+        entries=LABEL_ENTRIES,
     ),
 }
 
@@ -228,12 +237,13 @@ class Job:
         config = dict(self.config)
         outcomes = train_readings(
             entry.build(config),
-            load_split(task.dataset, modalities, self.seed, task.rows),
+            load_split(task.dataset, modalities, self.seed, task.rows, task.missing),
             {name: job.reading for name, job in jobs.items()},
             epochs=task.epochs,
-            learning_rate=float(config[LEARNING_RATE]),
+            learning_rate=task.kind.rate * float(config[LEARNING_RATE]),
             seed=self.seed,
             augment=task.augment,
+            kind=task.kind,
             test=self.phase == "test",
         )
         for name, job in jobs.items():
@@ -350,9 +360,10 @@ def final_jobs(name: str, task: str, entry: str, root: Path = RESULTS) -> list[J
 def best_config(
     folder: Path, task: str, entry: str, seeds: Sequence[int], modality: str | None = None
 ) -> Config:
-    """The configuration with the highest mean validation accuracy over the tuning seeds.
+    """The configuration with the highest mean validation score over the tuning seeds.
 
-    Of equals, the one with the lowest cross-entropy. Without tuning seeds, the default.
+    That is accuracy, for classes. Of equals, the one with the lowest loss. Without tuning seeds,
+    the default.
     """
     spec = entries_of(folder)[entry]
     start = _start(folder, task, entry, seeds)
@@ -365,17 +376,17 @@ def best_config(
         if job.modality == modality:
             runs.setdefault(job.config, []).append(job.load()["validation"])
 
-    best = max(runs.items(), key=lambda item: _quality(item[1]))
+    main = TASKS[task].kind.main
+    best = max(runs.items(), key=lambda item: _quality(item[1], main))
     return dict(best[0])
 
 
-def _quality(runs: Sequence[Mapping[str, float | None]]) -> tuple[float, float]:
-    """Mean accuracy, and the mean cross-entropy turned round; a diverged run has none."""
-    losses = [score["nll"] for score in runs]
-    worst = math.inf
+def _quality(runs: Sequence[Mapping[str, float | None]], main: str) -> tuple[float, float]:
+    """Mean score, and the mean loss turned round; a diverged run has none."""
+    scores, losses = ([run[name] for run in runs] for name in (main, "nll"))
     return (
-        mean(score["accuracy"] or 0.0 for score in runs),
-        -mean(worst if loss is None else loss for loss in losses),
+        mean(-math.inf if score is None else score for score in scores),
+        -mean(math.inf if loss is None else loss for loss in losses),
     )
 
 

@@ -1,7 +1,7 @@
 """The tasks of the comparison: which modalities of which data set, and how long to train."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.common.kinds import CLASSES, NUMBER, TAGS, Kind
 from benchmarks.compare import data
 from benchmarks.compare.augment import InputAugment, RandomCrop, ShiftAndMask, WordDropout
 
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task.
+    """What is to be told from what.
 
     Attributes:
         dataset: One of `benchmarks.compare.data.DATASETS`.
@@ -26,7 +27,9 @@ class Task:
         tuned_as: The task whose tuning serves this one, which is planted and no task of its own.
         augment: What training batches go through, by modality; the same for every method.
         rows: How many of the data set's, drawn once for all seeds; None for all.
-        group: "competition" for the tasks of that suite, "candidate" for those that it has not run.
+        group: The suite whose tasks these are, "candidate" for those that none has run.
+        kind: Of the labels.
+        missing: How often a modality of a row is missing; see `draw_present`.
     """
 
     dataset: str
@@ -37,6 +40,8 @@ class Task:
     augment: Mapping[str, InputAugment] = field(default_factory=dict)
     rows: int | None = None
     group: str = "compare"
+    kind: Kind = CLASSES
+    missing: float = 0.0
 
 
 KANJI_CROP = RandomCrop(smallest=0.5)  # a mirrored character is none
@@ -55,6 +60,22 @@ def _kanji(*texts: str, like: str | None = "kanji", **augment: InputAugment) -> 
         rows=4000,
         group="competition",
     )
+
+
+def _missing(like: Task, epochs: int, rows: int | None = None) -> dict[str, Task]:
+    """The task with modalities missing, more and more often; tuned where 30 % are."""
+    tuned_as = f"{like.dataset}-missing-30"
+    return {
+        f"{like.dataset}-missing-{rate}": replace(
+            like,
+            epochs=epochs,
+            rows=rows,
+            missing=rate / 100,
+            tuned_as=None if rate == 30 else tuned_as,
+            group="labels",
+        )
+        for rate in (10, 30, 50)
+    }
 
 
 TASKS = {
@@ -107,19 +128,33 @@ TASKS = {
         group="candidate",
     ),
 }
+TASKS |= _missing(TASKS["kanji"], epochs=15, rows=2000)
+TASKS |= {
+    "openmoji-tags": Task(
+        "openmoji-tags", ("image", "text"), epochs=30, weight=4, group="labels", kind=TAGS
+    ),
+    "brca-age": Task(
+        "brca-age", ("rna", "methylation"), epochs=60, weight=1, group="labels", kind=NUMBER
+    ),
+}
+TASKS |= _missing(TASKS["openmoji"], epochs=15)
+TASKS |= _missing(TASKS["watch"], epochs=6)
 COMPARE = tuple(name for name, task in TASKS.items() if task.group == "compare")
 COMPETITION = tuple(name for name, task in TASKS.items() if task.group == "competition")
+LABELS = tuple(name for name, task in TASKS.items() if task.group == "labels")
 REAL = tuple(name for name in COMPARE if TASKS[name].tuned_as is None)
 
 
 class Rows(NamedTuple):
     """Samples of one part of a split: inputs by modality, and labels.
 
-    Inputs are float32, or int64 where they are numbers of words or letters (0 for none).
+    Inputs are float32, or int64 where they are numbers of words or letters (0 for none); those of a
+    modality that a row does not have are 0.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    present: Tensor | None = None  # (N, M) bool: the modalities that a row has; None for all
 
 
 class Split(NamedTuple):
@@ -137,19 +172,66 @@ def _dataset(name: str) -> data.Dataset:
 
 @lru_cache(maxsize=1)
 def load_split(
-    dataset_name: str, modalities: tuple[str, ...], seed: int, rows: int | None = None
+    dataset_name: str,
+    modalities: tuple[str, ...],
+    seed: int,
+    rows: int | None = None,
+    missing: float = 0.0,
 ) -> Split:
-    """The split of a seed: 60/20/20, stratified or by group (`compare.data.splits`)."""
+    """The split of a seed: 60/20/20, stratified or by group (`compare.data.splits`).
+
+    Where modalities are missing, numbers are standardised by, and vocabularies made of, the
+    training rows that have the modality.
+    """
     dataset = _dataset(dataset_name) if rows is None else draw_rows(_dataset(dataset_name), rows)
     parts = data.split(dataset, seed)
-    inputs = {name: _prepared(dataset.inputs[name], parts[0]) for name in modalities}
-    labels = torch.from_numpy(dataset.labels)
+    labels = _labels(dataset, parts[0])
+    present = None
+    if missing > 0:
+        present = draw_present(len(labels), len(modalities), missing, seed)
+    inputs = {}
+    for place, name in enumerate(modalities):
+        values, training = dataset.inputs[name], parts[0]
+        if present is None:
+            inputs[name] = _prepared(values, training)
+            continue
+        has = present[:, place]
+        prepared = _prepared(values, training[has.numpy()[training]])
+        inputs[name] = torch.where(has.view(-1, *[1] * (prepared.ndim - 1)), prepared, 0)
     return Split(
         *(
-            Rows({name: values[rows] for name, values in inputs.items()}, labels[rows])
+            Rows(
+                {name: values[rows] for name, values in inputs.items()},
+                labels[rows],
+                None if present is None else present[rows],
+            )
             for rows in map(torch.from_numpy, parts)
         )
     )
+
+
+def draw_present(num_rows: int, num_modalities: int, missing: float, seed: int) -> Tensor:
+    """``(N, M)`` bool, which modalities a row has.
+
+    Each is missing with probability ``missing``, independently of the others; a row that would have
+    none keeps one, each as likely. With one seed, what is missing at a rate is missing at every
+    higher one, but for the modality that such a row keeps.
+    """
+    random = np.random.default_rng(seed + 3_000_000)
+    present = random.random((num_rows, num_modalities)) >= missing
+    keeps = random.integers(num_modalities, size=num_rows)
+    none = np.flatnonzero(~present.any(axis=1))
+    present[none, keeps[none]] = True
+    return torch.from_numpy(present)
+
+
+def _labels(dataset: data.Dataset, training: NDArray[np.int64]) -> Tensor:
+    """Classes, tags, or numbers, which are standardised by the training rows."""
+    if dataset.answers is None:
+        return torch.from_numpy(dataset.labels)
+    if dataset.answers.ndim == 2:
+        return torch.from_numpy(dataset.answers).float()
+    return _standardised(dataset.answers[:, None], training)[:, 0]
 
 
 def draw_rows(dataset: data.Dataset, rows: int) -> data.Dataset:
@@ -158,6 +240,7 @@ def draw_rows(dataset: data.Dataset, rows: int) -> data.Dataset:
     return dataset._replace(
         inputs={name: values[chosen] for name, values in dataset.inputs.items()},
         labels=dataset.labels[chosen],
+        answers=None if dataset.answers is None else dataset.answers[chosen],
         groups=None if dataset.groups is None else dataset.groups[chosen],
     )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import metrics
+from benchmarks.common.kinds import CLASSES, Kind
 from benchmarks.common.model import Features, LateFusion
 from benchmarks.compare.augment import BatchAugment, InputAugment
 from benchmarks.compare.encoders import WIDTH, build_encoder
@@ -50,7 +51,7 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def build_model(split: Split, seed: int) -> LateFusion:
+def build_model(split: Split, seed: int, kind: Kind = CLASSES) -> LateFusion:
     """A model whose initial weights depend on the seed and the modalities only."""
     torch.manual_seed(seed)
     inputs = split.training.inputs
@@ -61,8 +62,8 @@ def build_model(split: Split, seed: int) -> LateFusion:
         )
         for name, values in inputs.items()
     }
-    num_classes = int(torch.cat([rows.labels for rows in split]).max()) + 1
-    return LateFusion(encoders, WIDTH, num_classes)
+    num_outputs = kind.num_outputs(torch.cat([rows.labels for rows in split]))
+    return LateFusion(encoders, WIDTH, num_outputs)
 
 
 def train(
@@ -74,6 +75,7 @@ def train(
     seed: int,
     test: bool,
     augment: Mapping[str, InputAugment] | None = None,
+    kind: Kind = CLASSES,
 ) -> Outcome:
     """`fit`, then score; the test rows only with ``test=True``, once."""
     outcomes = train_readings(
@@ -85,6 +87,7 @@ def train(
         seed=seed,
         test=test,
         augment=augment,
+        kind=kind,
     )
     return outcomes[""]
 
@@ -99,9 +102,10 @@ def train_readings(
     seed: int,
     test: bool,
     augment: Mapping[str, InputAugment] | None = None,
+    kind: Kind = CLASSES,
 ) -> dict[str, Outcome]:
     """One training, scored in each way to read its model; each selects an epoch of its own."""
-    run = _run(method, split, readings, epochs, learning_rate, seed, augment)
+    run = _run(method, split, readings, epochs, learning_rate, seed, augment, kind)
     outcomes = {}
     for name, best in run.best.items():
         reading = readings[name]
@@ -115,6 +119,8 @@ def train_readings(
 
         def score(part: Rows, reading: Reading = reading, training: Features = training) -> Scores:
             features = reading.looks_at(encode(run.model, part))
+            if kind is not CLASSES or part.present is not None:
+                return _scores(kind, predict(features), part)
             return metrics.evaluate(predict, metrics.Scored(features, part.labels), training)
 
         outcomes[name] = Outcome(
@@ -125,6 +131,17 @@ def train_readings(
             seconds=run.seconds,
         )
     return outcomes
+
+
+@torch.no_grad()
+def _scores(kind: Kind, outputs: Tensor, part: Rows) -> Scores:
+    """Scores of a kind; with modalities missing also of the rows that are whole, and the others."""
+    scores = kind.scores(outputs, part.labels)
+    if part.present is not None:
+        whole = part.present.all(dim=1)
+        for name, rows in (("whole", whole), ("incomplete", ~whole)):
+            scores[f"{kind.main}.{name}"] = kind.score(outputs[rows], part.labels[rows])
+    return scores
 
 
 def fit(
@@ -140,7 +157,8 @@ def fit(
 
     The seed controls the initial weights, the order of the rows, the draws of the method and those
     of the augmentation. The epoch with the highest validation accuracy is selected, of equals the
-    one with the lowest cross-entropy. Test rows are not looked at.
+    one with the lowest cross-entropy. A run whose loss is no number any more ends there. Test rows
+    are not looked at.
 
     Args:
         method: Fresh; it is set up here, and predicts with the fitted model afterwards.
@@ -150,7 +168,7 @@ def fit(
         seed: See above.
         augment: Of the inputs of training batches, by modality. None: they stay as they are.
     """
-    run = _run(method, split, {"": Reading()}, epochs, learning_rate, seed, augment)
+    run = _run(method, split, {"": Reading()}, epochs, learning_rate, seed, augment, CLASSES)
     run.best[""].restore(run.model, method)
     return Fitted(run.model, run.best[""].epoch, run.steps, run.seconds)
 
@@ -172,13 +190,17 @@ def _run(
     learning_rate: float,
     seed: int,
     augment: Mapping[str, InputAugment] | None,
+    kind: Kind,
 ) -> _Run:
-    model = build_model(split, seed)
-    rows, labels = split.training
+    model = build_model(split, seed, kind)
+    rows, labels, present = split.training
     setting = Setting(
         labels=labels,
         epochs=epochs,
         encode_training=lambda: EncodedRows(encode(model, split.training), labels),
+        kind=kind,
+        present=present,
+        present_validation=split.validation.present,
     )
     method.setup(model, setting, torch.Generator().manual_seed(seed + 1_000_000))
     optimizer = build_optimizer(model, method, learning_rate)
@@ -186,7 +208,7 @@ def _run(
     order = torch.Generator().manual_seed(seed)
     augmented = BatchAugment(augment, seed)
     best = {name: Best() for name in readings}
-    steps, seconds = 0, 0.0
+    steps, seconds, diverged = 0, 0.0, False
     for epoch in range(epochs):
         started = time.process_time()
         model.train()
@@ -195,13 +217,20 @@ def _run(
         inputs = _repaired(rows, method.sources(epoch))
         for batch, keep in _batches(method, epoch, order):
             features = model.encode(augmented(gather_rows(inputs, batch)))
+            method.on_batch(batch)
+            features = keep_only(features, method.present)
             loss = method.loss(keep_only(features, keep), labels[batch])
+            if not loss.isfinite():
+                diverged = True
+                break
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             method.after_backward()
             optimizer.step()
             method.after_step()
             steps += 1
+        if diverged:
+            break
         scheduler.step()
         method.on_epoch_end(epoch)
         seconds += time.process_time() - started
@@ -229,7 +258,10 @@ def _repaired(rows: Mapping[str, Tensor], sources: Tensor | None) -> Mapping[str
 
 @torch.no_grad()
 def encode(model: LateFusion, rows: Rows) -> Features:
-    """Features of all rows in eval mode, with the model left in the mode it was in."""
+    """Features of all rows in eval mode, with the model left in the mode it was in.
+
+    Those of modalities that a row does not have are 0.
+    """
     was_training = model.training
     model.eval()
     chunks = [
@@ -237,7 +269,8 @@ def encode(model: LateFusion, rows: Rows) -> Features:
         for chunk in torch.split(torch.arange(len(rows.labels)), EVALUATION_ROWS)
     ]
     model.train(was_training)
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    features = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return keep_only(features, rows.present)
 
 
 def _batches(

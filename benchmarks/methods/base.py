@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from benchmarks.common.kinds import CLASSES, Kind
 from benchmarks.common.model import Features, LateFusion
 
 
@@ -24,6 +24,9 @@ class Setting(NamedTuple):
     labels: Tensor  # of the training rows
     epochs: int
     encode_training: Callable[[], EncodedRows]  # as the model is now
+    kind: Kind = CLASSES  # of the labels
+    present: Tensor | None = None  # (N, M) bool: the modalities that a row has; None for all
+    present_validation: Tensor | None = None  # of the validation rows
 
     @property
     def num_rows(self) -> int:
@@ -40,12 +43,12 @@ class EpochRows(NamedTuple):
 
 @dataclass
 class Method:
-    """Joint training: the cross-entropy of the fused logits, and nothing else.
+    """Joint training: the loss of the fused outputs, and nothing else.
 
     A subclass is a dataclass whose fields are its hyper-parameters, and overrides hooks. The loop
-    calls ``setup`` once; ``on_epoch_start`` and ``epoch_rows`` before an epoch; ``loss``, backward,
-    ``after_backward``, the optimiser's step and ``after_step`` for each batch; ``on_epoch_end``,
-    and ``on_validation`` after the epoch's validation.
+    calls ``setup`` once; ``on_epoch_start`` and ``epoch_rows`` before an epoch; ``on_batch``,
+    ``loss``, backward, ``after_backward``, the optimiser's step and ``after_step`` for each batch;
+    ``on_epoch_end``, and ``on_validation`` after the epoch's validation.
     Randomness comes from ``self.generator`` alone.
     """
 
@@ -55,6 +58,7 @@ class Method:
         self.setting = setting
         self.generator = generator
         self.num_modalities = len(model.modalities)
+        self.present: Tensor | None = None  # (B, M) bool, of the batch; None for all
 
     def extra_modules(self) -> Iterable[nn.Module]:
         """Modules of the method's own that the run's optimiser trains."""
@@ -74,9 +78,17 @@ class Method:
         """
         return None
 
+    def on_batch(self, rows: Tensor) -> None:
+        """The numbers of the training rows of the next batch."""
+        whole = self.setting.present
+        self.present = None if whole is None else whole[rows]
+
     def loss(self, features: Features, labels: Tensor) -> Tensor:
-        """The scalar to minimise, from the encoded batch; augmentation happens in here."""
-        return F.cross_entropy(self.model.fuse(features), labels)
+        """The scalar to minimise, from the encoded batch; augmentation happens in here.
+
+        The features of modalities that a row does not have are 0.
+        """
+        return self.setting.kind.loss(self.model.fuse(features), labels)
 
     def after_backward(self) -> None:
         """Edit gradients."""
@@ -108,7 +120,7 @@ class Method:
             module.load_state_dict(values)
 
     def predict(self, features: Features) -> Tensor:
-        """Class logits ``(N, C)`` at evaluation."""
+        """Class logits ``(N, C)`` at evaluation, or what outputs the kind of labels has."""
         return self.model.fuse(features)
 
     def parts(self, features: Features) -> Features:

@@ -241,6 +241,17 @@ COMPETITION_ENTRIES: dict[str, Entry] = {
     **COMPETITION_BESIDE,
 }
 
+HIGH_RATES = (0.03, 0.1)
+# The rows of the suite about tags, numbers and missing modalities.
+LABEL_ENTRIES: dict[str, Entry] = {
+    "joint": Entry("joint", rates=HIGH_RATES),
+    "modality-dropout": Entry("modality dropout", ModalityDropout, {"rate": 0.5}, rates=HIGH_RATES),
+    **{
+        name: replace(SKILL_LEADERS[name], rates=HIGH_RATES)
+        for name in ("plain-swap", "midas", "skill")
+    },
+}
+
 # Rivals for competing modalities that no suite has run yet.
 RIVAL_ENTRIES: dict[str, Entry] = {
     "tcmax": Entry("TCMax", TCMax),

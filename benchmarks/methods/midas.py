@@ -42,7 +42,7 @@ class Midas(Method):
         super().setup(model, setting, generator)
         self.augment = MisalignAugment(
             model.modalities,
-            model.num_classes,
+            target=setting.kind.target(model.num_classes),
             confidence="logits" if self.soft_labels else "uniform",
             hardness="cosine" if self.hard_samples else None,
             misaligned_weight=self.misaligned_weight,
@@ -73,7 +73,13 @@ class Midas(Method):
 
     def loss(self, features: Features, labels: Tensor) -> Tensor:
         unimodal = self.model.classify(features) if self.unimodal_losses else None
-        out = self.augment(features, labels, unimodal_logits=unimodal, generator=self.generator)
+        out = self.augment(
+            features,
+            labels,
+            unimodal_logits=unimodal,
+            generator=self.generator,
+            present=self.present,
+        )
         loss: Tensor = self.criterion(self.model.fuse(out), out, unimodal_logits=unimodal)
         return loss
 

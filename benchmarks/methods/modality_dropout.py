@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks.common.model import Features
 from benchmarks.methods.shared import ComparingMethod
@@ -25,7 +24,8 @@ class ModalityDropout(ComparingMethod):
 
     The feature is set to 0 as in `SMV`; the others are not scaled up, as evaluation has all of
     them and a row at most one less. A row never loses more than one modality, so that one is always
-    left. No paper's recipe: the simplest control for the methods that choose what to drop.
+    left; where modalities are missing, a row loses none that is its last. No paper's recipe: the
+    simplest control for the methods that choose what to drop.
 
     Attributes:
         rate: p.
@@ -35,8 +35,10 @@ class ModalityDropout(ComparingMethod):
 
     def loss(self, features: Features, labels: Tensor) -> Tensor:
         kept = kept_modalities(self.num_modalities, len(labels), self.rate, self.generator)
+        if self.present is not None:
+            kept |= self.present.sum(dim=1) == 1
         left = {
             name: features[name] * of_modality[:, None]
             for name, of_modality in zip(self.model.modalities, kept, strict=True)
         }
-        return F.cross_entropy(self.model.fuse(left), labels)
+        return super().loss(left, labels)

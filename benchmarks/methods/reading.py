@@ -37,7 +37,8 @@ class Reading:
     def validate(self, method: Method, rows: EncodedRows, epoch: int) -> Validation:
         """Measure, and how good the model is now."""
         self.measure(method, rows, epoch)
-        return validation_of(self.predict(method, self.looks_at(rows.features)), rows.labels)
+        outputs = self.predict(method, self.looks_at(rows.features))
+        return validation_of(outputs, rows.labels, method.setting.kind)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.common.kinds import CLASSES
 from benchmarks.common.model import Features, LateFusion
 from benchmarks.methods.base import Method, Setting
 from midas_aug import recipes
@@ -16,8 +17,9 @@ from midas_aug import recipes
 class Skill(Method):
     """Misaligned samples of all rows and modalities, no α, no cosine, no warm-up.
 
-    The skill is measured on the validation rows after every epoch, with the class frequencies of
-    the training rows. That is one number a modality from rows that select the epoch as well.
+    The skill is measured on the validation rows after every epoch, against the class frequencies of
+    the training rows where labels are classes. That is one number a modality from rows that select
+    the epoch as well.
 
     Attributes:
         misaligned_weight: λ.
@@ -27,16 +29,19 @@ class Skill(Method):
 
     def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
+        classes = setting.kind is CLASSES
         self.augment, self.criterion = recipes.skill(
             model.modalities,
-            model.num_classes,
-            class_counts=torch.bincount(setting.labels, minlength=model.num_classes),
+            target=setting.kind.target(model.num_classes),
+            class_counts=torch.bincount(setting.labels, minlength=model.num_classes)
+            if classes
+            else None,
             misaligned_weight=self.misaligned_weight,
         )
         self.confidence = self.augment.confidence
 
     def loss(self, features: Features, labels: Tensor) -> Tensor:
-        out = self.augment(features, labels, generator=self.generator)
+        out = self.augment(features, labels, generator=self.generator, present=self.present)
         unimodal = self.model.classify(features)
         loss: Tensor = self.criterion(self.model.fuse(out), out, unimodal_logits=unimodal)
         return loss
@@ -49,5 +54,6 @@ class Skill(Method):
         self.confidence.load_state_dict(state["confidence"])
 
     def on_validation(self, features: Features, labels: Tensor) -> None:
-        self.confidence.update(self.model.classify(features), labels)
+        present = self.setting.present_validation
+        self.confidence.update(self.model.classify(features), labels, present=present)
         self.confidence.step()

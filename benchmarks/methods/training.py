@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from benchmarks.common import metrics
+from benchmarks.common.kinds import CLASSES, Kind
 from benchmarks.common.model import Features, LateFusion
 from benchmarks.methods.base import EncodedRows, Method
 
@@ -27,21 +26,21 @@ def build_optimizer(model: LateFusion, method: Method, learning_rate: float) -> 
 
 
 class Validation(NamedTuple):
-    """Compared as a tuple: accuracy first, then the lower cross-entropy."""
+    """Compared as a tuple: accuracy (or the kind's main score) first, then the lower loss."""
 
-    accuracy: float
+    score: float
     negative_nll: float
 
 
-def validation_of(logits: Tensor, labels: Tensor) -> Validation:
-    """How good these logits ``(N, C)`` are."""
-    return Validation(metrics.accuracy(logits, labels), -float(F.cross_entropy(logits, labels)))
+def validation_of(logits: Tensor, labels: Tensor, kind: Kind = CLASSES) -> Validation:
+    """How good these logits ``(N, C)``, or other outputs, are."""
+    return Validation(kind.score(logits, labels), -float(kind.loss(logits, labels)))
 
 
 @torch.no_grad()
 def validate(method: Method, rows: EncodedRows) -> Validation:
     """How good the model is now, from the encoded validation rows."""
-    return validation_of(method.predict(rows.features), rows.labels)
+    return validation_of(method.predict(rows.features), rows.labels, method.setting.kind)
 
 
 def keep_only(features: Features, keep: Tensor | None) -> Features:
@@ -60,7 +59,7 @@ class Best:
     """The weights of the best epoch so far."""
 
     epoch: int = -1
-    reached: tuple[float, ...] = (-1.0, 0.0)
+    reached: tuple[float, ...] = ()  # smaller than any
     weights: tuple[dict[str, Tensor], ...] = ()
 
     def offer(self, epoch: int, reached: Validation, model: LateFusion, method: Method) -> None:

@@ -15,6 +15,7 @@ from midas_aug._arrays import Array, ArrayT, as_labels, as_tensor, check_shape, 
 from midas_aug._tree import in_order
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import label_shares, true_class_log_probability
+from midas_aug.targets import ClassIndex, Target
 
 __all__ = ["ConfidenceProvider", "LogitProvider", "UnimodalLogits", "as_provider"]
 
@@ -175,39 +176,29 @@ def module_of(provider: ConfidenceProvider) -> nn.Module | None:
     return inner if isinstance(inner, nn.Module) else None
 
 
-def ask(
-    provider: Callable[[Any, Any], Any],
-    batch: Any,
-    labels: Any,
-    unimodal_logits: UnimodalLogits | None,
-) -> Any:
-    """The provider's confidences, from logits that are at hand where it can use them."""
-    asked = as_provider(provider)
-    if unimodal_logits is not None and asked.takes_logits:
-        return asked.from_logits(unimodal_logits, labels)
-    return asked(batch, labels)
-
-
 def needs_model(provider: Any) -> bool:
     """Whether a provider holds a model, of which a loader worker has a stale copy at best."""
     return callable(provider) and as_provider(provider).needs_model
 
 
 def check_unimodal_logits(
-    unimodal_logits: Any, modalities: Sequence[Any], n_rows: int, num_classes: int
+    unimodal_logits: Any, modalities: Sequence[Any], n_rows: int, target: Target
 ) -> list[Tensor]:
-    """The ``(N, C)`` logits of each modality, in order, checked."""
-    found = in_order(unimodal_logits, modalities, "unimodal_logits")
-    for key, logits in zip(modalities, found, strict=True):
+    """The predictions ``(N, C)`` of each modality, in order, checked."""
+    found = []
+    in_turn = in_order(unimodal_logits, modalities, "unimodal_logits")
+    for key, logits in zip(modalities, in_turn, strict=True):
         name = f"unimodal_logits[{key!r}]"
-        scores = as_tensor(logits, name)
-        why = "the N aligned rows, one column per class"
-        if scores.ndim == 2 and scores.shape[1] == 1:
-            why += (
-                "; one logit is for binary cross-entropy, while this takes the softmax over the "
-                f"classes: build that head with {num_classes} outputs"
-            )
-        check_shape(scores, (n_rows, num_classes), name, why)
+        scores = target.predictions(logits, name)
+        if (*scores.shape,) != (n_rows, target.n_outputs):
+            why = "the N aligned rows, one column per class"
+            if isinstance(target, ClassIndex) and scores.shape[1] == 1:
+                why += (
+                    "; one logit is for binary cross-entropy, while this takes the softmax over "
+                    f"the classes: build that head with {target.num_classes} outputs"
+                )
+            check_shape(scores, (n_rows, target.n_outputs), name, why)
+        found.append(scores)
     return found
 
 
@@ -216,8 +207,15 @@ def logits_to_confidence(
     labels: ArrayT,
     modalities: Sequence[Hashable],
     temperatures: Sequence[Any] | None = None,
+    *,
+    target: Target | None = None,
 ) -> ArrayT:
-    """The true-class confidence of each modality, ``(N, M)`` (`true_class_confidence`)."""
+    """The confidence of each modality, ``(N, M)`` (`true_class_confidence`).
+
+    ``target`` is what the labels are; None: class indices.
+    """
+    if target is not None and not isinstance(target, ClassIndex):
+        return _target_confidence(unimodal_logits, labels, modalities, temperatures, target)
     classes = as_labels(labels, "labels")
     columns: list[Tensor] = []
     width = None  # of logits that hold all labels
@@ -233,6 +231,28 @@ def logits_to_confidence(
         except MidasAugError as error:
             raise MidasAugError(f"{name}: {error}") from None
     confidence = torch.stack(columns, dim=1).exp_().masked_fill_(classes[:, None] < 0, 0.0)
+    return like(confidence, labels)
+
+
+def _target_confidence(
+    unimodal_logits: UnimodalLogits,
+    labels: ArrayT,
+    modalities: Sequence[Hashable],
+    temperatures: Sequence[Any] | None,
+    target: Target,
+) -> ArrayT:
+    """exp(−loss) of each modality's prediction for the label, ``(N, M)``; 0 without a label."""
+    checked = target.check(labels)
+    ignored = target.label_ids(checked) < 0
+    readable = target.filled(checked)[:, None]
+    columns: list[Tensor] = []
+    in_turn = check_unimodal_logits(unimodal_logits, modalities, checked.shape[0], target)
+    for number, scores in enumerate(in_turn):
+        temperature = 1.0 if temperatures is None else temperatures[number]
+        if isinstance(temperature, Tensor) or temperature != 1:
+            scores = scores / temperature
+        columns.append(target.log_likelihoods(scores.detach(), readable))
+    confidence = torch.cat(columns, dim=1).exp_().masked_fill_(ignored[:, None], 0.0)
     return like(confidence, labels)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape
 from midas_aug._logits import warn_of_probabilities
@@ -20,6 +19,7 @@ from midas_aug.confidence.base import (
 )
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_logit_width
+from midas_aug.targets import ClassIndex, Target
 
 __all__ = ["CalibratedConfidence", "fit_temperature"]
 
@@ -65,6 +65,12 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
             )
         self.base = base
         self.modalities = check_modalities(base.modalities)
+        self.target: Target | None = getattr(base, "target", None)
+        if self.target is not None and not self.target.takes_temperature:
+            raise MidasAugError(
+                f"expected a target with logits, which a temperature divides, got {self.target!r}; "
+                "its predictions are calibrated by its scale"
+            )
         # Where it holds a model, loader workers have none.
         self.needs_model = bool(getattr(base, "needs_model", False))
         ones = partial(torch.ones, len(self.modalities), dtype=torch.float32)
@@ -76,7 +82,7 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
 
         Args:
             unimodal_logits: ``(N, C)`` of each modality, by modality or in order.
-            labels: ``(N,)`` integers; negative ones are left out.
+            labels: ``(N, …)``, as the target has them; ignored rows are left out.
 
         Raises:
             MidasAugError: Shapes do not fit, no row has a label, or a row has no finite
@@ -86,7 +92,7 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
         in_turn = in_order(unimodal_logits, self.modalities, "unimodal_logits")
         warn_of_probabilities(self, in_turn, self.modalities, stacklevel=3)  # behind no_grad
         found = [
-            fit_temperature(logits, labels, f"unimodal_logits[{key!r}]")
+            fit_temperature(logits, labels, f"unimodal_logits[{key!r}]", target=self.target)
             for key, logits in zip(self.modalities, in_turn, strict=True)
         ]
         self.temperatures.copy_(torch.tensor(found, dtype=torch.float32))
@@ -99,7 +105,11 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
         """Confidences ``(N, M)`` of undivided logits, at the fitted temperatures."""
         self.ready()
         return logits_to_confidence(
-            unimodal_logits, labels, self.modalities, list(self.temperatures)
+            unimodal_logits,
+            labels,
+            self.modalities,
+            list(self.temperatures),
+            target=self.target,
         )
 
     @torch.no_grad()
@@ -108,40 +118,47 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
         return self.from_logits(self.unimodal_logits(batch), labels)
 
 
-def fit_temperature(logits: Array, labels: Array, name: str = "logits") -> float:
+def fit_temperature(
+    logits: Array, labels: Array, name: str = "logits", *, target: Target | None = None
+) -> float:
     """The temperature in [0.05, 20] that minimises the NLL of ``logits / T``.
 
-    The NLL is convex in 1/T, hence unimodal in log T: golden-section search finds it.
+    The loss of each target with logits is convex in 1/T, hence unimodal in log T: golden-section
+    search finds it.
 
     Args:
         logits: ``(N, C)`` float.
-        labels: ``(N,)`` integers; negative ones are left out.
+        labels: ``(N,)`` integers; negative ones are left out. Or labels of ``target``.
         name: What an error message calls the logits.
+        target: What a label is; None: a class index.
 
     Raises:
         MidasAugError: Shapes do not fit, no row has a label, or the likelihood of a row is not
             finite.
     """
-    classes = as_labels(labels, "labels")
     scores = as_scores(as_tensor(logits, name), name).detach().double()
-    check_shape(scores, (len(classes), None), name, "one row a label")
-    check_logit_width(classes.cpu(), scores.shape[1], name)
-    scores, classes = scores[classes >= 0], classes[classes >= 0]
-    if len(classes) == 0:
+    if target is None:
+        target = ClassIndex(scores.shape[1])
+        check_logit_width(as_labels(labels, "labels").cpu(), scores.shape[1], name)
+    checked = target.check(labels)
+    check_shape(scores, (len(checked), target.n_outputs), name, "one row a label")
+    kept = target.label_ids(checked) >= 0
+    scores, readable = scores[kept], target.filled(checked)[kept][:, None]
+    if len(scores) == 0:
         raise MidasAugError(
             "expected at least one row with a label to fit a temperature on, got none; pass "
             "held-out rows with labels of at least 0"
         )
-    lost = int((~cross_entropy(scores, classes, reduction="none").isfinite()).sum())
+    lost = int((~target.log_likelihoods(scores, readable).isfinite()).sum())
     if lost:
         raise MidasAugError(
             f"expected {name} with a finite likelihood of each label, got {lost} of "
-            f"{len(classes)} rows with NaN or infinity; leave these rows out, or mend the "
+            f"{len(scores)} rows with NaN or infinity; leave these rows out, or mend the "
             "classifier"
         )
 
     def nll(log_temperature: Tensor) -> float:
-        return float(cross_entropy(scores / log_temperature.exp(), classes))
+        return -float(target.log_likelihoods(scores / log_temperature.exp(), readable).mean())
 
     low, high = torch.tensor([LOWEST, HIGHEST], dtype=torch.float64).log()
     golden = (5**0.5 - 1) / 2

@@ -17,6 +17,7 @@ from midas_aug.confidence.base import (
     refuse_in_worker,
 )
 from midas_aug.errors import MidasAugError
+from midas_aug.targets import Target, resolve_target
 
 __all__ = ["FrozenConfidence", "HeadConfidence"]
 
@@ -28,7 +29,8 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
 
     Args:
         modalities: Feature size D_m of each modality, in modality order.
-        num_classes: C.
+        num_classes: C, short for ``target=ClassIndex(C)``.
+        target: What a label is, and how many outputs a head has.
 
     Raises:
         MidasAugError: An argument is out of range; a call's features are missing.
@@ -50,12 +52,19 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
     needs_model = True
     takes_logits = True
 
-    def __init__(self, modalities: Mapping[Any, int], num_classes: int) -> None:
+    def __init__(
+        self,
+        modalities: Mapping[Any, int],
+        num_classes: int | None = None,
+        *,
+        target: Target | None = None,
+    ) -> None:
         super().__init__()
         self.modalities = check_modalities(modalities)
-        classes = check_count(num_classes, "num_classes")
+        self.target = resolve_target(num_classes, target)
+        outputs = check_count(self.target.n_outputs, f"the n_outputs of {self.target!r}")
         self.heads = nn.ModuleList(
-            nn.Linear(check_count(dim, f"the feature size of {key!r}"), classes)
+            nn.Linear(check_count(dim, f"the feature size of {key!r}"), outputs)
             for key, dim in modalities.items()
         )
 
@@ -69,7 +78,7 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
 
     def from_logits(self, unimodal_logits: UnimodalLogits, labels: Any) -> Any:
         """Confidences ``(N, M)`` from logits that are at hand already."""
-        return logits_to_confidence(unimodal_logits, labels, self.modalities)
+        return logits_to_confidence(unimodal_logits, labels, self.modalities, target=self.target)
 
     def forward(self, batch: Any, labels: Any) -> Any:
         """Confidences ``(N, M)`` of the features in ``batch``; no gradient."""
@@ -85,6 +94,7 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
     Args:
         modalities: A classifier for each modality, in modality order: a module that maps
             ``batch[modality]`` to ``(N, C)`` logits.
+        target: What a label is; None: a class index.
 
     Raises:
         MidasAugError: A classifier is no ``nn.Module``.
@@ -101,9 +111,12 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
     needs_model = True
     takes_logits = True
 
-    def __init__(self, modalities: Mapping[Any, nn.Module]) -> None:
+    def __init__(
+        self, modalities: Mapping[Any, nn.Module], *, target: Target | None = None
+    ) -> None:
         super().__init__()
         self.modalities = check_modalities(modalities)
+        self.target = target
         for key, classifier in modalities.items():
             if not isinstance(classifier, nn.Module):
                 raise MidasAugError(
@@ -129,7 +142,7 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
 
     def from_logits(self, unimodal_logits: UnimodalLogits, labels: Any) -> Any:
         """Confidences ``(N, M)`` from logits that are at hand already."""
-        return logits_to_confidence(unimodal_logits, labels, self.modalities)
+        return logits_to_confidence(unimodal_logits, labels, self.modalities, target=self.target)
 
     def forward(self, batch: Any, labels: Any) -> Any:
         """Confidences ``(N, M)``; no gradient."""

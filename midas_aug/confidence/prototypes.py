@@ -22,6 +22,7 @@ from midas_aug.confidence.base import (
 )
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_label_range
+from midas_aug.targets import ClassIndex
 
 __all__ = ["PrototypeConfidence"]
 
@@ -75,6 +76,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         super().__init__()
         self.modalities = check_modalities(modalities)
         classes = check_count(num_classes, "num_classes")
+        self.target = ClassIndex(classes)
         self.temperature = check_number(
             temperature, "temperature", 0, "0.1 is the default", exclusive=True
         )
@@ -99,7 +101,8 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         """Move the centroids of the classes in this batch.
 
         Rows with a negative label are left out, and so are rows with a feature that is not finite:
-        a moving average would never forget them.
+        a moving average would never forget them. Leave out rows that lack a modality, too, or mark
+        it with NaN.
 
         Args:
             features: ``(N, D_m)`` of each modality, by modality.

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from midas_aug._arrays import as_labels, like
+from midas_aug._arrays import as_tensor, like
 from midas_aug._logits import warn_of_probabilities
 from midas_aug._tree import get_item
 from midas_aug.confidence.base import (
@@ -15,6 +15,8 @@ from midas_aug.confidence.base import (
     check_number,
     logits_to_confidence,
 )
+from midas_aug.errors import MidasAugError
+from midas_aug.targets import Target
 
 __all__ = ["LogitConfidence", "UniformConfidence"]
 
@@ -42,9 +44,9 @@ class UniformConfidence(ConfidenceProvider):
 
     def __call__(self, batch: Any, labels: Any, /) -> Any:
         """Ones, ``(N, M)``."""
-        classes = as_labels(labels, "labels")
-        shape = len(classes), len(self.modalities)
-        return like(torch.ones(shape, dtype=torch.float32, device=classes.device), labels)
+        rows = as_tensor(labels, "labels")
+        shape = len(rows), len(self.modalities)
+        return like(torch.ones(shape, dtype=torch.float32, device=rows.device), labels)
 
     def __repr__(self) -> str:
         return f"UniformConfidence({self.modalities!r})"
@@ -56,6 +58,7 @@ class LogitConfidence(ConfidenceProvider):
     Args:
         modalities: Where each modality's ``(N, C)`` logits are in the batch, in modality order.
         temperature: Positive divisor of the logits.
+        target: What a label is; None: a class index.
 
     Raises:
         MidasAugError: An argument is out of range, a key is missing, or shapes do not fit the
@@ -72,11 +75,23 @@ class LogitConfidence(ConfidenceProvider):
     modalities: tuple[Any, ...]
     takes_logits = True
 
-    def __init__(self, modalities: Sequence[Hashable], *, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        modalities: Sequence[Hashable],
+        *,
+        temperature: float = 1.0,
+        target: Target | None = None,
+    ) -> None:
         self.modalities = check_modalities(modalities)
+        self.target = target
         self.temperature = check_number(
             temperature, "temperature", 0, "1 leaves the logits as they are", exclusive=True
         )
+        if temperature != 1 and target is not None and not target.takes_temperature:
+            raise MidasAugError(
+                f"expected a temperature of 1 for {target!r}, whose predictions are no logits, got "
+                f"{temperature!r}; its scale says how much an error counts"
+            )
 
     def unimodal_logits(self, batch: Any) -> tuple[Any, ...]:
         """The logits of each modality, in order."""
@@ -85,13 +100,17 @@ class LogitConfidence(ConfidenceProvider):
     def from_logits(self, unimodal_logits: UnimodalLogits, labels: Any) -> Any:
         """Confidences ``(N, M)`` from logits by key, or in order."""
         temperatures = [self.temperature] * len(self.modalities)
-        return logits_to_confidence(unimodal_logits, labels, self.modalities, temperatures)
+        return logits_to_confidence(
+            unimodal_logits, labels, self.modalities, temperatures, target=self.target
+        )
 
     def __call__(self, batch: Any, labels: Any, /) -> Any:
         """Confidences ``(N, M)``."""
         logits = self.unimodal_logits(batch)
-        warn_of_probabilities(self, logits, self.modalities, stacklevel=2)
+        if self.target is None or self.target.takes_temperature:
+            warn_of_probabilities(self, logits, self.modalities, stacklevel=2)
         return self.from_logits(logits, labels)
 
     def __repr__(self) -> str:
-        return f"LogitConfidence({self.modalities!r}, temperature={self.temperature})"
+        target = "" if self.target is None else f", target={self.target!r}"
+        return f"LogitConfidence({self.modalities!r}, temperature={self.temperature}{target})"

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import Array, as_labels, like
+from midas_aug._arrays import Array, as_labels, as_tensor, like
 from midas_aug._logits import warn_of_probabilities
+from midas_aug._present import as_present
 from midas_aug._ranks import several_ranks
 from midas_aug._shared import SharedNumbers
 from midas_aug._state import Mirror, StatefulModule
@@ -23,8 +24,8 @@ from midas_aug.confidence.base import (
 )
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import shares_by_source
-from midas_aug.functional.shares import check_label_range
-from midas_aug.functional.skill import STEPS, as_counts, count_classes, nll_sums, skill_from_sums
+from midas_aug.functional.skill import TEMPERATURES, as_counts, nll_sums, skill_from_sums
+from midas_aug.targets import ClassIndex, Target, resolve_target
 
 __all__ = ["FitUnimodal", "SkillConfidence"]
 
@@ -45,7 +46,8 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
 
     Args:
         modalities: The names of the modalities, in order.
-        num_classes: C.
+        num_classes: C, short for ``target=ClassIndex(C)``.
+        target: What a label is. The skill is then measured against its best constant prediction.
         ema: Weight of a new measurement; the first one replaces the start value.
         eps: Added to each skill, so that a share is never 0.
         class_counts: ``(C,)`` rows a class in the training set. None: those of the rows that were
@@ -80,15 +82,18 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
     def __init__(
         self,
         modalities: Sequence[Hashable],
-        num_classes: int,
+        num_classes: int | None = None,
         *,
+        target: Target | None = None,
         ema: float = 0.5,
         eps: float = 0.02,
         class_counts: Array | None = None,
     ) -> None:
         super().__init__()
         self.modalities = check_modalities(modalities)
-        self.num_classes = check_count(num_classes, "num_classes")
+        self.target = resolve_target(num_classes, target)
+        self.num_classes = self.target.num_classes
+        self._temperatures = TEMPERATURES if self.target.takes_temperature else (1.0,)
         self.ema = check_number(ema, "ema", 0, "1 forgets what was measured before", exclusive=True)
         if self.ema > 1:
             raise MidasAugError(f"expected ema in (0, 1], got {ema!r}; 1 is the newest alone")
@@ -99,43 +104,58 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         self._published = Mirror(self._shared.write, None)
         # A measurement under way. No buffers: DistributedDataParallel overwrites these with those
         # of rank 0, and every rank validates on rows of its own.
-        self._sums: Tensor | None = None
-        self._counts: Tensor | None = None
+        self._seen: list[Tensor] | None = None
         self.register_state("skill", ones.clone, lowest=0)
         self.register_state("steps", partial(torch.zeros, (), dtype=torch.int64), lowest=0)
         if class_counts is None:
             self.register_buffer("class_counts", None)
         else:
-            counts = as_counts(class_counts, self.num_classes).cpu()
+            if not isinstance(self.target, ClassIndex):
+                raise MidasAugError(
+                    f"expected no class_counts for {self.target!r}, got some; they are of class "
+                    "indices: leave them out, and the rows that are measured tell"
+                )
+            counts = as_counts(class_counts, self.target.num_classes).cpu()
             counts = counts.clone() if counts.is_floating_point() else counts.long()
             self.register_state("class_counts", counts.clone, lowest=0)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
-        return f"{self.modalities!r}, {self.num_classes}, ema={self.ema}, eps={self.eps}"
+        return f"{self.modalities!r}, {self.target!r}, ema={self.ema}, eps={self.eps}"
 
     @torch.no_grad()
-    def update(self, unimodal_logits: UnimodalLogits, labels: Array) -> None:
+    def update(
+        self, unimodal_logits: UnimodalLogits, labels: Array, *, present: Any = None
+    ) -> None:
         """Take in a batch of held-out rows; the skill changes with the next `step`.
 
         Args:
             unimodal_logits: ``(N, C)`` of each modality, by name or in order.
-            labels: ``(N,)`` integers; rows with a negative one are left out.
+            labels: ``(N, …)``, as the target has them; ignored rows are left out.
+            present: Which modalities a row has, as in `MisalignAugment.draw`; a modality is
+                measured on the rows that have it. None: all.
         """
-        classes = as_labels(labels, "labels")
-        check_label_range(classes, self.num_classes)
-        names = self.modalities
-        logits = check_unimodal_logits(unimodal_logits, names, len(classes), self.num_classes)
-        warn_of_probabilities(self, logits, names, stacklevel=3)  # behind no_grad
-        sums = torch.stack(
-            [
-                nll_sums(scores, classes, f"unimodal_logits[{name!r}]")
-                for name, scores in zip(names, logits, strict=True)
-            ]
-        )
-        counts = count_classes(classes, self.num_classes)
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._counts = counts if self._counts is None else self._counts + counts
+        checked, names = self.target.check(labels), self.modalities
+        logits = check_unimodal_logits(unimodal_logits, names, len(checked), self.target)
+        if self.target.takes_temperature:
+            warn_of_probabilities(self, logits, names, stacklevel=3)  # behind no_grad
+        counted = (self.target.label_ids(checked) >= 0).expand(len(names), -1)
+        if present is not None:
+            counted = counted & as_present(present, names, len(checked)).t()
+        readable = self.target.filled(checked)[:, None]
+        sums = [
+            nll_sums(
+                scores.detach(),
+                lambda found: self.target.log_likelihoods(found, readable),
+                rows,
+                self._temperatures,
+            )
+            for scores, rows in zip(logits, counted, strict=True)
+        ]
+        statistics = [self.target.statistics(checked, rows) for rows in counted]
+        new = [torch.stack(sums), torch.stack(statistics), counted.sum(dim=1)]
+        seen = self._seen
+        self._seen = new if seen is None else [a + b for a, b in zip(seen, new, strict=True)]
 
     @torch.no_grad()
     def step(self) -> None:
@@ -145,24 +165,30 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         one without a batch. Without any row with a label the skill stays as it is.
         """
         self.ready()
-        device = self.skill.device
-        shape = len(self.modalities), STEPS
-        sums = torch.zeros(shape, dtype=torch.float32, device=device)
-        seen = torch.zeros(self.num_classes, dtype=torch.int64, device=device)
-        if self._sums is not None and self._counts is not None:
-            sums, seen = sums + self._sums.to(device), seen + self._counts.to(device)
-        self._sums = self._counts = None
+        device, n_modalities = self.skill.device, len(self.modalities)
+        nothing = self.target.unlabelled(0, device)
+        empty = self.target.statistics(nothing, torch.zeros(0, dtype=torch.bool, device=device))
+        total = [
+            torch.zeros(n_modalities, len(self._temperatures), dtype=torch.float32, device=device),
+            empty.repeat(n_modalities, 1),
+            torch.zeros(n_modalities, dtype=torch.int64, device=device),
+        ]
+        if self._seen is not None:
+            total = [a + b.to(device) for a, b in zip(total, self._seen, strict=True)]
+        self._seen = None
         if several_ranks():
-            torch.distributed.all_reduce(sums)
-            torch.distributed.all_reduce(seen)
-        rows = seen.sum()
-        measured = skill_from_sums(
-            sums, rows, seen if self.class_counts is None else self.class_counts
-        )
+            for part in total:
+                torch.distributed.all_reduce(part)
+        sums, statistics, rows = total
+        if self.class_counts is None:
+            chance, floor = self.target.best_constant(statistics, rows)
+        else:
+            chance, floor = self.target.best_constant(self.class_counts, rows)
+        measured = skill_from_sums(sums, rows, chance, floor)
         keep = (self.steps > 0).to(torch.float32) * (1 - self.ema)
         moved = keep * self.skill + (1 - keep) * measured
         self.skill.copy_(torch.where(rows > 0, moved, self.skill))
-        self.steps.add_(rows > 0)
+        self.steps.add_(rows.sum() > 0)
         self.on_new_state()
 
     def cross_fit(
@@ -181,7 +207,7 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         Args:
             fit: ``(training, held_out) -> unimodal_logits``: trains a classifier a modality on the
                 rows ``training`` (int64 numbers) and gives its logits of the rows ``held_out``.
-            labels: ``(N,)`` integers; rows with a negative one are in no fold.
+            labels: ``(N, …)``, as the target has them; ignored rows are in no fold.
             folds: K. Each has its part of every class; ``fit`` is called K times.
             groups: ``(N,)`` integers; rows of one group are held out together (and the classes
                 then fall as they may).
@@ -191,10 +217,11 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
             MidasAugError: There are fewer than K rows, or groups, to deal.
         """
         check_count(folds, "folds")
-        classes = as_labels(labels, "labels").cpu()
+        checked = self.target.check(labels).cpu()
+        ids = self.target.label_ids(checked)
         of_row = None if groups is None else as_labels(groups, "groups").cpu()
-        for training, held_out in _folds(classes, folds, of_row, seed):
-            self.update(fit(training, held_out), classes[held_out])
+        for training, held_out in _folds(ids, folds, of_row, seed):
+            self.update(fit(training, held_out), checked[held_out])
         self.step()
 
     def shares(self, confidence: Any, source: Any) -> Any:
@@ -204,8 +231,8 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
     @torch.no_grad()
     def forward(self, batch: Any, labels: Any) -> Any:
         """Skill plus ``eps``, the same for every row, ``(N, M)``."""
-        classes = as_labels(labels, "labels")
-        if torch.compiler.is_compiling() or classes.device.type != "cpu":
+        rows = as_tensor(labels, "labels")
+        if torch.compiler.is_compiling() or rows.device.type != "cpu":
             skill = self.skill
         else:
             # A worker has the buffer as it was when it started, which is news only where nothing
@@ -213,8 +240,8 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
             if get_worker_info() is None or self.skill.device.type == "cpu":
                 self.on_new_state()
             skill = self._shared.tensor
-        row = skill.to(classes.device, torch.float32, non_blocking=True) + self.eps
-        return like(row.expand(len(classes), -1), labels)
+        row = skill.to(rows.device, torch.float32, non_blocking=True) + self.eps
+        return like(row.expand(len(rows), -1), labels)
 
     def on_new_state(self) -> None:
         """Let workers see the skill."""

@@ -9,10 +9,13 @@ Not imported by ``import midas_aug``.
 
 from typing import TYPE_CHECKING, Any
 
+from midas_aug.diagnostics.advice import Advice, advise
 from midas_aug.diagnostics.bootstrap import Score
 from midas_aug.diagnostics.diagnose import diagnose
 from midas_aug.diagnostics.figures import draw_curves, draw_hardness, draw_report, draw_shares
 from midas_aug.diagnostics.findings import Finding
+from midas_aug.diagnostics.fusion import cross_fitted_fusion, late_fusion
+from midas_aug.diagnostics.learning import learning_speed
 from midas_aug.diagnostics.measures import (
     accuracy,
     collapsed_share_fraction,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Advice",
     "Comparison",
     "DiscrepancyRatio",
     "Finding",
@@ -52,8 +56,10 @@ __all__ = [
     "TrainingLog",
     "accuracy",
     "accuracy_shapley",
+    "advise",
     "all_subsets",
     "collapsed_share_fraction",
+    "cross_fitted_fusion",
     "diagnose",
     "discrepancy_ratio",
     "draw_curves",
@@ -62,6 +68,8 @@ __all__ = [
     "draw_shares",
     "expected_calibration_error",
     "hardness_quantiles",
+    "late_fusion",
+    "learning_speed",
     "misaligned_accuracy",
     "misaligned_confidence",
     "permutation_importance",

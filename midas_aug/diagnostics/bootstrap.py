@@ -16,7 +16,7 @@ from midas_aug._arrays import NDArray, is_integer
 from midas_aug.diagnostics.measures import discrepancy_ratio
 from midas_aug.errors import MidasAugError
 
-__all__ = ["Score", "Statistic", "bootstrap", "interval", "mean", "ratio", "summed"]
+__all__ = ["Score", "Statistic", "bootstrap", "interval", "mean", "ratio", "skill", "summed"]
 
 LEVEL = 0.95
 MAX_COUNTS = 4_000_000  # counts in memory at a time
@@ -89,6 +89,15 @@ def shared(wrong: Tensor) -> Statistic:
         return _divide(np.stack([sums[..., 2], sums[..., :2].max(axis=-1)], axis=-1))
 
     return summed(torch.cat([wrong, wrong.prod(dim=1, keepdim=True)], dim=1), of_sums)
+
+
+def skill(losses: Tensor, entropy: float) -> Statistic:
+    """Skill from (N,) losses; ``entropy`` is the loss of naming the class frequencies."""
+
+    def of_sums(sums: NDArray) -> NDArray:
+        return np.clip(1 - _divide(sums) / entropy, 0, 1)
+
+    return summed(torch.stack([losses, torch.ones_like(losses)], dim=1), of_sums)
 
 
 def bootstrap(

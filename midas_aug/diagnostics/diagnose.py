@@ -11,10 +11,13 @@ from torch import nn
 from midas_aug.diagnostics import outcomes
 from midas_aug.diagnostics.blocks import as_modalities
 from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
+from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.interventions import observe
+from midas_aug.diagnostics.learning import learning_speed
 from midas_aug.diagnostics.reading import Predict, Reader, progress_bar
 from midas_aug.diagnostics.removal import Removal, check_removal
 from midas_aug.diagnostics.report import ModalityReport
+from midas_aug.diagnostics.scores import LEARNED_AT
 from midas_aug.errors import MidasAugError
 
 __all__ = ["diagnose"]
@@ -32,6 +35,7 @@ def diagnose(
     label: Hashable | Callable[[Any], Any] = "label",
     unimodal: Predict | None = None,
     training: Iterable[Any] | Mapping[Any, Any] | None = None,
+    log: Any = None,
     removal: Removal = "mean",
     draws: int = 5,
     resamples: int = 1000,
@@ -65,9 +69,13 @@ def diagnose(
         unimodal: Each modality's own classifier, ``callable -> {modality: logits (N, C)}`` of the
             features (feature level) or the batch (input level). It tells ignored modalities from
             those without a signal, and is needed for head accuracy, calibration and shares.
-        training: Where the means for ``removal="mean"`` come from: a loader of training batches,
-            or a mapping with the training rows of every modality. None takes the diagnosed rows.
-            Rows that are not finite are refused.
+        training: A loader of training batches, or a mapping with the training rows of every
+            modality: where the means for ``removal="mean"`` come from. None takes the diagnosed
+            rows; rows that are not finite are refused. A loader whose batches hold labels also
+            tells what the ``unimodal`` classifiers know of training rows: whether a modality is
+            memorised.
+        log: The `TrainingLog` of the training, or its ``to_dict()``: how early each modality was
+            learned.
         removal: What stands in for a removed modality: ``"zero"``, ``"mean"`` or ``"permute"``
             (another row's). SMV's and the paper's numbers are with zeros at feature level.
         draws: Number of draws of partners and permutations to average over.
@@ -104,17 +112,29 @@ def diagnose(
     check_seed(seed)
     encode, fuse = _parts(model, encode)
     functions = [function for function in (encode, fuse, unimodal) if function is not None]
+    names = [modality.name for modality in named]
+    speeds = {} if log is None else _speeds(log, names)
+    head_rows, training_rows = HeadRows(names, seed=seed), HeadRows(names, seed=seed)
     observed = partial(
         observe,
         removal=removal,
         draws=draws,
         generator=torch.Generator().manual_seed(seed),
         num_classes=num_classes,
+        head_rows=head_rows,
     )
     with torch.no_grad(), _evaluating(functions), progress_bar(progress) as watch:
         reader, means = Reader(named, label, device, watch), None
+        data: Mapping[Any, Any] | Iterator[Any] | None = None
+        if isinstance(training, Mapping):
+            data = training
+        elif training is not None:
+            data = reader.training_data(training, encode, unimodal, training_rows)
         if removal == "mean" and (training is not None or encode is None):
-            means = reader.means(training, loader, encode)
+            means = reader.means(data, loader)
+        elif isinstance(data, Iterator) and unimodal is not None:
+            for _ in data:  # for the heads alone
+                pass
         if encode is not None:
             blocks = iter([reader.encoded(loader, encode, fuse, unimodal)])
         else:
@@ -126,6 +146,9 @@ def diagnose(
             "expected at least one row with a label of 0 or more, got none; check the loader and "
             "the label key"
         )
+    joined.head_rows = head_rows if head_rows.n_rows else None
+    joined.training_rows = training_rows if training_rows.n_rows else None
+    joined.constants = speeds
     settings = {
         "level": "input" if encode is None else "feature",
         "removal": _removal_text(removal, training),
@@ -154,6 +177,16 @@ def _parts(model: Any, encode: Predict | None) -> tuple[Predict | None, Predict]
         f"{got}; encode takes a batch and gives features by modality, fuse takes these and gives "
         "logits"
     )
+
+
+def _speeds(log: Any, names: Sequence[str]) -> dict[str, float]:
+    found = learning_speed(log)
+    if not set(names) & set(found):
+        raise MidasAugError(
+            f"expected a log of the modalities {list(names)!r} with the confidence of their heads, "
+            f"got one of {list(found)!r}"
+        )
+    return {LEARNED_AT.key(name): found[name] for name in names if name in found}
 
 
 def _removal_text(removal: str, training: Any) -> str:

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 from midas_aug.diagnostics import scores as kinds
 from midas_aug.diagnostics.bootstrap import Score
+from midas_aug.diagnostics.wording import listed, percent
 
-__all__ = ["Finding", "find"]
+__all__ = ["Finding", "find", "redundant"]
 
 IGNORED_COST = 0.02  # removing a modality costs at most this: the model does without it
 HEADROOM = 0.10  # own head minus all others removed; at least this: it holds more than is used
@@ -21,6 +22,7 @@ FOLLOWED = 0.75  # of rows in which it disagrees with all others; at least this:
 SIGNAL = 0.05  # own head minus most frequent class; less, and not surely above 0: no signal
 REDUNDANT_GAP = 0.02  # accuracy minus all others removed; at most this: that modality is enough
 SHARED_ERRORS = 0.75  # of two heads; at least this: they know the same things
+BEYOND_CHANCE = 0.5  # the same, where 0 is two heads that err independently and 1 two copies
 COLLAPSED = 0.8  # fraction of shares within 0.05 of 1/M; at least this: the shares say nothing
 MISCALIBRATED = 0.10  # calibration error of a head; at least this is worth mending
 
@@ -33,7 +35,7 @@ class Finding:
 
     Attributes:
         kind: ``no_signal``, ``ignored``, ``unused``, ``leans``, ``underused``, ``redundant``,
-            ``balanced``, ``collapsed_shares``, ``miscalibrated`` or ``advice``.
+            ``balanced``, ``collapsed_shares`` or ``miscalibrated``.
         modality: The one it is about, or None.
         text: One sentence or a few.
     """
@@ -54,14 +56,12 @@ def find(modalities: Sequence[str], scores: Scores) -> list[Finding]:
         modalities: Names, in order.
         scores: As in `ModalityReport.scores`; a rule whose scores are missing finds nothing.
 
-    Returns:
-        The findings; the last one is advice, where there is any.
+    What to do about it says `midas_aug.diagnostics.advise`.
     """
     silent = [m for m in modalities if _has_no_signal(scores, m)]
     enough = [m for m in modalities if _is_enough(scores, m)]
     groups = [tuple(enough)] if len(enough) > 1 else []
-    copies = [pair for pair in combinations(modalities, 2) if _are_copies(scores, *pair)]
-    copies = [pair for pair in copies if not set(pair) & set(silent)]
+    copies = _copied(modalities, scores)
 
     found = [_no_signal(scores, m) for m in silent]
     found += [
@@ -76,8 +76,14 @@ def find(modalities: Sequence[str], scores: Scores) -> list[Finding]:
     if not found:
         found += _balanced(modalities, scores)
     found += _about_confidence(modalities, scores)
-    redundant = {m for group in (*groups, *copies) for m in group}
-    return [*found, *_advice(found, modalities, scores, redundant)]
+    return found
+
+
+def redundant(modalities: Sequence[str], scores: Scores) -> set[str]:
+    """Modalities that the model would not miss, as others know the same."""
+    found = {m for pair in _copied(modalities, scores) for m in pair}
+    enough = [m for m in modalities if _is_enough(scores, m)]
+    return found | set(enough if len(enough) > 1 else [])
 
 
 # ---------------------------------------------------------------- when a rule applies
@@ -106,8 +112,20 @@ def _is_enough(scores: Scores, modality: str) -> bool:
     return _at_most(scores.get(kinds.COST.key(modality)), IGNORED_COST)
 
 
+def _copied(modalities: Sequence[str], scores: Scores) -> list[tuple[str, str]]:
+    heard = [m for m in modalities if not _has_no_signal(scores, m)]
+    return [pair for pair in combinations(heard, 2) if _are_copies(scores, *pair)]
+
+
 def _are_copies(scores: Scores, first: str, second: str) -> bool:
-    return _at_least(scores.get(kinds.SHARED_ERRORS.key(first, second)), SHARED_ERRORS)
+    shared = scores.get(kinds.SHARED_ERRORS.key(first, second))
+    if shared is None or not _at_least(shared, SHARED_ERRORS):
+        return False
+    # Heads that are mostly wrong are often wrong together: by chance, the better one is wrong in
+    # as many of the other's errors as in all rows.
+    right = [scores[kinds.HEAD_ACCURACY.key(m)].value for m in (first, second)]
+    chance = 1 - max(right)
+    return shared.low - chance >= BEYOND_CHANCE * (1 - chance)
 
 
 def _holds_more(scores: Scores, modality: str) -> bool:
@@ -130,16 +148,16 @@ def _no_signal(scores: Scores, modality: str) -> Finding:
     return Finding(
         "no_signal",
         modality,
-        f"{modality} shows no signal: its own head reaches {_percent(head)} %, always naming the "
+        f"{modality} shows no signal: its own head reaches {percent(head)} %, always naming the "
         f"most frequent class {100 * majority.value:.1f} %.",
     )
 
 
 def _neglect(scores: Scores, modality: str) -> Finding:
-    cost = f"removing {modality} costs {_percent(scores[kinds.COST.key(modality)])} points"
+    cost = f"removing {modality} costs {percent(scores[kinds.COST.key(modality)])} points"
     head = scores.get(kinds.HEAD_ACCURACY.key(modality))
     if head is not None:
-        text = f"{modality} is ignored: {cost}, though {modality} alone reaches {_percent(head)} %."
+        text = f"{modality} is ignored: {cost}, though {modality} alone reaches {percent(head)} %."
         return Finding("ignored", modality, text)
     return Finding(
         "unused",
@@ -158,7 +176,7 @@ def _leaning(modalities: Sequence[str], scores: Scores, silent: Sequence[str]) -
                 "leans",
                 m,
                 f"The model leans on {m}: where it disagrees with all others, the model sides with "
-                f"it in {_percent(followed)} % of the rows.",
+                f"it in {percent(followed)} % of the rows.",
             )
 
 
@@ -167,8 +185,8 @@ def _underused(scores: Scores, modality: str) -> Finding:
         "underused",
         modality,
         f"{modality} is underused: with all others removed the model reaches "
-        f"{_percent(scores[kinds.ALONE.key(modality)])} %, a head of its own "
-        f"{_percent(scores[kinds.HEAD_ACCURACY.key(modality)])} %.",
+        f"{percent(scores[kinds.ALONE.key(modality)])} %, a head of its own "
+        f"{percent(scores[kinds.HEAD_ACCURACY.key(modality)])} %.",
     )
 
 
@@ -176,9 +194,9 @@ def _any_is_enough(scores: Scores, group: Sequence[str]) -> Finding:
     return Finding(
         "redundant",
         None,
-        f"Any one of {_and(group)} is enough: with it alone the model is within "
+        f"Any one of {listed(group)} is enough: with it alone the model is within "
         f"{100 * REDUNDANT_GAP:.0f} points of its accuracy with all "
-        f"({_percent(scores[kinds.ACCURACY.key()])} %), and removing it costs at most "
+        f"({percent(scores[kinds.ACCURACY.key()])} %), and removing it costs at most "
         f"{100 * IGNORED_COST:.0f}.",
     )
 
@@ -188,7 +206,7 @@ def _copies(scores: Scores, first: str, second: str) -> Finding:
     return Finding(
         "redundant",
         None,
-        f"{first} and {second} know the same things: their heads share {_percent(shared)} % of "
+        f"{first} and {second} know the same things: their heads share {percent(shared)} % of "
         "their errors. One is a copy of the other, or nearly so (or the labels of these rows are "
         "wrong).",
     )
@@ -197,8 +215,8 @@ def _copies(scores: Scores, first: str, second: str) -> Finding:
 def _balanced(modalities: Sequence[str], scores: Scores) -> Iterator[Finding]:
     if not all(kind.key(m) in scores for kind in (kinds.COST, kinds.FOLLOWED) for m in modalities):
         return
-    costs = ", ".join(f"{m} {_percent(scores[kinds.COST.key(m)])}" for m in modalities)
-    sides = ", ".join(f"{m} {_percent(scores[kinds.FOLLOWED.key(m)])} %" for m in modalities)
+    costs = ", ".join(f"{m} {percent(scores[kinds.COST.key(m)])}" for m in modalities)
+    sides = ", ".join(f"{m} {percent(scores[kinds.FOLLOWED.key(m)])} %" for m in modalities)
     yield Finding(
         "balanced",
         None,
@@ -214,7 +232,7 @@ def _about_confidence(modalities: Sequence[str], scores: Scores) -> Iterator[Fin
         yield Finding(
             "collapsed_shares",
             None,
-            f"The shares have collapsed: {_percent(collapsed)} % of them lie within 0.05 of "
+            f"The shares have collapsed: {percent(collapsed)} % of them lie within 0.05 of "
             f"1/{len(modalities)}, so the soft labels are those of a plain swap. Heads that are "
             "sure of every row do this. Take confidences that were not fitted on the same rows: "
             "FrozenConfidence (trained elsewhere), CalibratedConfidence (a temperature from "
@@ -227,54 +245,6 @@ def _about_confidence(modalities: Sequence[str], scores: Scores) -> Iterator[Fin
             yield Finding(
                 "miscalibrated",
                 m,
-                f"The head of {m} is off by {_percent(error)} points in its confidence; "
+                f"The head of {m} is off by {percent(error)} points in its confidence; "
                 "CalibratedConfidence fits a temperature on held-out rows.",
             )
-
-
-def _advice(
-    found: Sequence[Finding], modalities: Sequence[str], scores: Scores, redundant: set[str]
-) -> Iterator[Finding]:
-    found_kinds = {finding.kind for finding in found}
-    about = {(finding.kind, finding.modality) for finding in found}
-    silent = [m for m in modalities if ("no_signal", m) in about]
-    neglected = [m for m in modalities if {("ignored", m), ("underused", m)} & about]
-    has_heads = all(kinds.HEAD_ACCURACY.key(m) in scores for m in modalities)
-    if silent:
-        text = (
-            f"MIDAS is not likely to help with {_and(silent)} and may cost accuracy: swapped rows "
-            "teach the model to listen to noise. Labels by skill (SkillConfidence) listen less to "
-            "it; measure against joint training."
-        )
-    elif set(neglected) - redundant:
-        text = (
-            f"MIDAS is likely to help the model use {_and(neglected)}. Hold it against the plain "
-            "swap (README, How to choose), and look at clean accuracy too."
-        )
-    elif redundant:
-        text = (
-            f"Between {_and([m for m in modalities if m in redundant])} there is nothing to "
-            "rebalance: MIDAS is not likely to change the accuracy on intact rows; it may help "
-            "where one of them goes missing."
-        )
-    elif {"leans", "unused"} & found_kinds and not has_heads:
-        text = (
-            "If the modalities that are not listened to have a signal, MIDAS is likely to help; "
-            "classifiers of each alone (unimodal=, or head_<modality> in a file) tell whether they "
-            "have."
-        )
-    elif "balanced" in found_kinds:
-        text = "MIDAS has little imbalance to mend here."
-    else:
-        return
-    yield Finding("advice", None, text)
-
-
-def _percent(score: Score) -> str:
-    """As ``0.4 ± 0.9``."""
-    value = f"{100 * score.value:.1f}"
-    return f"{value} ± {100 * score.margin:.1f}" if score.margin == score.margin else value
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -16,6 +16,7 @@ from midas_aug.diagnostics.blocks import (
     rebuilt,
     select,
 )
+from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.measures import check_logits, row_correct
 from midas_aug.diagnostics.outcomes import Outcomes
 from midas_aug.diagnostics.removal import mean_of
@@ -42,6 +43,7 @@ def observe(
     draws: int,
     generator: torch.Generator,
     num_classes: int | None,
+    head_rows: HeadRows,
 ) -> Outcomes:
     """Predict the rows of a block as they are and with every intervention.
 
@@ -52,6 +54,7 @@ def observe(
         draws: Draws of partners and permutations.
         generator: Of the draws.
         num_classes: C, to check the logits; None takes theirs.
+        head_rows: Where the logits of the heads are added.
 
     Raises:
         MidasAugError: Logits, heads or means do not fit.
@@ -61,25 +64,29 @@ def observe(
     names = tuple(modality.name for modality in block.modalities)
     seen = Outcomes(names, labels, whole.shape[1])
     whole = seen.usable(whole, "of the whole model")
-    seen.right[Subset(names)] = row_correct(whole, labels).float()
-    confidence = _ask_heads(block, seen)
+    seen.add_whole(whole)
+    confidence = _ask_heads(block, seen, head_rows)
     _swap(block, seen, confidence, draws, generator)
     _permute(block, seen, draws, generator)
     _remove(block, seen, _stand_ins(block, removal, means), draws, generator)
     return seen
 
 
-def _ask_heads(block: Block, seen: Outcomes) -> Tensor | None:
+def _ask_heads(block: Block, seen: Outcomes, head_rows: HeadRows) -> Tensor | None:
     """The confidences (N, M) of the modalities' own heads."""
     unimodal = block.unimodal()
     if unimodal is None:
         return None
     keys = [modality.key for modality in block.modalities]
     each = in_order(unimodal, keys, "the unimodal logits")
+    usable = []
     for name, given in zip(seen.modalities, each, strict=True):
         logits = as_logits(given, len(block.labels), f"the logits of the head of {name!r}")
         logits = _checked(logits, block, seen.n_classes, f"logits of the head of {name!r}")
-        seen.add_head(name, seen.usable(logits.to(seen.labels.device), f"of the head of {name}"))
+        logits = seen.usable(logits.to(seen.labels.device), f"of the head of {name}")
+        seen.add_head(name, logits)
+        usable.append(logits)
+    head_rows.add(usable, seen.labels)
     return torch.stack([seen.heads[name].confidence for name in seen.modalities], dim=1)
 
 

@@ -1,7 +1,7 @@
 """From what happened to each row to the scores of a report."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from midas_aug.diagnostics import bootstrap, scores
 from midas_aug.diagnostics.bootstrap import Statistic, interval
+from midas_aug.diagnostics.heads import HeadRows, fusion_statistics, memorised, skill_statistics
 from midas_aug.diagnostics.measures import (
     calibration_gaps,
     odd_one_out,
@@ -20,6 +21,7 @@ from midas_aug.diagnostics.measures import (
     row_entropy,
     source_probability,
 )
+from midas_aug.diagnostics.pair_sums import PairSums
 from midas_aug.diagnostics.report import ModalityReport
 from midas_aug.diagnostics.shapley import Subset, all_subsets, sample_shapley, shapley
 from midas_aug.errors import MidasAugError
@@ -30,52 +32,6 @@ __all__ = ["Outcomes", "join"]
 
 LOWEST = -1e37  # stands in for a logit of −inf: a probability of 0, and no NaN in a difference
 NAMED_FAULTS = 6  # kinds of predictions that an error about NaN lists
-
-
-class PairSums:
-    """Sums over mixed rows: of each row as the anchor, and as the partner that an anchor met.
-
-    A pair (i, j) weighs w_i w_j in a bootstrap sample with counts w, which is w_i + w_j − 1 to
-    first order: both rows of a pair are random, and an interval from the anchors alone would be too
-    narrow.
-    """
-
-    def __init__(self) -> None:
-        self.anchored: dict[Hashable, Tensor] = {}
-        self.met: dict[Hashable, Tensor] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self.anchored)
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self.anchored
-
-    def add(self, key: Hashable, values: Tensor, partner: Tensor | None = None) -> None:
-        """Add one draw: ``(N,)`` values of the anchors, which met the rows ``partner``."""
-        values = values.float()
-        _accumulate(self.anchored, key, values)
-        if partner is not None:
-            met = torch.zeros_like(values).index_add_(0, partner, values)
-            _accumulate(self.met, key, met)
-
-    def column(self, key: Hashable) -> Tensor:
-        """A column whose sum, weighted by the rows' counts, is that over the pairs."""
-        anchored, met = self.anchored[key], self.met.get(key)
-        return anchored if met is None else anchored + met - anchored.double().mean()
-
-    def ratio(self, numerator: Hashable, denominator: Hashable) -> Statistic:
-        """Sum of one column over the sum of another."""
-        return bootstrap.ratio(self.column(numerator), self.column(denominator))
-
-    def followed_by(
-        self, others: Sequence["PairSums"], take: Callable[[list[Tensor]], Tensor]
-    ) -> "PairSums":
-        """The sums of these rows and, behind them, of the rows of others."""
-        joined = PairSums()
-        for name in ("anchored", "met"):
-            parts = [getattr(part, name) for part in (self, *others)]
-            getattr(joined, name).update({k: take([p[k] for p in parts]) for k in parts[0]})
-        return joined
 
 
 @dataclass
@@ -102,6 +58,9 @@ class Outcomes:
         alone_confidence: ``(N,)`` confidence of the model in the true label, with this modality
             alone kept.
         heads: Of each modality's own classifier.
+        gaps: ``(N, bins)`` calibration gaps of the model, see `calibration_gaps`.
+        head_rows: The heads' logits of these rows, or of a random part of them.
+        training_rows: The same of training rows.
         permuted: Whether the row was right with this modality permuted.
         mixed: Over misaligned rows: ``"n_rows"``, ``"hits"``, and for each modality m
             ``("confidence", m)``, ``("odd", m)``, rows in which m disagrees with all others, the
@@ -110,6 +69,7 @@ class Outcomes:
         shuffled: ``"n_rows"`` and ``"hits"`` over permuted rows, same-label pairs among them.
         shares: ``"n_rows"``, ``"entropy"`` and ``"collapsed"`` over misaligned rows.
         hardness: ``(S,)`` hard-sample weights of valid misaligned rows.
+        constants: Scores without an interval, by key.
         seen, faulty: How many predictions of each kind there were, and how many were NaN.
     """
 
@@ -119,11 +79,15 @@ class Outcomes:
     right: dict[Subset, Tensor] = field(default_factory=dict)
     alone_confidence: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[str, Head] = field(default_factory=dict)
+    gaps: Tensor | None = None
+    head_rows: HeadRows | None = None
+    training_rows: HeadRows | None = None
     permuted: PairSums = field(default_factory=PairSums)
     mixed: PairSums = field(default_factory=PairSums)
     shuffled: PairSums = field(default_factory=PairSums)
     shares: PairSums = field(default_factory=PairSums)
     hardness: Tensor | None = None
+    constants: dict[str, float] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
     faulty: Counter[str] = field(default_factory=Counter)
 
@@ -144,6 +108,11 @@ class Outcomes:
         self.seen[what] += int(counted.sum())
         self.faulty[what] += int((faulty & counted).sum())
         return values.clamp(min=LOWEST)
+
+    def add_whole(self, logits: Tensor) -> None:
+        """Take down what the model says with all modalities."""
+        self.right[Subset(self.modalities)] = row_correct(logits, self.labels).float()
+        self.gaps = calibration_gaps(logits, self.labels)[0]
 
     def add_subset(self, subset: Subset, right: Tensor, confidence: Tensor) -> None:
         """Take down ``(N,)`` how the model does with the modalities outside ``subset`` removed."""
@@ -210,7 +179,14 @@ class Outcomes:
             MidasAugError: The rows are too few or of one class, or predictions are not finite.
         """
         self._check()
-        results = bootstrap.bootstrap(self.statistics(), resamples=resamples, seed=seed)
+        statistics = self.statistics()
+        if self.head_rows is not None and len(self.head_rows.names) == len(self.modalities):
+            whole = self.right[Subset(self.modalities)]
+            statistics |= fusion_statistics(self.head_rows, whole, seed=seed)
+        results = bootstrap.bootstrap(statistics, resamples=resamples, seed=seed)
+        results |= memorised(results, self.modalities)
+        no_replicates = np.full(resamples, np.nan)
+        results |= {key: (value, no_replicates) for key, value in self.constants.items()}
         hardness = {} if self.hardness is None else _quantiles(self.hardness)
         return ModalityReport(
             name=name,
@@ -232,12 +208,14 @@ class Outcomes:
         """Every score that the outcomes allow."""
         whole = self.right[Subset(self.modalities)]
         most_frequent = (self.labels == self.labels.mode().values).float()
+        gaps = self.gaps
         return {
             scores.ACCURACY.key(): bootstrap.mean(whole),
             scores.MAJORITY.key(): bootstrap.mean(most_frequent),
+            **({} if gaps is None else {scores.ECE.key(): bootstrap.calibration_error(gaps)}),
             **self._of_mixed_rows(),
             **self._of_removal(whole, most_frequent),
-            **self._of_heads(most_frequent),
+            **self._of_heads(whole, most_frequent),
             **self._of_subsets(),
             **self._of_shares(),
         }
@@ -271,10 +249,11 @@ class Outcomes:
                 found[scores.PERMUTATION_IMPORTANCE.key(m)] = bootstrap.ratio(permuted, whole)
         return found
 
-    def _of_heads(self, most_frequent: Tensor) -> dict[str, Statistic]:
+    def _of_heads(self, whole: Tensor, most_frequent: Tensor) -> dict[str, Statistic]:
         found = {}
         for m, head in self.heads.items():
             found[scores.HEAD_ACCURACY.key(m)] = bootstrap.mean(head.right)
+            found[scores.HEAD_GAIN.key(m)] = bootstrap.mean(head.right - whole)
             found[scores.HEAD_ECE.key(m)] = bootstrap.calibration_error(head.gaps)
             found[scores.SIGNAL.key(m)] = bootstrap.mean(head.right - most_frequent)
             alone = self.right.get(Subset({m}))
@@ -284,6 +263,10 @@ class Outcomes:
             if a in self.heads and b in self.heads:
                 wrong = torch.stack([1 - self.heads[a].right, 1 - self.heads[b].right], dim=1)
                 found[scores.SHARED_ERRORS.key(a, b)] = bootstrap.shared(wrong)
+        if self.head_rows is not None:
+            found |= skill_statistics(self.head_rows, scores.HEAD_SKILL)
+        if self.training_rows is not None:
+            found |= skill_statistics(self.training_rows, scores.TRAINING_SKILL)
         return found
 
     def _of_subsets(self) -> dict[str, Statistic]:
@@ -356,6 +339,7 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
             take([head.confidence for head in each]),
             take([head.gaps for head in each]),
         )
+    gaps = [part.gaps for part in parts if part.gaps is not None]
     hardness = None
     if all(part.hardness is not None for part in parts):
         hardness = torch.cat([p.hardness.float().cpu() for p in parts if p.hardness is not None])
@@ -366,6 +350,7 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
         right=columns("right"),
         alone_confidence=columns("alone_confidence"),
         heads=heads,
+        gaps=take(gaps) if len(gaps) == len(parts) else None,
         permuted=sums("permuted"),
         mixed=sums("mixed"),
         shuffled=sums("shuffled"),
@@ -374,10 +359,6 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
         seen=sum((part.seen for part in parts), Counter()),
         faulty=sum((part.faulty for part in parts), Counter()),
     )
-
-
-def _accumulate(sums: dict[Hashable, Tensor], key: Hashable, values: Tensor) -> None:
-    sums[key] = sums[key] + values if key in sums else values
 
 
 def _quantiles(hardness: Tensor) -> dict[str, float]:

@@ -22,6 +22,7 @@ from midas_aug.diagnostics.blocks import (
     rebuilt,
     select,
 )
+from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.removal import mean_of
 from midas_aug.errors import MidasAugError
 
@@ -115,8 +116,44 @@ class Reader:
             )
         ]
 
-    def means(self, training: Any, loader: Iterable[Any], encode: Predict | None) -> dict[str, Any]:
-        """The mean row of every modality over the training rows, or over the diagnosed ones."""
+    def training_data(
+        self,
+        training: Iterable[Any],
+        encode: Predict | None,
+        unimodal: Predict | None,
+        rows: HeadRows,
+    ) -> Iterator[Any]:
+        """What each training batch holds, or its features; its heads' logits are added to ``rows``.
+
+        They are left out where the batches have no labels.
+        """
+        for given in self.watch(training, "training rows"):
+            batch = self.move(given)
+            data = batch if encode is None else encode(batch)
+            labels = self._labels_if_any(batch)
+            if unimodal is not None and labels is not None and len(labels) > 0:
+                rows.add(self._heads(unimodal(data), len(labels)), labels)
+            yield data
+
+    def _labels_if_any(self, batch: Any) -> Tensor | None:
+        if callable(self.label):
+            given = self.label(batch)
+        else:
+            try:
+                given = get_item(batch, self.label, "label")
+            except MidasAugError:  # they were not needed for a mean
+                return None
+        return as_labels(given, "the labels of the training rows").cpu()
+
+    def means(
+        self, training: Mapping[Any, Any] | Iterator[Any] | None, loader: Iterable[Any]
+    ) -> dict[str, Any]:
+        """The mean row of every modality over the training rows, or over the diagnosed ones.
+
+        Args:
+            training: All of them by modality, or the `training_data` of one batch after another.
+            loader: The diagnosed rows, at input level.
+        """
         if isinstance(training, Mapping):
             found = {}
             for modality in self.modalities:
@@ -131,13 +168,7 @@ class Reader:
                 "an iterator; pass a DataLoader or a list, training=, or another removal"
             )
         means = {modality: _Mean(modality.name) for modality in self.modalities}
-        for given in self.watch(loader if training is None else training, "means"):
-            labels = None
-            if training is None:
-                batch, labels = self.read(given)
-            else:
-                batch = self.move(given)
-            data = batch if encode is None else encode(batch)
+        for data, labels in self._diagnosed(loader) if training is None else _unlabelled(training):
             for modality, mean in means.items():
                 value = modality.of(data)
                 if labels is not None and bool((labels < 0).any()):
@@ -145,6 +176,15 @@ class Reader:
                     value = select(value, labelled, len(labels), modality.name)
                 mean.add(value)
         return {modality.name: mean.result() for modality, mean in means.items()}
+
+    def _diagnosed(self, loader: Iterable[Any]) -> Iterator[tuple[Any, Tensor | None]]:
+        for given in self.watch(loader, "means"):
+            yield self.read(given)
+
+
+def _unlabelled(training: Iterator[Any]) -> Iterator[tuple[Any, Tensor | None]]:
+    for data in training:
+        yield data, None
 
 
 class _Mean:

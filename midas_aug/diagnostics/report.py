@@ -11,10 +11,13 @@ import numpy as np
 
 from midas_aug._arrays import NDArray
 from midas_aug.diagnostics import findings as finding_rules
+from midas_aug.diagnostics.advice import Advice, advise
 from midas_aug.diagnostics.bootstrap import Score, interval
 from midas_aug.diagnostics.findings import Finding
 from midas_aug.diagnostics.outputs import check_output, write_output
+from midas_aug.diagnostics.page import Drawing, Said, Table, page
 from midas_aug.diagnostics.scores import OF_A_MODALITY, OF_A_PAIR, OF_THE_MODEL, Kind
+from midas_aug.diagnostics.wording import listed
 from midas_aug.errors import MidasAugError
 
 __all__ = ["Comparison", "ModalityReport"]
@@ -70,6 +73,11 @@ class ModalityReport:
         """What the scores say in plain language, the most telling first."""
         return finding_rules.find(self.modalities, self.scores)
 
+    @property
+    def advice(self) -> list[Advice]:
+        """What to do, the most useful first; empty where the scores do not tell."""
+        return advise(self.modalities, self.scores, self.findings)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but rows and replicates, ready for JSON (a missing number is None)."""
         return {
@@ -79,12 +87,23 @@ class ModalityReport:
             "settings": dict(self.settings),
             "hardness": {key: _number(value) for key, value in self.hardness.items()},
             "findings": [finding.to_dict() for finding in self.findings],
+            "advice": [advice.to_dict() for advice in self.advice],
         }
 
     def to_markdown(self) -> str:
         """The table and the findings in GitHub's Markdown."""
         tables = [_markdown(header, lines) for header, lines in self._tables()]
         return "\n\n".join([f"**{self.name}**: {self._how()}", *tables, *self._listed()]) + "\n"
+
+    def to_html(self) -> str:
+        """One page to send: advice, findings, figure, tables (needs the extra ``diagnostics``)."""
+        return page(
+            f"How {self.name} uses {listed(self.modalities)}",
+            self.describe(),
+            [Said(self.name, self.advice, self.findings)],
+            [Drawing(self.plot(), _caption([self]))],
+            [Table(header, lines) for header, lines in self._tables()],
+        )
 
     def __str__(self) -> str:
         tables = [_text(header, lines) for header, lines in self._tables()]
@@ -97,7 +116,7 @@ class ModalityReport:
         return draw_report([self.to_dict()], path)
 
     def save(self, path: str | Path) -> None:
-        """Write the report to a file that ends in .txt, .md or .json.
+        """Write the report to a file that ends in .txt, .md, .json or .html.
 
         Raises:
             MidasAugError: The ending is another one, or the file cannot be written.
@@ -124,12 +143,18 @@ class ModalityReport:
 
     def _listed(self) -> list[str]:
         lines = [f"- {finding.text}" for finding in self.findings]
-        return ["\n".join(lines)] if lines else []
+        steps = [f"{number}. {advice.text}" for number, advice in enumerate(self.advice, start=1)]
+        found = ["\n".join(lines)] if lines else []
+        return [*found, "\n".join(["What to do:", "", *steps])] if steps else found
 
     def _how(self) -> str:
+        return f"{self.describe()}\n(%, in brackets 95 % bootstrap intervals)"
+
+    def describe(self) -> str:
+        """How the scores were made, in a line."""
         parts = [f"{self.settings['n_rows']} rows", f"{self.settings['n_classes']} classes"]
         parts += [f"{key}: {self.settings[key]}" for key in SHOWN if key in self.settings]
-        return ", ".join(parts) + "\n(%, in brackets 95 % bootstrap intervals)"
+        return ", ".join(parts)
 
     def _tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:
         overall = [
@@ -186,6 +211,17 @@ class Comparison:
         """The table in GitHub's Markdown."""
         return _markdown(*self._table()) + "\n"
 
+    def to_html(self) -> str:
+        """One page to send: advice, findings, figure, tables (needs the extra ``diagnostics``)."""
+        names = [report.name for report in self.reports]
+        return page(
+            f"How {listed(names)} use {listed(self.reports[0].modalities)}",
+            self.reports[0].describe(),
+            [Said(report.name, report.advice, report.findings) for report in self.reports],
+            [Drawing(self.plot(), _caption(self.reports))],
+            [Table(*self._table())],
+        )
+
     def __str__(self) -> str:
         return _text(*self._table())
 
@@ -196,7 +232,7 @@ class Comparison:
         return draw_report([report.to_dict() for report in self.reports], path)
 
     def save(self, path: str | Path) -> None:
-        """Write the comparison to a file that ends in .txt, .md or .json.
+        """Write the comparison to a file that ends in .txt, .md, .json or .html.
 
         Raises:
             MidasAugError: The ending is another one, or the file cannot be written.
@@ -233,6 +269,7 @@ class Comparison:
 FORMATS: dict[str, Callable[[ModalityReport | Comparison], str]] = {
     ".txt": lambda report: f"{report}\n",
     ".md": lambda report: report.to_markdown(),
+    ".html": lambda report: report.to_html(),
     ".json": lambda report: json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n",
 }
 
@@ -245,6 +282,14 @@ def _save(report: ModalityReport | Comparison, path: str | Path) -> None:
         file.write(content)
 
     write_output(place, write)
+
+
+def _caption(reports: Sequence[ModalityReport]) -> str:
+    modalities = listed(reports[0].modalities)
+    return (
+        f"Accuracy of {listed([report.name for report in reports])}, and what each of {modalities} "
+        "brings to it. All numbers are in the tables below."
+    )
 
 
 def _lines_of_the_model(modalities: Sequence[str]) -> Iterator[tuple[str, str, Kind]]:

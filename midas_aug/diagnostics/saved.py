@@ -10,6 +10,7 @@ from torch import Tensor
 
 from midas_aug._arrays import NDArray
 from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
+from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.measures import row_correct
 from midas_aug.diagnostics.outcomes import Outcomes
 from midas_aug.diagnostics.report import ModalityReport
@@ -19,8 +20,16 @@ from midas_aug.functional.shares import true_class_confidence
 
 __all__ = ["read_arrays", "report_from_logits"]
 
-PREFIXES = ("removed_", "alone_", "head_")
-OTHERS = ("logits", "labels", "all_removed", "misaligned_logits", "source_labels", "modalities")
+PREFIXES = ("removed_", "alone_", "head_", "training_head_")
+OTHERS = (
+    "logits",
+    "labels",
+    "training_labels",
+    "all_removed",
+    "misaligned_logits",
+    "source_labels",
+    "modalities",
+)
 
 
 def report_from_logits(
@@ -38,7 +47,8 @@ def report_from_logits(
             ``logits`` (N, C) of the whole model and ``labels`` (N,). As far as there are any, for
             a modality m: ``removed_m`` (N, C), the model with m removed; ``alone_m`` (N, C), the
             model with all others removed; ``head_m`` (N, C), a classifier of m alone;
-            ``all_removed`` (N, C). Of misaligned rows: ``misaligned_logits`` (S, C) and
+            ``all_removed`` (N, C). Of training rows: ``training_labels`` (T,) and, for a modality,
+            ``training_head_m`` (T, C). Of misaligned rows: ``misaligned_logits`` (S, C) and
             ``source_labels`` (S, M), one column a modality. ``modalities``: their names in order.
         modalities: Names, in the order of the columns of ``source_labels``; None takes
             ``arrays["modalities"]``, or else the names found in the keys, in alphabetical order.
@@ -86,8 +96,8 @@ def report_from_logits(
         return seen.usable(logits[keep], what)
 
     everything = Subset(names)
-    found = {everything: read("logits", "of the whole model")}
-    found |= {everything - {m}: read(f"removed_{m}", f"with {m} removed") for m in names}
+    seen.add_whole(seen.usable(whole[keep], "of the whole model"))
+    found = {everything - {m}: read(f"removed_{m}", f"with {m} removed") for m in names}
     for m in names:
         alone = read(f"alone_{m}", f"with all but {m} removed")
         if alone is not None:
@@ -97,10 +107,14 @@ def report_from_logits(
         if logits is not None:
             right = row_correct(logits, labels).float()
             seen.add_subset(subset, right, true_class_confidence(logits, labels))
-    for m in names:
-        head = read(f"head_{m}", f"of the head of {m}")
-        if head is not None:
-            seen.add_head(m, head)
+    heads = {m: read(f"head_{m}", f"of the head of {m}") for m in names}
+    known = {m: head for m, head in heads.items() if head is not None}
+    for m, head in known.items():
+        seen.add_head(m, head)
+    if known:
+        seen.head_rows = HeadRows(list(known), seed=seed)
+        seen.head_rows.add(list(known.values()), labels)
+    _add_training(seen, given)
     _add_misaligned(seen, given)
     return seen.report(name, {"level": "saved logits"}, resamples=resamples, seed=seed)
 
@@ -234,6 +248,28 @@ def _check_rows(logits: Tensor, key: str, n_rows: int, n_classes: int) -> None:
             f"expected {key!r} of shape ({n_rows}, {n_classes}), got {tuple(logits.shape)}; one "
             "row a label, one column a class"
         )
+
+
+def _add_training(seen: Outcomes, given: Mapping[str, NDArray]) -> None:
+    keys = {m: f"training_head_{m}" for m in seen.modalities if f"training_head_{m}" in given}
+    if not keys and "training_labels" not in given:
+        return
+    if not keys or "training_labels" not in given:
+        raise MidasAugError(
+            f"expected 'training_labels' and 'training_head_<modality>' together, got "
+            f"{sorted(given)!r}; the skill of a head on training rows needs both"
+        )
+    labels = _labels(given, "training_labels", ndim=1)
+    _check_range(labels, "training_labels", seen.n_classes)
+    keep = labels >= 0
+    logits = []
+    for m, key in keys.items():
+        scored = _logits(given, key)
+        _check_rows(scored, key, len(labels), seen.n_classes)
+        what = f"of the head of {m} on training rows"
+        logits.append(seen.usable(scored, what, keep)[keep])
+    seen.training_rows = HeadRows(list(keys))
+    seen.training_rows.add(logits, labels[keep])
 
 
 def _add_misaligned(seen: Outcomes, given: Mapping[str, NDArray]) -> None:

@@ -46,6 +46,16 @@ MISALIGNED_ACCURACY_ALL = Kind(
     "misaligned_accuracy_all", "misaligned accuracy, same-label pairs counted as wrong"
 )
 MAJORITY = Kind("majority", "always the most frequent class")
+ECE = Kind("ece", "calibration error")
+LATE_FUSION = Kind("late_fusion", "late fusion of the heads")
+LATE_FUSION_GAIN = Kind(
+    "late_fusion_gain", "late fusion of the heads minus the model (points)", "points"
+)
+FITTED_FUSION = Kind("fitted_fusion", "late fusion of the heads, fitted weights")
+FITTED_FUSION_GAIN = Kind(
+    "fitted_fusion_gain", "late fusion, fitted weights, minus the model (points)", "points"
+)
+FITTING_GAIN = Kind("fitting_gain", "what fitted weights add to it (points)", "points", False)
 SHARE_ENTROPY = Kind("share_entropy", "share entropy (100: all shares 1/M)")
 SHARE_COLLAPSED = Kind("share_collapsed", "shares within 0.05 of 1/M")
 OF_THE_MODEL = (
@@ -53,6 +63,12 @@ OF_THE_MODEL = (
     MISALIGNED_ACCURACY,
     MISALIGNED_ACCURACY_ALL,
     MAJORITY,
+    ECE,
+    LATE_FUSION,
+    LATE_FUSION_GAIN,
+    FITTED_FUSION,
+    FITTED_FUSION_GAIN,
+    FITTING_GAIN,
     SHARE_ENTROPY,
     SHARE_COLLAPSED,
 )
@@ -69,7 +85,13 @@ ALONE_SIGNAL = Kind(
 HEAD_ACCURACY = Kind("head_accuracy", "accuracy of its own head")
 SIGNAL = Kind("signal", "own head minus most frequent class (points)", "points", False)
 HEADROOM = Kind("headroom", "own head minus all others removed (points)", "points")
+HEAD_GAIN = Kind("head_gain", "own head minus the model (points)", "points")
 HEAD_ECE = Kind("head_ece", "calibration error of its own head")
+HEAD_SKILL = Kind("head_skill", "skill of its own head")
+TRAINING_SKILL = Kind("training_skill", "skill of its own head, training rows")
+MEMORISED = Kind("memorised", "training minus held-out skill (points)", "points")
+LEARNED_AT = Kind("learned_at", "epoch by which its head was half as sure as ever", "number")
+FUSION_WEIGHT = Kind("fusion_weight", "fitted weight in late fusion", "number")
 CONFIDENCE = Kind("confidence", "probability of its label, misaligned rows")
 FOLLOWED = Kind("followed", "sided with where it disagrees with all others")
 CREDIT = Kind("credit", "credit it gets where it disagrees with all others")
@@ -89,7 +111,13 @@ OF_A_MODALITY = (
     HEAD_ACCURACY,
     SIGNAL,
     HEADROOM,
+    HEAD_GAIN,
     HEAD_ECE,
+    HEAD_SKILL,
+    TRAINING_SKILL,
+    MEMORISED,
+    LEARNED_AT,
+    FUSION_WEIGHT,
     CONFIDENCE,
     FOLLOWED,
     CREDIT,

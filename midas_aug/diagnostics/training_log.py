@@ -20,7 +20,7 @@ from midas_aug.diagnostics.measures import (
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.metrics import top_set_matches
 from midas_aug.loss import LossTerms
-from midas_aug.weak_modality import LabelledRows, rows_of
+from midas_aug.weak_modality import LabelledRows, rows_of, target_of
 
 __all__ = ["Criterion", "TrainingLog"]
 
@@ -160,10 +160,11 @@ class TrainingLog:
         """
         warming_up = criterion is not None and criterion.warming_up
         scores = None if logits is None or warming_up else as_scores(logits, "logits").detach()
-        everything = rows_of(out, len(self.modalities), scores)
+        everything = rows_of(out, len(self.modalities), target_of(out, scores), scores)
         labels = as_labels(out.labels, "labels")
         beyond_aligned = slice(len(labels), None)
-        source_labels, shares, valid = (part[beyond_aligned] for part in everything)
+        source_labels, shares = (part[beyond_aligned] for part in everything[:2])
+        valid = ~everything.ignored[beyond_aligned]
 
         aligned: dict[str, Tensor] = {}
         misaligned = {

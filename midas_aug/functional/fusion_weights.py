@@ -10,7 +10,7 @@ from midas_aug._arrays import Array, ArrayT, as_labels, as_scores, as_tensor, ch
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_label_range
 
-__all__ = ["fit_fusion_weights"]
+__all__ = ["fit_fusion_weights", "influence_on", "newton_weights"]
 
 PULL = 1e-4  # towards 1, so that rows which are all told apart have finite weights
 NEWTON_STEPS = 50
@@ -69,13 +69,13 @@ def fit_fusion_weights(parts: ArrayT | Sequence[ArrayT], labels: Array) -> Array
             "expected finite parts, got infinite ones or NaN; pass logits or log_softmax, not the "
             "logarithm of probabilities that were rounded to 0"
         )
-    weights = _fit(scores, classes)
+    weights = newton_weights(scores, classes)
     return like(weights.to(scores.dtype), first)
 
 
 @torch.no_grad()
-def _fit(scores: Tensor, labels: Tensor) -> Tensor:
-    """The weights ``(M,)`` of parts ``(N, M, C)``, as wide as they are computed."""
+def newton_weights(scores: Tensor, labels: Tensor) -> Tensor:
+    """The weights ``(M,)`` of finite parts ``(N, M, C)``, as wide as they are computed."""
     weights = torch.ones(scores.shape[1], dtype=_wide(scores), device=scores.device)
     if len(scores) == 0:
         return weights
@@ -92,6 +92,29 @@ def _fit(scores: Tensor, labels: Tensor) -> Tensor:
     return weights
 
 
+@torch.no_grad()
+def influence_on(weights: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+    """What each row adds to fitted weights, ``(N, M)``.
+
+    With rows drawn c_i times the weights are, to first order, w + Σ_i c_i influence_i / Σ_i c_i.
+    """
+    gradients = []
+    for rows, classes in _chunks(scores, labels, weights.dtype):
+        shares = torch.einsum("m,nmc->nc", weights, rows).softmax(dim=1)
+        means, truth = _means(shares, rows, classes)
+        gradients.append(means - truth)
+    slope = torch.cat(gradients)
+    _, _, curvature = _around(weights, scores, labels)
+    moved: Tensor = torch.linalg.solve(curvature, (slope - slope.mean(dim=0)).T)
+    return -moved.T
+
+
+def _means(shares: Tensor, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each part, its mean by the predicted shares and its number of the label, ``(N, M)``."""
+    truth = rows.gather(2, labels[:, None, None].expand(-1, rows.shape[1], 1))[:, :, 0]
+    return torch.einsum("nmc,nc->nm", rows, shares), truth
+
+
 def _around(weights: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The loss at the weights, its gradient ``(M,)`` and its curvature ``(M, M)``."""
     loss = _pull(weights)
@@ -100,8 +123,7 @@ def _around(weights: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Te
     for rows, classes in _chunks(scores, labels, weights.dtype):
         logits = torch.einsum("m,nmc->nc", weights, rows)
         shares = logits.softmax(dim=1)
-        truth = rows.gather(2, classes[:, None, None].expand(-1, len(weights), 1))[:, :, 0]
-        means = torch.einsum("nmc,nc->nm", rows, shares)
+        means, truth = _means(shares, rows, classes)
         squares = torch.einsum("nkc,nmc,nc->km", rows, rows, shares)
         loss = loss + F.cross_entropy(logits, classes, reduction="sum") / len(labels)
         gradient = gradient + (means - truth).sum(dim=0) / len(labels)

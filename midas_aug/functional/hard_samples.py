@@ -11,6 +11,7 @@ from midas_aug._arrays import (
     ArrayT,
     as_labels,
     as_scores,
+    as_tensor,
     check_rows,
     check_shape,
     like,
@@ -24,7 +25,11 @@ Similarity: TypeAlias = Literal["cosine"] | Callable[[Tensor, Tensor], Tensor]
 
 
 def hard_sample_weights(
-    features: Sequence[ArrayT], plan: SwapPlan, *, similarity: Similarity = "cosine"
+    features: Sequence[ArrayT],
+    plan: SwapPlan,
+    *,
+    similarity: Similarity = "cosine",
+    present: Array | None = None,
 ) -> ArrayT:
     r"""Weigh up samples whose replaced modality looks like the one it replaces (Eq. 8).
 
@@ -38,9 +43,11 @@ def hard_sample_weights(
         plan: The draws, as from `plan_swaps`.
         similarity: ``"cosine"``, or a callable of two ``(S, D_m)`` tensors that gives ``(S,)`` in
             [−1, 1].
+        present: ``(N, M)`` bool: which modalities a row has; None: all. Only what anchor and source
+            both have is compared.
 
     Returns:
-        ``(S,)`` in [1, 2]; a sample with nothing replaced gets 2.
+        ``(S,)`` in [1, 2]; a sample with nothing replaced gets 2, one with nothing to compare 1.
 
     Raises:
         MidasAugError: Shapes or dtypes do not fit.
@@ -69,6 +76,10 @@ def hard_sample_weights(
     check_rows(source, len(features[0]), "plan.source")
     check_rows(anchor, len(features[0]), "plan.anchor")
     replaced = source != anchor[:, None]
+    compared = replaced
+    if present is not None:
+        has = as_tensor(present, "present")
+        compared = replaced & has.index_select(0, anchor) & has.gather(0, source)
     similarities = []
     for number, rows in enumerate(_feature_rows(features)):
         # One pass over N rows instead of two over S.
@@ -78,10 +89,12 @@ def hard_sample_weights(
         similarities.append(
             (here * there).sum(dim=1) if similarity == "cosine" else similarity(here, there)
         )
-    total = torch.stack(similarities, dim=1).masked_fill(~replaced, 0.0).sum(dim=1)
-    count = replaced.sum(dim=1)
+    total = torch.stack(similarities, dim=1).masked_fill(~compared, 0.0).sum(dim=1)
+    count = compared.sum(dim=1)
     # Nothing is more alike than a row that a pairing swapped with itself.
     mean = (total / count.clamp(min=1)).masked_fill(count == 0, 1.0)
+    if present is not None:
+        mean = mean.masked_fill((count == 0) & replaced.any(dim=1), -1.0)
     return like(_hardness_of(mean), features[0])
 
 

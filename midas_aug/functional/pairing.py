@@ -88,10 +88,7 @@ def partners_from_draws(
     after the end of the own class block; the scaled draw says how far to walk.
     """
     rows = labels.shape[0]
-    if rows > 1 << (62 - DRAW_BITS):
-        raise MidasAugError(
-            f"expected at most {1 << (62 - DRAW_BITS)} labels, got {rows}; pair in chunks"
-        )
+    check_size(rows)
     if own is None:
         own = torch.arange(rows, device=labels.device)
     if labelled is None:
@@ -107,6 +104,43 @@ def partners_from_draws(
     position = (walk + end).remainder(count.clamp(min=1))
     valid = others > 0
     return torch.where(valid, order.index_select(0, position), own), valid
+
+
+def partners_of_each(labels: Tensor, present: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """A partner of another class for each row and modality, among the rows that have the modality.
+
+    Args:
+        labels: ``(N,)`` int64; negative ones are ignored rows.
+        present: ``(N, M)`` bool: which modalities a row has.
+        draws: ``(M, N)``, uniform in ``0 … 2^40 - 1``.
+
+    Returns:
+        ``partner`` ``(M, N)`` int64 and ``valid`` ``(M, N)`` bool.
+    """
+    rows, labelled = labels.shape[0], labels >= 0
+    check_size(rows)
+    own = torch.arange(rows, device=labels.device).expand(draws.shape)
+    if rows == 0:
+        return own, draws > 0
+    keys = torch.where(labelled & present.t().contiguous(), labels, _LAST)
+    ordered, order = torch.sort(keys, dim=1, stable=True)
+    asked = torch.where(labelled, labels, _LAST).expand(draws.shape).contiguous()
+    start = torch.searchsorted(ordered, asked)
+    end = torch.searchsorted(ordered, asked, right=True)
+    count = (keys < _LAST).sum(dim=1, keepdim=True)
+    # An ignored row asks for what lies behind all others: it has no block, and no partner.
+    others = (start - end + count).masked_fill(~labelled, 0)
+    position = (((draws * others) >> DRAW_BITS) + end).remainder(count.clamp(min=1))
+    valid = others > 0
+    return torch.where(valid, order.gather(1, position), own), valid
+
+
+def check_size(n_rows: int) -> None:
+    """Raise where the product of a draw and a number of rows would overflow."""
+    if n_rows > 1 << (62 - DRAW_BITS):
+        raise MidasAugError(
+            f"expected at most {1 << (62 - DRAW_BITS)} labels, got {n_rows}; pair in chunks"
+        )
 
 
 _LAST = (1 << 63) - 1
@@ -223,6 +257,10 @@ def same_class_partners(
     position = start + walk.remainder(size)  # every row is in its own block: no size is 0
     partner = torch.where(valid, order.index_select(0, position), own)
     return like(partner, labels), like(valid, labels)
+
+
+# They need no more of labels than which are the same.
+OWN_PAIRINGS = (permutation_partners, same_class_partners)
 
 
 def check_partners(partner: Array, valid: Array, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,13 @@ from torch import Tensor
 from midas_aug._arrays import Array, as_labels, as_tensor, check_rows, check_shape, like
 from midas_aug._draws import DRAW_BITS, Draws, as_draws
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.pairing import Pairing, check_partners, partners_from_draws
+from midas_aug.functional.pairing import (
+    OWN_PAIRINGS,
+    Pairing,
+    check_partners,
+    partners_from_draws,
+    partners_of_each,
+)
 from midas_aug.functional.shares import check_label_range
 
 __all__ = ["Swap", "SwapPlan", "plan_swaps"]
@@ -42,6 +48,7 @@ def plan_swaps(
     features: Any = None,
     generator: Draws = None,
     num_classes: int | None = None,
+    present: Array | None = None,
 ) -> SwapPlan:
     """Draw which modality of which row goes where.
 
@@ -58,6 +65,9 @@ def plan_swaps(
         features: Handed to a callable ``pairing``.
         generator: As in `sample_partners`.
         num_classes: As in `sample_partners`.
+        present: ``(N, M)`` bool: which modalities a row has; None: all. A donor has the modality
+            that it gives, so every replaced modality has partners of its own. A sample is not valid
+            without a donor, or where its anchor has nothing of what is kept.
 
     Returns:
         A `SwapPlan`, in the library and on the device of ``labels``.
@@ -84,6 +94,9 @@ def plan_swaps(
     classes = as_labels(labels, "labels")
     if num_classes is not None:
         check_label_range(classes, num_classes)
+    has = None if present is None else check_present(present, len(classes), num_modalities)
+    if has is not None:
+        classes = classes.masked_fill(~has.any(dim=1), -1)
     rows = draw_rows(
         labels,
         classes,
@@ -93,6 +106,7 @@ def plan_swaps(
         features=features,
         num_classes=num_classes,
         generator=generator,
+        present=has,
     )
     return SwapPlan(*(like(part[len(labels) :], labels) for part in rows))
 
@@ -107,18 +121,24 @@ def draw_rows(
     features: Any,
     num_classes: int | None,
     generator: Draws,
+    present: Tensor | None = None,
 ) -> SwapPlan:
-    """`plan_swaps` with the N aligned rows in front, as tensors; ``classes`` are ``labels`` viewed.
+    """`plan_swaps` with the N aligned rows in front, as tensors.
 
-    The columns of ``source`` are contiguous: each of them indexes one modality.
+    ``classes`` are the ids of ``labels``, of which a pairing of somebody else's is told; negative
+    for ignored rows, and for those without any modality. The columns of ``source`` are contiguous:
+    each of them indexes one modality.
     """
     n_rows = classes.shape[0]
     bits = as_draws(labels, generator)
     own = torch.arange(n_rows, device=classes.device)
     labelled = classes >= 0
     if callable(pairing):
-        drawn = pairing(labels, features=features, generator=generator)
+        told = like(classes, labels) if pairing in OWN_PAIRINGS else labels
+        drawn = pairing(told, features=features, generator=generator)
         partner, valid = check_partners(*drawn, classes)
+    elif present is not None:
+        partner, valid = partners_of_each(classes, present, bits((num_modalities, n_rows)))
     else:
         draws = bits((n_rows,))
         partner, valid = partners_from_draws(
@@ -129,24 +149,49 @@ def draw_rows(
         blocks = num_modalities + 1
         by_modality = own.repeat(num_modalities, blocks, 1)
         # Modality m of block m + 1, as (N, M).
-        by_modality[:, 1:].diagonal().copy_(partner[:, None])
+        by_modality[:, 1:].diagonal().copy_(partner.t() if partner.ndim == 2 else partner[:, None])
     else:
         blocks = 2
         if swap == "one":
             modality = (bits((n_rows,)) * num_modalities) >> DRAW_BITS
             replaced = modality == torch.arange(num_modalities, device=classes.device)[:, None]
             swapped = torch.where(replaced, partner, own)
+            if valid.ndim == 2:
+                valid = valid.gather(0, modality[None])[0]
         else:
-            swapped = _deal(bits, classes, partner, valid, num_modalities)
+            swapped, valid = _deal(bits, classes, partner, valid, num_modalities, present)
         by_modality = torch.stack([own.expand(num_modalities, -1), swapped], dim=1)
-    return SwapPlan(
+    plan = SwapPlan(
         source=by_modality.view(num_modalities, blocks * n_rows).t(),
         anchor=own.repeat(blocks),
-        valid=torch.cat([labelled] + [valid] * (blocks - 1)),
+        valid=torch.cat([labelled, *(valid if valid.ndim == 2 else [valid] * (blocks - 1))]),
     )
+    return plan if present is None else plan._replace(valid=plan.valid & has_parts(plan, present))
 
 
-def aligned_rows(labels: Tensor, num_modalities: int, plan: SwapPlan | None) -> SwapPlan:
+def check_present(present: Array, n_rows: int, num_modalities: int) -> Tensor:
+    """The ``(N, M)`` bool mask of the modalities that rows have."""
+    has = as_tensor(present, "present")
+    if has.dtype != torch.bool:
+        raise MidasAugError(
+            f"expected present to have the dtype bool, True where a row has the modality, got "
+            f"{has.dtype}; convert it with present.bool()"
+        )
+    check_shape(has, (n_rows, num_modalities), "present", "one flag a row and modality")
+    return has
+
+
+def has_parts(plan: SwapPlan, present: Tensor) -> Tensor:
+    """``(S,)`` bool: every replaced modality has come along, and some of the anchor is left."""
+    found: Tensor = present.gather(0, plan.source)
+    replaced: Tensor = plan.source != plan.anchor[:, None]
+    complete, kept = (found | ~replaced).all(dim=1), (found & ~replaced).any(dim=1)
+    return complete & kept
+
+
+def aligned_rows(
+    labels: Tensor, num_modalities: int, plan: SwapPlan | None, present: Tensor | None = None
+) -> SwapPlan:
     """The aligned rows, and those of a plan that is replayed behind them."""
     own = torch.arange(labels.shape[0], device=labels.device)
     source = own.repeat(num_modalities, 1).t()  # memory of its own, which can be pinned
@@ -154,6 +199,8 @@ def aligned_rows(labels: Tensor, num_modalities: int, plan: SwapPlan | None) -> 
     if plan is None:
         return aligned
     swapped = check_plan(plan, labels, num_modalities)
+    if present is not None:
+        swapped = swapped._replace(valid=swapped.valid & has_parts(swapped, present))
     return SwapPlan(*(torch.cat(parts) for parts in zip(aligned, swapped, strict=True)))
 
 
@@ -183,41 +230,54 @@ def _deal(
     partner: Tensor,
     valid: Tensor,
     num_modalities: int,
-) -> Tensor:
-    """The source rows of ``swap="permute"``, ``(M, N)``."""
+    present: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The source rows of ``swap="permute"``, ``(M, N)``, and which are valid, ``(N,)``."""
     n_rows = labels.shape[0]
     own = torch.arange(n_rows, device=labels.device)
     others = [bits((n_rows,)) for _ in range(num_modalities - 2)]
-    hand = torch.stack([own, partner, *_distinct_rows(labels, own, partner, others)], dim=1)
-    keys = bits((n_rows, num_modalities))
-    dealt = hand.gather(1, keys.argsort(dim=1))
-    return torch.where(valid, dealt.t(), own)
+    cards = bits((n_rows, num_modalities)).argsort(dim=1)  # who of the hand gives each modality
+    candidates, place = (labels >= 0)[None], None
+    if present is not None:
+        place = cards.argsort(dim=1)  # which modality each of the hand gives
+        candidates = candidates & present.t()
+        if partner.ndim == 2:
+            partner, valid = (part.gather(0, place[:, 1:2].t())[0] for part in (partner, valid))
+    hand = torch.stack([own, partner, *_distinct_rows(candidates, partner, others, place)], dim=1)
+    return torch.where(valid, hand.gather(1, cards).t(), own), valid
 
 
 def _distinct_rows(
-    labels: Tensor, own: Tensor, partner: Tensor, draws: list[Tensor]
+    candidates: Tensor, partner: Tensor, draws: list[Tensor], place: Tensor | None
 ) -> list[Tensor]:
-    """Further labelled rows, each uniform over those not yet chosen; the partner if none is left.
+    """Further rows, each uniform over the candidates not yet chosen; the partner if none is left.
 
-    ``draws[k]`` is scaled to the number of rows left, then stepped over the chosen ones, lowest
-    first, so that every remaining row is hit by exactly one value.
+    ``draws[k]`` is scaled to the number of candidates left, then stepped over the chosen ones,
+    lowest first, so that every remaining candidate is hit by exactly one value.
+
+    Args:
+        candidates: ``(1, N)`` bool, or ``(M, N)``: the rows that may give each modality.
+        partner: ``(N,)``.
+        draws: One ``(N,)`` for each further row.
+        place: ``(N, M)``: the modality that each of the hand gives; None: there is one list.
     """
-    labelled = torch.argsort((labels < 0).byte(), stable=True)  # labelled rows lead
-    rank = torch.empty_like(labelled).scatter_(0, labelled, own)
-    count = (labels >= 0).sum()
-    chosen = [rank.gather(0, own), rank.gather(0, partner)]
-    rows = []
-    for draw in draws:
+    own = torch.arange(partner.shape[0], device=partner.device)
+    order = torch.argsort((~candidates).byte(), dim=1, stable=True)  # candidates lead
+    rank = torch.empty_like(order).scatter_(1, order, own.expand_as(order))
+    count = candidates.sum(dim=1)
+    rows: list[Tensor] = []
+    for number, draw in enumerate(draws):
+        of = torch.zeros_like(own) if place is None else place[:, number + 2]
+        chosen = [rank[of, row] for row in (own, partner, *rows)]
         ordered = torch.stack(chosen).sort(dim=0).values
-        fresh = torch.ones_like(ordered, dtype=torch.bool)
-        fresh[1:] = ordered[1:] != ordered[:-1]  # a pairing may name the row itself
-        left = count - fresh.sum(dim=0)
-        place = (draw * left.clamp(min=0)) >> DRAW_BITS
+        fresh = ordered < count[of]  # others are no candidates
+        fresh[1:] &= ordered[1:] != ordered[:-1]  # a pairing may name the row itself
+        left = count[of] - fresh.sum(dim=0)
+        found = (draw * left.clamp(min=0)) >> DRAW_BITS
         for taken, counts in zip(ordered, fresh, strict=True):
-            place = place + ((place >= taken) & counts)
-        row = torch.where(left > 0, labelled.gather(0, place.clamp(max=len(own) - 1)), partner)
-        rows.append(row)
-        chosen.append(place)
+            found = found + ((found >= taken) & counts)
+        row = order[of, found.clamp(max=len(own) - 1)]
+        rows.append(torch.where(left > 0, row, partner))
     return rows
 
 

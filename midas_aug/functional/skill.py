@@ -1,6 +1,7 @@
 """Skill: what a unimodal classifier knows beyond the class frequencies. Not in the paper."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -61,10 +62,11 @@ def skill_score(logits: ArrayT, labels: Array, class_counts: Array | None = None
         tensor(1.)
     """
     classes = as_labels(labels, "labels")
-    sums = nll_sums(logits, classes, "logits")
+    sums = class_nll_sums(logits, classes, "logits")
     seen = count_classes(classes, logits.shape[1])
     counts = seen if class_counts is None else as_counts(class_counts, logits.shape[1])
-    return like(skill_from_sums(sums, seen.sum(), counts.to(sums.device)), logits)
+    chance = entropy_of_counts(counts.to(sums.device))
+    return like(skill_from_sums(sums, seen.sum(), chance), logits)
 
 
 def shares_by_source(confidence: ArrayT, source: Array) -> ArrayT:
@@ -109,32 +111,58 @@ def shares_by_source(confidence: ArrayT, source: Array) -> ArrayT:
     return like(torch.where(total == 0, 1 / sources, vote / total) / size, confidence)
 
 
-def nll_sums(logits: Array, classes: Tensor, name: str) -> Tensor:
-    """Sum over the rows with a label of the NLL at each temperature, ``(60,)`` float32.
-
-    Sums, so that batches and ranks can be added up.
-    """
+def class_nll_sums(logits: Array, classes: Tensor, name: str) -> Tensor:
+    """`nll_sums` of the cross-entropy of ``(N, C)`` logits; negative classes count nowhere."""
     scores = as_scores(as_tensor(logits, name), name).detach()
     check_shape(scores, (len(classes), None), name, "one row a label, one column a class")
     check_logit_width(classes, scores.shape[1], name)
-    counted, slot = classes >= 0, classes.clamp(min=0)[:, None]
+    slot = classes.clamp(min=0)[:, None]
+    return nll_sums(scores, lambda found: found.log_softmax(dim=1).gather(1, slot), classes >= 0)
+
+
+def nll_sums(
+    scores: Tensor,
+    log_likelihoods: Callable[[Tensor], Tensor],
+    counted: Tensor,
+    temperatures: Sequence[float] = TEMPERATURES,
+) -> Tensor:
+    """Sum over the rows that count of the loss at each temperature, ``(T,)`` float32.
+
+    Sums, so that batches and ranks can be added up.
+
+    Args:
+        scores: ``(N, C)`` float.
+        log_likelihoods: Minus the loss of such scores, ``(N, 1)``.
+        counted: ``(N,)`` bool.
+        temperatures: T numbers.
+    """
     with full_precision(scores):
         # A loop over temperatures, not one big array: C may be thousands.
         sums = [
-            torch.where(counted, (scores / t).log_softmax(dim=1).gather(1, slot)[:, 0], 0.0).sum()
-            for t in TEMPERATURES
+            torch.where(counted, log_likelihoods(scores / t)[:, 0], 0.0).sum() for t in temperatures
         ]
     return -torch.stack(sums).float()
 
 
-def skill_from_sums(sums: Tensor, rows: Tensor, class_counts: Tensor) -> Tensor:
-    """The skill ``(...)`` of NLL sums ``(..., 60)`` over ``rows`` rows."""
-    total = class_counts.sum()
+def skill_from_sums(
+    sums: Tensor, rows: Tensor, chance: Tensor, floor: Tensor | float = 0.0
+) -> Tensor:
+    """The skill ``(...)`` of loss sums ``(..., T)``, one a temperature, over ``rows`` rows.
+
+    ``chance`` is the mean loss of the best constant, ``floor`` that of a perfect prediction.
+    """
+    loss = torch.where(sums.isfinite(), sums, math.inf).amin(dim=-1) / rows
+    room = chance - floor
+    skill = (1 - (loss - floor) / torch.where(room > 0, room, 1.0)).clamp(0, 1)
+    return torch.where((rows > 0) & (room > 0), skill, 0.0)
+
+
+def entropy_of_counts(class_counts: Tensor) -> Tensor:
+    """Entropy in nats of the frequencies of counts ``(..., C)``; 0 where all are 0."""
+    total = class_counts.sum(dim=-1, keepdim=True)
     frequencies = class_counts.float() / torch.where(total > 0, total, 1)
-    entropy = torch.special.entr(frequencies).sum()
-    nll = torch.where(sums.isfinite(), sums, math.inf).amin(dim=-1) / rows
-    skill = (1 - nll / torch.where(entropy > 0, entropy, 1.0)).clamp(0, 1)
-    return torch.where((rows > 0) & (entropy > 0), skill, 0.0)
+    entropy: Tensor = torch.special.entr(frequencies).sum(dim=-1)
+    return entropy
 
 
 def count_classes(classes: Tensor, num_classes: int) -> Tensor:

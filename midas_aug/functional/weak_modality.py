@@ -20,18 +20,24 @@ from midas_aug.functional.shares import check_logit_width
 __all__ = ["check_alpha", "check_step", "credit_sums", "step_from_sums", "weak_modality_step"]
 
 
-def credit_sums(shares: Tensor, log_p: Tensor, valid: Tensor | None) -> Tensor:
-    """Expected and received credit of each modality, summed over the valid rows: ``(2, M)``.
+def credit_sums(
+    shares: Tensor, log_p: Tensor, ignored: Tensor | None, absent: Tensor | None = None
+) -> Tensor:
+    """Expected and received credit of each modality, summed over rows: ``(2, M)``.
 
     Sums, so that ranks can add theirs up. ``log_p`` is the multimodal head's log-probability at
     the label of each modality's source (or the logit: what a row has in common cancels).
+    Rows that are ``ignored`` ``(S,)`` are left out; an ``absent`` modality ``(S, M)`` gets no
+    credit.
     """
+    if absent is not None:
+        log_p = log_p.masked_fill(absent, torch.finfo(log_p.dtype).min)
     # p̃[label of m] over its sum over modalities is a softmax over modalities. Along the first axis:
     # a CPU takes seven times longer over rows of two numbers.
     credit = log_p.detach().t().softmax(dim=0).t()
     both = torch.stack([shares.detach().to(credit.dtype), credit])
-    if valid is not None:
-        both = both.masked_fill(~valid[:, None], 0.0)
+    if ignored is not None:
+        both = both.masked_fill(ignored[:, None], 0.0)
     return both.sum(dim=1)
 
 
@@ -97,7 +103,8 @@ def weak_modality_step(
     mask = None if valid is None else as_tensor(valid, "valid").bool()
     if mask is not None:
         check_shape(mask, (len(scores),), "valid", "one flag a row of logits")
-    sums = credit_sums(weights, scores.gather(1, classes.clamp(min=0)), mask)
+    log_p, ignored = scores.gather(1, classes.clamp(min=0)), None if mask is None else ~mask
+    sums = credit_sums(weights, log_p, ignored)
     return like(step_from_sums(current, sums, step_size=step_size, max_alpha=max_alpha), alpha)
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from midas_aug._present import as_present
 from midas_aug._ranks import in_process_group, several_ranks
 from midas_aug._rows import take_rows
 from midas_aug._tree import in_order, map_arrays
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
-from midas_aug.functional import soft_targets
 
 __all__ = ["AllRanksBatch", "augment_across_ranks"]
 
@@ -30,7 +30,8 @@ class AllRanksBatch:
             and each keeps the samples of its own anchors.
         index: ``(N + S,)`` int64, the rows of ``whole`` that are this rank's.
         modalities: The names of the modalities, in order.
-        num_classes: C.
+        target: What a label is.
+        num_classes: C; None where the target has no classes.
         aligned: The rows of this rank's batch as it came.
         misaligned: The rows that the augmentation added.
     """
@@ -44,6 +45,7 @@ class AllRanksBatch:
         # Anchors are the pool over and over, so each block has this rank's rows at the same place.
         self.index = (starts[:, None] + own).flatten()
         self.modalities = whole.modalities
+        self.target = whole.target
         self.num_classes = whole.num_classes
         self.labelled_by_logits = whole.labelled_by_logits
         self.aligned = slice(0, n_rows)
@@ -52,7 +54,7 @@ class AllRanksBatch:
 
     @property
     def labels(self) -> Tensor:
-        """``(N,)`` int64 labels of this rank's rows."""
+        """``(N, …)`` labels of this rank's rows."""
         return torch.as_tensor(self.whole.labels).index_select(0, self._own)
 
     @property
@@ -72,8 +74,19 @@ class AllRanksBatch:
 
     @property
     def source_labels(self) -> Tensor:
-        """``(N + S, M)`` int64."""
+        """``(N + S, M, …)``."""
         return self._rows(self.whole.source_labels)
+
+    @property
+    def absent(self) -> Tensor | None:
+        """``(N + S, M)`` bool, the modalities that a row's source has not; None: has all."""
+        absent = self.whole.absent
+        return None if absent is None else self._rows(absent)
+
+    @property
+    def present(self) -> Tensor:
+        """``(N + S, M)`` bool: the source of each modality has it."""
+        return self._rows(self.whole.present)
 
     @property
     def is_misaligned(self) -> Tensor:
@@ -107,11 +120,11 @@ class AllRanksBatch:
     @property
     def targets(self) -> Tensor:
         """``(N + S, C)`` soft labels of this rank's rows."""
-        return soft_targets(self.source_labels, self.shares, self.num_classes)
+        return self.target.dense(self.source_labels, self.shares)
 
     def folded_targets(self) -> Tensor:
         """``(N + S, C)`` targets · weights; see `MisalignedBatch.folded_targets`."""
-        return self.targets * self.weights[:, None]
+        return self.target.folded(self.targets, self.weights)
 
     def gather(self, name: Any, features: Any) -> Any:
         """Swap ``features`` of the rows of all ranks, as `MisalignedBatch.gather` does.
@@ -144,6 +157,7 @@ def augment_across_ranks(
     labels: Tensor,
     *,
     unimodal_logits: Mapping[Any, Tensor] | Sequence[Tensor] | None = None,
+    present: Mapping[Any, Tensor] | Tensor | None = None,
 ) -> AllRanksBatch:
     """Augment this rank's rows, with partners from the rows of every rank.
 
@@ -158,8 +172,9 @@ def augment_across_ranks(
             ``features``.
         features: This rank's N rows of each modality, on every rank the same number and shapes
             (``drop_last=True``).
-        labels: ``(N,)`` integers.
+        labels: ``(N, …)``, as the target of ``augment`` has them.
         unimodal_logits: ``(N, C)`` of each modality's own classifier, by modality or in order.
+        present: Which modalities each of this rank's rows has, as in `MisalignAugment.draw`.
 
     Raises:
         MidasAugError: The labels are not a tensor, or see `MisalignAugment`.
@@ -180,11 +195,16 @@ def augment_across_ranks(
     if several_ranks():
         _check_even(labels)
         pool = map_arrays(_gather, features)
-        every = _gather(labels)
+        every = _gather(augment.target.check(labels))
+        if present is not None:
+            own = as_present(present, augment.modalities, len(labels))
+            present = _gather(own.byte()).bool()
         if unimodal_logits is not None:
             in_turn = in_order(unimodal_logits, augment.modalities, "unimodal_logits")
             unimodal_logits = [_gather(torch.as_tensor(logits).detach()) for logits in in_turn]
-    whole = augment(pool, every, unimodal_logits=unimodal_logits, materialize=False)
+    whole = augment(
+        pool, every, unimodal_logits=unimodal_logits, present=present, materialize=False
+    )
     return AllRanksBatch(whole, len(labels), distributed.get_rank() if in_process_group() else 0)
 
 

@@ -148,7 +148,8 @@ class MidasTrainer(Trainer):
         if self.args.label_smoothing_factor:
             raise MidasAugError(
                 f"expected label_smoothing_factor=0, got {self.args.label_smoothing_factor}: it "
-                "gathers by integer labels, and misaligned rows have soft ones"
+                "gathers by integer labels, and misaligned rows have soft ones; build the "
+                "augmentation with target=midas_aug.targets.ClassIndex(C, label_smoothing=...)"
             )
         if self.compute_loss_func is not None:
             raise MidasAugError(
@@ -173,6 +174,8 @@ class MidasTrainer(Trainer):
         read = set(self.augment.keep)
         if isinstance(self.augment.confidence, TableConfidence):
             read.add(self.augment.confidence.index)
+        if self.augment.present is not None and not callable(self.augment.present):
+            read.add(self.augment.present)
         kept: set[Any] | None = None
         if drops and read - taken:
             labels = {self.augment.label, *self.label_names, "label", "label_ids"}

@@ -31,7 +31,7 @@ class AugmentModule(nn.Module):
 
     In training mode it is the augmentation. In eval mode it adds no rows, draws nothing and asks
     for no confidence: what a trainer calls in validation, too, needs no guard. Batches without
-    labels, as in prediction, are fine then: their rows have the label -1 and count in no loss. The
+    labels, as in prediction, are fine then: their rows are ignored ones and count in no loss. The
     position of the draw stream is in ``state_dict``, so that every trainer that saves the model
     saves it.
 
@@ -86,6 +86,7 @@ class AugmentModule(nn.Module):
         labels: Array | None = None,
         *,
         unimodal_logits: Mapping[Any, Array] | Sequence[Array] | None = None,
+        present: Mapping[Any, Array] | Array | None = None,
     ) -> MisalignedBatch:
         """Augment as `MisalignAugment` does; in eval mode give the N aligned rows alone.
 
@@ -93,10 +94,11 @@ class AugmentModule(nn.Module):
             batch: See `MisalignAugment`.
             labels: See `MisalignAugment`.
             unimodal_logits: See `MisalignAugment`.
+            present: See `MisalignAugment`.
         """
         if self.training:
-            return self.augment(batch, labels, unimodal_logits=unimodal_logits)
-        return self._aligned(batch, labels)
+            return self.augment(batch, labels, unimodal_logits=unimodal_logits, present=present)
+        return self._aligned(batch, labels, present)
 
     def draw(self, batch: Any, *, materialize: bool = True) -> MisalignedBatch:
         """Augment a batch of inputs as ``augment.collate()`` does, on the batch's own device.
@@ -109,19 +111,19 @@ class AugmentModule(nn.Module):
             materialize: See `MisalignAugment.collate`.
         """
         if not self.training:
-            return self._aligned(batch, None)
+            return self._aligned(batch, None, None)
         drawn = self.augment.draw(batch, materialize=materialize)
         return drawn if self.augment.needs_model else drawn.label(self.augment.confidence)
 
-    def _aligned(self, batch: Any, labels: Array | None) -> MisalignedBatch:
+    def _aligned(self, batch: Any, labels: Array | None, present: Any) -> MisalignedBatch:
         given = self._labels_of(batch) if labels is None else labels
         none = torch.zeros(0, dtype=torch.int64, device=getattr(given, "device", "cpu"))
         n_modalities = len(self.augment.modalities)
         plan = SwapPlan(none.new_zeros(0, n_modalities), none, torch.zeros_like(none).bool())
-        return self.augment.draw(batch, given, plan=plan)
+        return self.augment.draw(batch, given, plan=plan, present=present)
 
     def _labels_of(self, batch: Any) -> Any:
-        """The labels of a batch; -1 for all rows of one that has none."""
+        """The labels of a batch; ignored rows where it has none."""
         if isinstance(batch, MisalignedBatch):
             return None  # refused by draw
         label = self.augment.label
@@ -138,10 +140,10 @@ class AugmentModule(nn.Module):
             return self.augment.find_labels(batch)  # an error: labels under another key
         first = get_item(batch, next(iter(self.augment.keys.values()))[0], "modality")
         n_rows, arrays = count_rows(first) or 0, _arrays_in(first)
-        if arrays and isinstance(arrays[0], np.ndarray):
-            return np.full(n_rows, -1, dtype=np.int64)
-        device = arrays[0].device if arrays else "cpu"
-        return torch.full((n_rows,), -1, dtype=torch.int64, device=device)
+        numpy = bool(arrays) and isinstance(arrays[0], np.ndarray)
+        device = arrays[0].device if arrays and not numpy else "cpu"
+        labels = self.augment.target.unlabelled(n_rows, device)
+        return labels.numpy() if numpy else labels
 
 
 def _arrays_in(tree: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import midas_aug
 from benchmarks import __main__, actions
 from benchmarks.command_line import (
     Command,
@@ -45,6 +46,21 @@ def test_help_needs_no_extra():
     assert (done.returncode, done.stderr) == (0, "")
     assert "python -m benchmarks run --suite quick" in done.stdout
     assert "need tyro: pip install '.[bench]' in the checkout" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_help_has_an_example_a_line_and_fits_a_terminal_of_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        __main__.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("python -m benchmarks ") for line in lines) == 10
+    assert max(len(line) for line in lines if not line.startswith("usage: ")) <= 80
+
+
+def test_the_version_needs_no_extra():
+    done = run_without([*EXTRAS, "tyro"], "--version")
+    assert done.stdout == f"midas_aug {midas_aug.__version__}\n"
 
 
 def test_a_command_that_lacks_an_extra_says_how_to_install_it():

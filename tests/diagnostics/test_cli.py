@@ -85,7 +85,7 @@ def test_whatever_is_missing_is_left_out():
     everything = saved()
     need = {key: everything[key] for key in ("logits", "labels")}
     bare = report_from_logits(need, modalities=("a", "b"))
-    assert set(bare.scores) == {"accuracy", "majority"}
+    assert set(bare.scores) == {"accuracy", "majority", "ece"}
     assert "accuracy" in str(bare)
     pairs = {key: everything[key] for key in ("misaligned_logits", "source_labels")}
     named = report_from_logits(need | pairs)
@@ -495,6 +495,7 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path):
 
 def test_the_module_runs_and_its_help_names_the_arrays():
     done = run("diagnose", "--help")
+    assert max(map(len, done.stdout.splitlines())) <= 80
     for key in (
         "logits",
         "labels",

@@ -1,4 +1,4 @@
-"""Models that are built to be balanced, dominated, fed with noise or with a copy; linear, quick.
+"""Models that are built to be balanced, dominated, fed with noise or a copy, …; linear, quick.
 
 Class prototypes plus Gaussian noise make each modality; joint model and heads are linear and
 trained by full-batch gradient descent, each on its own rows.
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 CLASSES, WIDTH = 5, 8
-CASES = ("balanced", "dominated", "noise", "copied")
+CASES = ("balanced", "dominated", "noise", "copied", "memorised", "missing")
+WIDE = 500  # columns of a modality that tells the training rows apart
 
 
 class Planted(NamedTuple):
@@ -30,10 +31,10 @@ class Planted(NamedTuple):
 class LinearFusion(nn.Module):
     """Encoders that only scale, and one linear head on everything."""
 
-    def __init__(self, scales: dict[str, float]) -> None:
+    def __init__(self, scales: dict[str, float], widths: dict[str, int]) -> None:
         super().__init__()
         self.scales = scales
-        self.head = nn.Linear(WIDTH * len(scales), CLASSES)
+        self.head = nn.Linear(sum(widths.values()), CLASSES)
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: scale * batch[name] for name, scale in self.scales.items()}
@@ -55,9 +56,12 @@ def make_case(
     prototypes = {name: 1.5 * torch.randn(CLASSES, WIDTH, generator=generator) for name in names}
     scales = dict.fromkeys(names, 1.0)
     noise = dict.fromkeys(names, 1.6)
+    widths = dict.fromkeys(names, WIDTH)
     if case == "dominated":
         # Features this small hardly move the shared head before the loss is gone.
         noise["audio"], scales["video"] = 0.6, 0.03
+    if case == "memorised":
+        widths["video"] = WIDE
 
     def draw(count: int) -> dict[str, Tensor]:
         labels = torch.arange(count) % CLASSES
@@ -70,14 +74,20 @@ def make_case(
             data["video"] = 2 * torch.randn(count, WIDTH, generator=generator)
         if case == "copied":
             data["video"] = data["audio"] + 0.01 * torch.randn(count, WIDTH, generator=generator)
+        if case == "memorised":  # a hint of the class, and a hundred ways to know the row
+            apart = torch.randn(count, WIDE, generator=generator)
+            apart[:, :WIDTH] += 0.2 * prototypes["video"][labels]
+            data["video"] = apart
+        if case == "missing":  # every other row comes without a picture
+            data["video"] = data["video"] * (torch.arange(count) // CLASSES % 2)[:, None]
         return {**data, "label": labels}
 
     training = draw(600)
     generator.manual_seed(seed + 1)
     held_out = draw(rows)
     torch.manual_seed(0)
-    model = LinearFusion(scales)
-    heads = nn.ModuleDict({name: nn.Linear(WIDTH, CLASSES) for name in names})
+    model = LinearFusion(scales, widths)
+    heads = nn.ModuleDict({name: nn.Linear(widths[name], CLASSES) for name in names})
     features = model.encode(training)
     fit(model.head, lambda: model.fuse(features), training["label"], steps=100, rate=0.1)
     for name, head in heads.items():

@@ -9,6 +9,8 @@
 | brca | 769, 5 | rna, clinical, methylation, mirna | open; package CC BY-NC-ND 4.0 |
 | digits-noise | 2000, 10 | fou, noise (planted) | CC BY 4.0 |
 | kanji | 6331, 26 | image, meanings, readings | EDRDG (CC BY-SA); fonts free |
+| openmoji-tags | 1306, 35 tags | image, text | CC BY-SA 4.0 |
+| brca-age | 769, a number | rna, methylation, mirna | as brca |
 | emoji-3 | 4095, 54 | image, name | Apache-2.0, CC BY 4.0, CC BY-SA 4.0 |
 
 The modules of this package say where each comes from and what to know about it. These are small
@@ -19,7 +21,18 @@ are in `benchmarks.paper.datasets`.
 from pathlib import Path
 
 from benchmarks.common.errors import DataError
-from benchmarks.compare.data import brca, digits, emoji3, kanji, openmoji, planted, stamps, watch
+from benchmarks.compare.data import (
+    brca,
+    brca_age,
+    digits,
+    emoji3,
+    kanji,
+    openmoji,
+    openmoji_tags,
+    planted,
+    stamps,
+    watch,
+)
 from benchmarks.compare.data.base import (
     Dataset,
     Recipe,
@@ -52,6 +65,8 @@ DATASETS: dict[str, Recipe] = {
     "digits-noise": planted.RECIPE,
     "kanji": kanji.RECIPE,
     "emoji-3": emoji3.RECIPE,
+    "openmoji-tags": openmoji_tags.RECIPE,
+    "brca-age": brca_age.RECIPE,
 }
 
 

@@ -21,12 +21,16 @@ console = Console(stderr=True)
 
 
 class Dataset(NamedTuple):
-    """A classification data set; row i of every array is the same sample."""
+    """A data set; row i of every array is the same sample.
+
+    What is to be told is the class, unless there are ``answers``; then classes only stratify.
+    """
 
     inputs: dict[str, NDArray[Any]]  # by modality, (N, ...)
     labels: NDArray[np.int64]  # (N,), places in `classes`
     classes: tuple[str, ...]
     groups: NDArray[np.int64] | None = None  # (N,); rows of one group stay in one part of a split
+    answers: NDArray[Any] | None = None  # (N, C) zeros and ones, or (N,) float32
 
 
 class Recipe(NamedTuple):
@@ -39,7 +43,7 @@ class Recipe(NamedTuple):
 
     build: Callable[[], Dataset]
     shapes: dict[str, tuple[int, ...]]  # of one row, by modality
-    rows: str  # digest of labels, classes and groups
+    rows: str  # digest of labels, classes, groups and answers
     digest: str | None = None  # digest of the inputs too
     shipped: bool = False  # with this repository: nothing to download, nothing to cache
 
@@ -58,8 +62,7 @@ def progress(items: Iterable[T], what: str) -> Iterator[T]:
 def digest(dataset: Dataset, *, inputs: bool = True) -> str:
     """SHA-256 over the arrays of a data set; without the inputs if `inputs` is false."""
     arrays: dict[str, NDArray[Any]] = {"labels": dataset.labels}
-    if dataset.groups is not None:
-        arrays["groups"] = dataset.groups
+    arrays |= _optional(dataset)
     if inputs:
         arrays |= {f"input_{name}": array for name, array in sorted(dataset.inputs.items())}
     sha = hashlib.sha256(json.dumps(dataset.classes).encode())
@@ -69,6 +72,12 @@ def digest(dataset: Dataset, *, inputs: bool = True) -> str:
         sha.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
         sha.update(array.data)
     return sha.hexdigest()
+
+
+def _optional(dataset: Dataset) -> dict[str, NDArray[Any]]:
+    """The arrays that not every data set has."""
+    found = {"groups": dataset.groups, "answers": dataset.answers}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 def check(dataset: Dataset, recipe: Recipe) -> None:
@@ -87,7 +96,7 @@ def check(dataset: Dataset, recipe: Recipe) -> None:
     for inputs, pinned in ((False, recipe.rows), (True, recipe.digest)):
         found = digest(dataset, inputs=inputs)
         if pinned is not None and found != pinned:
-            what = "data" if inputs else "labels, classes and groups"
+            what = "data" if inputs else "labels, classes, groups and answers"
             raise DataError(f"the {what} have SHA-256 {found}, not {pinned}")
 
 
@@ -95,8 +104,7 @@ def write(dataset: Dataset, path: Path) -> None:
     """Write a data set as npz; another process sees the whole file or none."""
     arrays: dict[str, Any] = {f"input_{name}": array for name, array in dataset.inputs.items()}
     arrays |= {"labels": dataset.labels, "classes": np.array(dataset.classes)}
-    if dataset.groups is not None:
-        arrays["groups"] = dataset.groups
+    arrays |= _optional(dataset)
     write_whole(path, lambda opened: np.savez_compressed(opened, **arrays))
 
 
@@ -118,6 +126,7 @@ def read(path: Path) -> Dataset:
                 labels=arrays["labels"],
                 classes=tuple(arrays["classes"].tolist()),
                 groups=arrays.get("groups"),
+                answers=arrays.get("answers"),
             )
     except FileNotFoundError:
         raise

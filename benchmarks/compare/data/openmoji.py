@@ -14,6 +14,8 @@ and of Svalbard, "cook" and "man cook"), always within a class, and many more re
 """
 
 import json
+import re
+from typing import Any
 
 import numpy as np
 
@@ -27,17 +29,23 @@ PACKAGE = npm(
     "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
 )
 
+INDEX = "package/data/openmoji.json"
 LEFT_OUT = {"extras-openmoji", "extras-unicode", "component"}
+
+
+def entries(index: bytes) -> list[dict[str, Any]]:
+    """What the index has to say of each emoji that is a row."""
+    return [
+        entry
+        for entry in json.loads(index)
+        if not entry["skintone"] and entry["group"] not in LEFT_OUT
+    ]
 
 
 def build() -> Dataset:
     """Draw the emoji and encode their names."""
-    files = members(download(PACKAGE), r"package/(data/openmoji\.json|color/svg/[0-9A-F-]+\.svg)")
-    emoji = [
-        entry
-        for entry in json.loads(files["package/data/openmoji.json"])
-        if not entry["skintone"] and entry["group"] not in LEFT_OUT
-    ]
+    files = members(download(PACKAGE), rf"{re.escape(INDEX)}|package/color/svg/[0-9A-F-]+\.svg")
+    emoji = entries(files[INDEX])
     classes, labels = np.unique([entry["group"] for entry in emoji], return_inverse=True)
     drawings = [files[f"package/color/svg/{entry['hexcode']}.svg"] for entry in emoji]
     return Dataset(

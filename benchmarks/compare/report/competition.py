@@ -9,12 +9,14 @@ from typing import NamedTuple
 from benchmarks.common.markdown import table
 from benchmarks.compare.report.runs import TaskRuns
 from benchmarks.compare.report.statistics import Difference, estimate, holm, p_value
+from benchmarks.compare.tasks import TASKS
 
 Runs = Mapping[str, TaskRuns]
+Pairs = tuple[tuple[str, str], ...]  # ours against theirs
 
 ADMISSION = (("joint", "late-fusion"), ("joint", "unimodal-image"))
 # The family of comparisons.
-PAIRS = (
+PAIRS: Pairs = (
     *(
         ("skill-fitted", theirs)
         for theirs in (
@@ -49,13 +51,14 @@ class Compared(NamedTuple):
     p: float
 
 
-def family(runs: Runs) -> Iterator[Compared]:
-    """Every comparison of the protocol in accuracy, task by task."""
+def family(runs: Runs, pairs: Pairs = PAIRS) -> Iterator[Compared]:
+    """Every comparison of the protocol in the task's main score, task by task."""
     for name, task in runs.items():
-        for ours, theirs in PAIRS:
+        score = TASKS[name].kind.main
+        for ours, theirs in pairs:
             seeds = task.common_seeds(ours, theirs)
-            values = (task.values(key, "accuracy", seeds) for key in (ours, theirs))
-            difference = task.difference(ours, theirs, "accuracy")
+            values = (task.values(key, score, seeds) for key in (ours, theirs))
+            difference = task.difference(ours, theirs, score)
             yield Compared(name, ours, theirs, difference, p_value(*values))
 
 
@@ -84,7 +87,7 @@ def sections(runs: Runs) -> list[str]:
         f"Accuracy, points. ▲ and ▼: the raw 95 % interval is clear of zero. ★: it is a difference "
         f"for Holm's correction over all {len(compared)} comparisons too, of which "
         f"{sum(kept)} are.",
-        _family_table(runs, compared, kept),
+        family_table(runs, compared, kept),
         open_question(runs, tasks),
     ]
 
@@ -107,7 +110,10 @@ def beside(runs: Runs) -> list[str]:
     ]
 
 
-def _family_table(runs: Runs, compared: list[Compared], kept: list[bool]) -> str:
+def family_table(
+    runs: Runs, compared: list[Compared], kept: list[bool], title: str = "accuracy, points"
+) -> str:
+    """The differences by pair and task, marked where they are raw and where corrected ones."""
     cells: dict[tuple[str, str], list[str]] = {}
     for one, star in zip(compared, kept, strict=True):
         mean, margin, won, seeds = one.difference
@@ -119,7 +125,7 @@ def _family_table(runs: Runs, compared: list[Compared], kept: list[bool]) -> str
         [f"{rows[ours].title} − {rows[theirs].title}", *line]
         for (ours, theirs), line in cells.items()
     ]
-    return table(["accuracy, points", *runs], lines)
+    return table([title, *runs], lines)
 
 
 def open_question(runs: Runs, tasks: list[str]) -> str:

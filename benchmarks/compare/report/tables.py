@@ -108,7 +108,7 @@ def summary(runs: Runs, score: str) -> str:
     rows = _alone(runs) if score == "accuracy" else []
     for key, row in next(iter(runs.values())).rows.items():
         if row.modality is None:
-            cells = [_marked_mean(task, key, score) for task in runs.values()]
+            cells = [marked_mean(task, key, score) for task in runs.values()]
             rows.append([row.title, *cells])
     return table(["method", *runs], rows)
 
@@ -156,7 +156,7 @@ def scores(task: TaskRuns) -> str:
     header += ["accuracy − plain swap", "won"]
     rows = []
     for key, row in task.rows.items():
-        cells = [_mean_std(row.score(name)) for name in (*SCORES, *without)]
+        cells = [mean_std(row.score(name)) for name in (*SCORES, *without)]
         difference = task.difference(key, "plain-swap", "accuracy")
         own = key == "plain-swap"
         rows.append(
@@ -221,7 +221,8 @@ def _pair_title(runs: Runs, ours: str, theirs: str, sign: str) -> str:
     return f"{rows[ours].title} {sign} {rows[theirs].title}"
 
 
-def _marked_mean(task: TaskRuns, key: str, score: str) -> str:
+def marked_mean(task: TaskRuns, key: str, score: str) -> str:
+    """A mean over the shared seeds, with the marks of `LEGEND`."""
     mean = estimate(task.values(key, score, task.shared_seeds)).mean
     marks = (_mark(task, key, "joint", score, "▲▼"), _mark(task, key, "plain-swap", score, "△▽"))
     return f"{mean:.1f}{''.join(marks)}"
@@ -250,7 +251,8 @@ def _alone(runs: Runs) -> list[list[str]]:
     return rows
 
 
-def _mean_std(values: Sequence[float]) -> str:
+def mean_std(values: Sequence[float]) -> str:
+    """``50.0±1.0``; nothing of no values."""
     return f"{estimate(values).mean:.1f}±{estimate(values).std:.1f}" if values else ""
 
 

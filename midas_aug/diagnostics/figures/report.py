@@ -42,9 +42,14 @@ PANELS = (
     Panel(scores.ALONE, "Accuracy with all others removed, %", True),
     Panel(scores.HEAD_ACCURACY, "Accuracy of its own head, %", True),
     Panel(scores.CONFIDENCE, "Probability of its label, misaligned, %"),
+    Panel(scores.HEAD_SKILL, "Skill of its own head, %"),
     Panel(scores.SHAPLEY, "Shapley value of the accuracy, points"),
 )
 OVERALL = {scores.ACCURACY.key(): "aligned", scores.MISALIGNED_ACCURACY.key(): "misaligned"}
+OF_HEADS = {
+    scores.LATE_FUSION.key(): "late fusion of the heads",
+    scores.FITTED_FUSION.key(): "late fusion, fitted weights",
+}
 
 
 def draw_report(reports: Any, path: str | Path | None = None) -> "Figure":
@@ -75,24 +80,30 @@ def draw_report(reports: Any, path: str | Path | None = None) -> "Figure":
     majority = _majority(contents)
     columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
     grid_rows = -(-len(panels) // columns)
+    known = {key for report in contents for key in report["scores"]}
+    overall = OVERALL | {key: name for key, name in OF_HEADS.items() if key in known}
     bar = 0.2 if len(contents) > 1 else 0.3
-    heights = [_group_height(len(OVERALL), len(contents), bar)]
+    heights = [_group_height(len(overall), len(contents), bar)]
     heights += [_group_height(len(modalities), len(contents), bar)] * grid_rows
     figure = new_figure((11, sum(heights) + 0.8), path)
     grid = figure.add_gridspec(1 + grid_rows, columns, height_ratios=heights)
     axes = figure.add_subplot(grid[0, :])
     limit = _common_limit(contents, modalities)
-    _bars(axes, contents, styles, OVERALL, "Accuracy, %", limit)
+    _bars(axes, contents, styles, overall, "Accuracy, %", limit, room=0.06)  # a wide panel
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         axes = figure.add_subplot(grid[1 + row, column])
         named = {panel.kind.key(name): name for name in modalities}
         end = limit if panel.kind.unit == "percent" else None
+        if panel.kind is scores.HEAD_SKILL:
+            end = 100
         _bars(axes, contents, styles, named, panel.title, end)
         if column:
             axes.tick_params(axis="y", labelleft=False)
         if panel.kind is scores.WITHOUT:
             _mark_accuracy(axes, contents, len(modalities))
+        if panel.kind is scores.HEAD_SKILL:
+            _mark_training(axes, contents, modalities)
         if panel.is_accuracy and majority is not None:
             axes.axvline(100 * majority, color=BLACK, linewidth=1, linestyle=":")
     notes = ["Lines across: 95 % intervals."] if _has_intervals(contents) else []
@@ -100,6 +111,8 @@ def draw_report(reports: Any, path: str | Path | None = None) -> "Figure":
         notes.append("Upright: accuracy with every modality.")
     if majority is not None and any(panel.is_accuracy for panel in panels):
         notes.append("Dotted: always the most frequent class.")
+    if any(scores.TRAINING_SKILL.key(m) in known for m in modalities):
+        notes.append("Diamonds: on training rows.")
     figure.supxlabel("  ".join(notes), fontsize=9, color=GREY)
     if len(contents) == 1:
         figure.suptitle(str(contents[0]["name"]), fontsize=12)
@@ -145,6 +158,7 @@ def _bars(
     named: Mapping[str, str],
     title: str,
     limit: float | None,
+    room: float = 0.2,  # for the numbers
 ) -> None:
     """Horizontal bars: a group for each score, in it a bar for each report, top to bottom."""
     height = 0.8 / len(reports)
@@ -179,7 +193,6 @@ def _bars(
             )
     start, end = min(ends), limit or max(ends)
     span = end - start or 1
-    room = 0.06 if named is OVERALL else 0.2  # for the numbers; that panel is wide
     axes.set_xlim(start - (0.03 * span if start < 0 else 0), end + room * span)
     axes.set_xticks([tick for tick in axes.get_xticks() if start <= tick <= end])
     axes.set_ylim(len(named) - 0.5, -0.5)
@@ -195,7 +208,8 @@ def _bars(
 def _common_limit(reports: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> float:
     """The end of the axis of all percentages, so that panels compare."""
     kinds = [panel.kind for panel in PANELS if panel.kind.unit == "percent"]
-    keys = [*OVERALL, *(kind.key(m) for kind in kinds for m in modalities)]
+    kinds.remove(scores.HEAD_SKILL)
+    keys = [*OVERALL, *OF_HEADS, *(kind.key(m) for kind in kinds for m in modalities)]
     parts = [part for report in reports for key in keys for part in _percent(report, key)]
     highest = max((part for part in parts if part is not None), default=100)
     return float(min(100, max(10, 10 * np.ceil(highest / 10))))
@@ -211,6 +225,22 @@ def _mark_accuracy(axes: "Axes", reports: Sequence[Mapping[str, Any]], groups: i
         tops = np.arange(groups) - 0.4 + number * height
         axes.vlines([value] * groups, tops, tops + 0.92 * height, color="white", linewidth=3.5)
         axes.vlines([value] * groups, tops, tops + 0.92 * height, color=BLACK, linewidth=1.6)
+
+
+def _mark_training(
+    axes: "Axes", reports: Sequence[Mapping[str, Any]], modalities: Sequence[str]
+) -> None:
+    """Skill on training rows, beside the bars of that on the rows at hand."""
+    height = 0.8 / len(reports)
+    for number, report in enumerate(reports):
+        for group, name in enumerate(modalities):
+            value, _, _ = _percent(report, scores.TRAINING_SKILL.key(name))
+            if value is not None:
+                place = group - 0.4 + (number + 0.5) * height
+                axes.plot(
+                    [value], [place], marker="D", markersize=6, color=BLACK,
+                    markeredgecolor="white", linestyle="", clip_on=False,
+                )  # fmt: skip
 
 
 def _legend_of_bars(

@@ -200,7 +200,7 @@ def test_what_does_not_fit_its_recipe_is_refused() -> None:
     check(dataset, recipe)
     with pytest.raises(data.DataError, match="shapes"):
         check(dataset, recipe._replace(shapes={"x": (2,)}))
-    with pytest.raises(data.DataError, match="labels, classes and groups have SHA-256"):
+    with pytest.raises(data.DataError, match="labels, classes, groups and answers have SHA-256"):
         check(dataset._replace(classes=("a", "b")), recipe)
     other = {**dataset.inputs, "x": dataset.inputs["x"] + 1}
     with pytest.raises(data.DataError, match="data have SHA-256"):

@@ -48,6 +48,26 @@ def test_modality_dropout_sets_features_to_zero_and_scales_nothing() -> None:
     assert_close(loss, F.cross_entropy(model.fuse(left), labels))
 
 
+def test_modality_dropout_takes_no_row_its_last_modality() -> None:
+    model = tiny_model(2)
+    inputs, labels = tiny_rows(model, 12)
+    present = torch.rand(12, 2, generator=torch.Generator().manual_seed(1)) < 0.5
+    present |= ~present.any(dim=1, keepdim=True)
+    features = {
+        name: feature * has[:, None]
+        for (name, feature), has in zip(model.encode(inputs).items(), present.T, strict=True)
+    }
+    method = started(ModalityDropout(rate=1.0), model)
+    method.present = present
+    kept = modality_dropout.kept_modalities(2, 12, 1.0, torch.Generator().manual_seed(0))
+    left = {
+        name: feature * torch.where(present.all(dim=1), keep, True)[:, None]
+        for (name, feature), keep in zip(features.items(), kept, strict=True)
+    }
+    assert 2 < int(present.all(dim=1).sum()) < 10
+    assert_close(method.loss(features, labels), F.cross_entropy(model.fuse(left), labels))
+
+
 def test_modality_dropout_with_a_rate_of_zero_is_joint_training() -> None:
     model = tiny_model(2)
     plain = step_gradients(set_up(Method(), model), model)

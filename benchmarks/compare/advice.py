@@ -1,0 +1,282 @@
+"""Does following the advice of a diagnosis beat joint training?
+
+    python -m benchmarks.compare.advice measure kanji:3000 brca:0    # train joint models, TASK:SEED
+    python -m benchmarks.compare.advice table                        # from what is kept
+
+A jointly trained model is diagnosed on its *validation* rows, with logistic regressions on its
+features as heads; what the advice leads to is scored on the *test* rows. Fitted weights, late
+fusion and a modality less are read off the same model. Training in another way is a run of the
+comparison with the same task and seed.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.common.errors import DataError
+from benchmarks.common.markdown import table
+from benchmarks.common.metrics import accuracy
+from benchmarks.common.model import Features
+from benchmarks.common.records import RESULTS, write_text
+from benchmarks.compare.diagnosis import Probes
+from benchmarks.compare.kept import Record
+from benchmarks.compare.report.statistics import paired_difference
+from benchmarks.compare.suite import load_records
+from benchmarks.compare.tasks import TASKS, load_split
+from benchmarks.compare.train import encode, fit
+from benchmarks.methods.entries import ENTRIES, LEARNING_RATE
+from midas_aug.diagnostics import (
+    Score,
+    advice,
+    advise,
+    diagnose,
+    late_fusion,
+)
+from midas_aug.diagnostics.findings import find
+from midas_aug.functional import fit_fusion_weights
+
+KEPT = RESULTS / "diagnosis" / "advice.jsonl"
+SUITES = {"full": range(3), "skill": range(2000, 2003), "competition": range(3000, 3003)}
+GAINS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)  # values of the threshold `advice.GAIN` to choose from
+POLICIES = ("paper", "skill", "late-fusion", "fit_weights")  # followed whatever the diagnosis says
+
+
+Diagnosed: TypeAlias = dict[str, Any]  # task, seed, modalities, scores, test
+
+
+class Encoded(NamedTuple):
+    """A trained model's features and labels of a part of the rows."""
+
+    features: Features
+    labels: Tensor
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def measure(task_name: str, seed: int) -> Diagnosed:
+    """Train joint as the comparison does, diagnose the validation rows, score the test rows."""
+    task = TASKS[task_name]
+    kept = _runs()[task_name, "joint", seed]
+    split = load_split(task.dataset, task.modalities, seed, task.rows)
+    config = dict(kept["config"])
+    method = ENTRIES["joint"].build(config)
+    rate = float(config[LEARNING_RATE])
+    fitted = fit(
+        method,
+        split,
+        epochs=task.epochs,
+        learning_rate=rate,
+        seed=seed,
+        augment=task.augment or None,
+    )
+    parts = {
+        name: Encoded(encode(fitted.model, rows), rows.labels)
+        for name, rows in zip(("training", "validation", "test"), split, strict=True)
+    }
+    return look(
+        task_name, seed, parts, method.predict, Probes(parts["training"].features, split[0])
+    )
+
+
+@torch.no_grad()
+def look(
+    task_name: str, seed: int, parts: Mapping[str, Encoded], predict: Any, probes: Any
+) -> Diagnosed:
+    """The record of a trained model: its diagnosis, and what can be read off it."""
+    modalities = tuple(parts["test"].features)
+    loaders = {name: [{**part.features, "label": part.labels}] for name, part in parts.items()}
+    report = diagnose(
+        (lambda batch: {m: batch[m] for m in modalities}, predict),
+        loaders["validation"],
+        modalities,
+        unimodal=probes,
+        training=loaders["training"],
+    )
+    heads = {
+        name: torch.stack([probes(part.features)[m] for m in modalities])
+        for name, part in parts.items()
+    }
+    known = list(heads["validation"].log_softmax(dim=2).unbind(0))
+    weights = fit_fusion_weights(known, parts["validation"].labels)
+    here, labels = heads["test"], parts["test"].labels
+    scored = {
+        "joint": accuracy(predict(parts["test"].features), labels),
+        "late_fusion": accuracy(late_fusion(here), labels),
+        "fit_weights": accuracy(late_fusion(here, weights), labels),
+    }
+    alone = {m: accuracy(logits, labels) for m, logits in zip(modalities, here, strict=True)}
+    return {
+        "task": task_name,
+        "seed": seed,
+        "modalities": list(modalities),
+        "scores": {
+            key: [round(number, 5) for number in score] for key, score in report.scores.items()
+        },
+        "test": {name: round(value, 5) for name, value in (scored | alone).items()},
+    }
+
+
+# ---------------------------------------------------------------- following
+
+
+def actions(record: Diagnosed, gain: float = advice.GAIN) -> list[tuple[str, str | None]]:
+    """What the diagnosis of a model advises; ``gain`` stands in for the threshold."""
+    modalities = record["modalities"]
+    scores = {key: Score(*numbers) for key, numbers in record["scores"].items()}
+    usual = advice.GAIN
+    try:
+        advice.GAIN = gain
+        given = advise(modalities, scores, find(modalities, scores))
+    finally:
+        advice.GAIN = usual
+    return [(one.action, one.modality) for one in given]
+
+
+def gain_of(
+    record: Diagnosed, action: str, modality: str | None, runs: Mapping[Any, Record]
+) -> float | None:
+    """Test accuracy after an action minus that of joint training; None where no run tells."""
+    test, task, seed = record["test"], record["task"], record["seed"]
+    if action in ("late_fusion", "fit_weights"):
+        return float(test[action] - test["joint"])
+    if action == "drop":
+        (left,) = [m for m in record["modalities"] if m != modality]
+        return float(test[left] - test["joint"])
+    entry = {"paper": "midas"}.get(action, action)
+    if entry in ("midas", "skill", "late-fusion"):
+        return _of_runs(runs, task, entry, seed)
+    return 0.0
+
+
+def followed(record: Diagnosed, runs: Mapping[Any, Record], gain: float = advice.GAIN) -> float:
+    """The gain of the first advice whose outcome is known; more data is none that we can add."""
+    for action, modality in actions(record, gain):
+        found = gain_of(record, action, modality, runs) if action != "augment" else None
+        if found is not None:
+            return found
+    return 0.0
+
+
+def left_out(records: Sequence[Diagnosed], runs: Mapping[Any, Record]) -> dict[str, float]:
+    """For each task the threshold that is best on all others, of equals the highest."""
+
+    def mean_gain(task: str, gain: float) -> float:
+        others = [record for record in records if record["task"] != task]
+        tasks = dict.fromkeys(record["task"] for record in others)
+        return float(
+            np.mean(
+                [
+                    np.mean([followed(r, runs, gain) for r in others if r["task"] == name])
+                    for name in tasks
+                ]
+            )
+        )
+
+    tasks = dict.fromkeys(record["task"] for record in records)
+    return {task: max(GAINS, key=lambda gain: (mean_gain(task, gain), gain)) for task in tasks}
+
+
+def _of_runs(runs: Mapping[Any, Record], task: str, entry: str, seed: int) -> float | None:
+    ours, joint = runs.get((task, entry, seed)), runs.get((task, "joint", seed))
+    if ours is None or joint is None:
+        return None
+    return float(ours["test"]["accuracy"] - joint["test"]["accuracy"])
+
+
+def _runs() -> dict[tuple[str, str, int], Record]:
+    """The test runs of all suites by task, entry and seed; seeds of suites differ."""
+    found = {}
+    for suite in SUITES:
+        for record in load_records(RESULTS / suite):
+            if record["phase"] == "test" and record["modality"] is None:
+                found[record["task"], record["entry"], record["seed"]] = record
+    return found
+
+
+# ---------------------------------------------------------------- the table
+
+
+def outcome(records: Sequence[Diagnosed], runs: Mapping[Any, Record]) -> list[list[str]]:
+    """A line a task: what was advised, and the gains in points of following it and of the rest."""
+    chosen = left_out(records, runs)
+    lines = []
+    for task in dict.fromkeys(record["task"] for record in records):
+        own = [record for record in records if record["task"] == task]
+        first = [actions(record)[0] for record in own]
+        words = [" ".join(part for part in one if part) for one in first]
+        named = [f"{word} ×{words.count(word)}" for word in dict.fromkeys(words)]
+        gains: list[Sequence[float | None]] = [
+            [followed(record, runs) for record in own],
+            [followed(record, runs, chosen[task]) for record in own],
+            *([gain_of(record, policy, None, runs) for record in own] for policy in POLICIES),
+        ]
+        lines.append([task, ", ".join(named), *(_points(column) for column in gains)])
+    return lines
+
+
+def written(records: Sequence[Diagnosed], runs: Mapping[Any, Record]) -> str:
+    """The table, and on how many tasks each policy is ahead of joint training."""
+    header = ["task", "advised first", "advice", "advice, left out", "always MIDAS"]
+    header += ["always skill", "always late fusion, trained apart", "always fitted weights"]
+    lines = outcome(records, runs)
+    columns = list(zip(*lines, strict=True))[2:]
+    total, means = ["better, worse, of", ""], ["mean of all tasks", ""]
+    for column in columns:
+        known = [cell for cell in column if cell]
+        marks = [sum(mark in cell for cell in known) for mark in "▲▼"]
+        total.append(f"{marks[0]}, {marks[1]}, {len(known)}")
+        mean = np.mean([float(cell.split()[0]) for cell in known]) if known else 0.0
+        means.append(f"{mean:+.1f}" if len(known) == len(column) else "")
+    return table(header, [*lines, total, means]) + "\n"
+
+
+def _points(gains: Sequence[float | None]) -> str:
+    known = [100 * gain for gain in gains if gain is not None]
+    if len(known) < len(gains):
+        return ""
+    found = paired_difference(known, [0.0] * len(known))
+    mark = {1: " ▲", 0: "", -1: " ▼"}[found.verdict]
+    return f"{found.mean:+.1f} ± {found.margin:.1f}{mark}"
+
+
+# ---------------------------------------------------------------- the command
+
+
+def load() -> list[Diagnosed]:
+    """The kept diagnoses, in the order of the tasks."""
+    if not KEPT.exists():
+        return []
+    records = [json.loads(line) for line in KEPT.read_text("utf-8").splitlines()]
+    return sorted(records, key=lambda record: (list(TASKS).index(record["task"]), record["seed"]))
+
+
+def keep(records: Sequence[Diagnosed]) -> None:
+    """Write them beside those that are kept; a record of the same task and seed is replaced."""
+    known = {(record["task"], record["seed"]): record for record in [*load(), *records]}
+    lines = [json.dumps(known[key], ensure_ascii=False) for key in sorted(known)]
+    write_text(KEPT, "".join(f"{line}\n" for line in lines))
+
+
+def main(words: Sequence[str]) -> Iterator[str]:
+    """Run the command, and say what came of it."""
+    match words:
+        case ["measure", *wanted] if wanted:
+            for one in wanted:
+                task, _, seed = one.partition(":")
+                keep([measure(task, int(seed))])
+                yield f"{one}\n"
+        case ["table"]:
+            yield written(load(), _runs())
+        case _:
+            raise DataError("expected `measure TASK:SEED …` or `table`")
+
+
+if __name__ == "__main__":
+    for text in main(sys.argv[1:]):
+        sys.stdout.write(text)

@@ -1,0 +1,162 @@
+"""What the modalities' own classifiers know, alone and together: skill, and late fusion."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from midas_aug._arrays import NDArray
+from midas_aug.diagnostics import bootstrap, scores
+from midas_aug.diagnostics.bootstrap import Statistic
+from midas_aug.diagnostics.fusion import FOLDS, cross_fitted_fusion, late_fusion
+from midas_aug.diagnostics.measures import row_correct
+from midas_aug.functional.skill import TEMPERATURES, class_nll_sums, count_classes
+
+__all__ = ["HeadRows", "fusion_statistics", "memorised", "skill_statistics"]
+
+KEPT = 20_000_000  # logits in memory, 80 MB; of more rows than that a random part is kept
+AT_ONCE = 200_000  # logits to try the temperatures on at a time
+FEWEST_KEPT = 1000  # rows, however many classes there are
+FEWEST_FITTED = 4 * FOLDS  # rows to fit weights to
+
+
+class HeadRows:
+    """The logits of the modalities' own heads, of all rows or of a random part of them.
+
+    Rows are kept by a random number each, those with the lowest: every row has the same chance, in
+    whatever batches it came, and no second pass is needed.
+
+    Attributes:
+        names: The modalities that have a head.
+        n_rows: How many labelled rows were seen.
+    """
+
+    def __init__(self, names: Sequence[str], *, seed: int = 0, kept: int = KEPT) -> None:
+        self.names = tuple(names)
+        self.n_rows = 0
+        self._kept = kept
+        self._generator = torch.Generator().manual_seed(seed)
+        self._rank: list[Tensor] = []  # (n,) random numbers
+        self._place: list[Tensor] = []  # (n,) number of the row among those that were seen
+        self._labels: list[Tensor] = []  # (n,)
+        self._logits: list[Tensor] = []  # (n, M, C)
+
+    def add(self, logits: Sequence[Tensor], labels: Tensor) -> None:
+        """Add ``(n, C)`` logits of each head; rows with a negative label are left out."""
+        labelled = (labels >= 0).to(logits[0].device)
+        table = torch.stack([part.detach()[labelled].float().cpu() for part in logits], dim=1)
+        n_rows = len(table)
+        self._rank.append(torch.rand(n_rows, generator=self._generator))
+        self._place.append(torch.arange(self.n_rows, self.n_rows + n_rows))
+        self._labels.append(labels.cpu()[labels.cpu() >= 0])
+        self._logits.append(table)
+        self.n_rows += n_rows
+        if sum(map(len, self._rank)) > 2 * self._most(table):
+            self._prune()
+
+    @property
+    def place(self) -> Tensor:
+        """``(K,)``: which of the labelled rows were kept."""
+        self._prune()
+        return self._place[0]
+
+    @property
+    def labels(self) -> Tensor:
+        """``(K,)``."""
+        self._prune()
+        return self._labels[0]
+
+    @property
+    def logits(self) -> Tensor:
+        """``(M, K, C)``."""
+        self._prune()
+        return self._logits[0].transpose(0, 1)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """``(n_rows,)`` with ``(K,)`` values in the places of the kept rows, 0 elsewhere."""
+        column = torch.zeros(self.n_rows, dtype=torch.float32)
+        column[self.place] = values.float()
+        return column
+
+    def _most(self, table: Tensor) -> int:
+        return max(FEWEST_KEPT, self._kept // max(1, table[0].numel() if len(table) else 1))
+
+    def _prune(self) -> None:
+        """Keep the rows with the lowest numbers, in their order, in one piece."""
+        columns = (self._rank, self._place, self._labels, self._logits)
+        if len(self._rank) > 1:
+            for column in columns:
+                column[:] = [torch.cat(column)]
+        most = self._most(self._logits[0])
+        if len(self._rank[0]) > most:
+            lowest = self._rank[0].topk(most, largest=False).indices.sort().values
+            for column in columns:
+                column[:] = [column[0][lowest]]
+
+
+def skill_statistics(rows: HeadRows, kind: scores.Kind) -> dict[str, Statistic]:
+    """The skill of each head at its best temperature, see `midas_aug.functional.skill_score`.
+
+    The temperature is that of the rows as they are, in every bootstrap sample: where the loss is
+    lowest its slope is 0, so to first order another choice would change nothing. Of the kept rows.
+    """
+    logits, labels = rows.logits, rows.labels
+    frequencies = count_classes(labels, logits.shape[2]) / max(len(labels), 1)
+    entropy = float(torch.special.entr(frequencies).sum())
+    if entropy == 0:
+        return {}
+    found = {}
+    for name, scored in zip(rows.names, logits, strict=True):
+        index = torch.split(torch.arange(len(labels)), max(1, AT_ONCE // scored.shape[1]))
+        sums = torch.stack([class_nll_sums(scored[i], labels[i], "logits") for i in index]).sum(
+            dim=0
+        )
+        best = TEMPERATURES[int(torch.where(sums.isfinite(), sums, torch.inf).argmin())]
+        log_p = (scored / best).log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
+        found[kind.key(name)] = bootstrap.skill(-log_p, entropy)
+    return found
+
+
+def fusion_statistics(rows: HeadRows, whole: Tensor, *, seed: int) -> dict[str, Statistic]:
+    """Accuracy of late fusion of the heads, how much it is above the model's, fitted weights.
+
+    Args:
+        rows: Of two heads or more.
+        whole: ``(N,)`` whether the model was right.
+        seed: Seed for dealing the folds.
+    """
+    logits, labels = rows.logits, rows.labels
+    kept = rows.spread(torch.ones(len(labels)))
+    right = {scores.LATE_FUSION: rows.spread(row_correct(late_fusion(logits), labels))}
+    found = {}
+    if len(labels) >= FEWEST_FITTED:
+        fitted = cross_fitted_fusion(logits, labels, seed=seed)
+        right[scores.FITTED_FUSION] = rows.spread(row_correct(fitted.logits, labels))
+        for name, weight, influence in zip(
+            rows.names, fitted.weights.tolist(), fitted.influence.unbind(dim=1), strict=True
+        ):
+            found[scores.FUSION_WEIGHT.key(name)] = bootstrap.mean(weight + influence)
+    gains = {
+        scores.LATE_FUSION: scores.LATE_FUSION_GAIN,
+        scores.FITTED_FUSION: scores.FITTED_FUSION_GAIN,
+    }
+    for kind, column in right.items():
+        found[kind.key()] = bootstrap.ratio(column, kept)
+        found[gains[kind].key()] = bootstrap.ratio(column - whole * kept, kept)
+    if len(right) > 1:
+        gap = right[scores.FITTED_FUSION] - right[scores.LATE_FUSION]
+        found[scores.FITTING_GAIN.key()] = bootstrap.ratio(gap, kept)
+    return found
+
+
+def memorised(
+    results: Mapping[str, tuple[float, NDArray]], modalities: Sequence[str]
+) -> dict[str, tuple[float, NDArray]]:
+    """Training skill minus held-out skill, of estimates and their replicates."""
+    found = {}
+    for m in modalities:
+        keys = scores.TRAINING_SKILL.key(m), scores.HEAD_SKILL.key(m)
+        if all(key in results for key in keys):
+            (training, of_training), (held_out, of_held_out) = (results[key] for key in keys)
+            found[scores.MEMORISED.key(m)] = (training - held_out, of_training - of_held_out)
+    return found
