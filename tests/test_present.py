@@ -130,7 +130,6 @@ def test_nothing_of_what_is_absent_is_read_whoever_is_confident(confidence, swap
     assert torch.isfinite(out.targets).all()
 
 
-@pytest.mark.xfail(reason="an absent modality lowers the vote of the source that it lacks")
 @given(st.data())
 @settings(max_examples=20)
 def test_by_skill_the_modalities_of_one_source_that_are_there_have_one_vote(data):
