@@ -1,9 +1,10 @@
 """See the imbalance: how a multimodal classifier uses its modalities.
 
 `diagnose` is the one call: it swaps, permutes and removes modalities and returns a
-`ModalityReport` with scores, 95 % intervals, findings and advice in plain language. The measures behind it
-are pure functions of tensors; `TrainingLog` collects curves during training. The accumulating
-metrics need ``torchmetrics``, the figures ``matplotlib``; both are in the extra ``diagnostics``.
+`ModalityReport` with scores, 95 % intervals, findings in plain language, and advice. The measures
+behind it are pure functions of tensors; `TrainingLog` collects curves during training. The
+accumulating metrics need ``torchmetrics``, the figures ``matplotlib``; both are in the extra
+``diagnostics``.
 Not imported by ``import midas_aug``.
 """
 
