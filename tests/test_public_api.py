@@ -73,7 +73,7 @@ SIGNATURES = {
     functional.true_class_confidence: "logits labels * temperature",
     functional.label_shares: "confidence source",
     functional.skill_score: "logits labels class_counts",
-    functional.shares_by_source: "confidence source",
+    functional.shares_by_source: "confidence source * present",
     functional.soft_targets: "source_labels shares num_classes",
     functional.hard_sample_weights: "features plan * similarity present",
     functional.misaligned_cross_entropy: "logits source_labels shares alpha",
