@@ -3,7 +3,7 @@
 # make demo DEMO="--three", make test TEST="-k loss". CONSTRAINTS chooses other versions:
 # .ci/oldest.txt, or .ci/newest.txt, which leaves them to pip.
 #
-#   demo          train on digits, print a table, draw a figure
+#   demo          train on pictures and meanings of characters, print a table, draw a figure
 #   smoke         a verdict in under a minute: the tests of the core that start no ranks or
 #                 workers, train nothing and compile nothing, with fewer random examples
 #   test          all tests but those that need a trainer of somebody else's

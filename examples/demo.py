@@ -1,12 +1,12 @@
-"""Joint training, a plain swap and MIDAS on handwritten digits: a table, a figure, results.md.
+"""Does a second modality help? Characters by picture and meanings: a table, a figure, results.md.
 
-What is trained and scored is in digits.py. Here are the seeds, the processes and the progress bar.
+What is trained and scored is in kanji.py. Here are the seeds, the processes and the progress bar.
 A finished run is kept, so a demo that was stopped goes on where it was.
 
-    python examples/demo.py                                  # two views of the digits
-    python examples/demo.py --three --out runs/demo-three    # three views
+    python examples/demo.py                                  # picture and meanings
+    python examples/demo.py --three --out runs/demo-three    # and readings
 
-With --freeze the scores go to docs/demo.json, which README.md's tables are made of.
+With --freeze the scores go to docs/demo.json, which README.md's table is made of.
 """
 
 import hashlib
@@ -20,16 +20,15 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Literal
 
 try:
     import demo_figure
     import demo_report
-    import digits
+    import kanji
     import torch
     import tyro
     from common import check_writable, replacing
@@ -41,27 +40,22 @@ except ModuleNotFoundError as error:
     sys.exit(f"the demo needs {error.name}: from the checkout, pip install '.[demo]'")
 
 FROZEN = Path(__file__).parents[1] / "docs" / "demo.json"
-FIGURES: dict[tuple[str, ...], str] = {  # of README.md, in docs/images
-    ("pix", "fou"): "digits.png",
-    ("fou", "zer", "mor"): "digits-three.png",
-}
+FIGURE = FROZEN.parent / "images" / "kanji.png"
 PROGRESS: ContextVar["SimpleQueue[int]"] = ContextVar("PROGRESS")  # set in each worker
 
 
 @dataclass(frozen=True)
 class Options:
-    """Compare joint training, a plain swap and MIDAS on handwritten digits."""
+    """Compare joint training, a plain swap, MIDAS and labels by skill where modalities compete."""
 
-    views: tuple[Literal["pix", "fou", "zer", "mor"], ...] = ("pix", "fou")
-    """The views to fuse, two or more."""
     three: bool = False
-    """Short for --views fou zer mor."""
+    """The characters' readings as a third modality."""
     seeds: int = 3
     """How many seeds, from 0: each sets the split, the weights, the order and the draws."""
-    epochs: int = 40
+    epochs: int = 30
     """Epochs of a run."""
     out: Path = Path("runs/demo")
-    """Where results.md, digits.png and finished runs go."""
+    """Where results.md, kanji.png and finished runs go."""
     jobs: int = 2
     """How many runs at a time, each in a process with one thread."""
     fresh: bool = False
@@ -69,13 +63,18 @@ class Options:
     freeze: bool = False
     """Keep the scores in docs/demo.json and the figure in docs/images, for README.md."""
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Which are fused."""
+        return kanji.MODALITIES if self.three else kanji.MODALITIES[:2]
+
 
 @dataclass(frozen=True)
 class Job:
     """A run of one method with one seed, and where it is kept."""
 
     method: str
-    views: tuple[str, ...]
+    modalities: tuple[str, ...]
     seed: int
     epochs: int
     sources: str
@@ -85,8 +84,8 @@ class Job:
     def options(self) -> dict[str, object]:
         """All that the result depends on."""
         return {
-            "method": asdict(digits.METHODS[self.method]),
-            "views": self.views,
+            "method": self.method,
+            "modalities": self.modalities,
             "seed": self.seed,
             "epochs": self.epochs,
             "sources": self.sources,
@@ -97,24 +96,23 @@ class Job:
     def file(self) -> Path:
         """One for each choice of options."""
         key = hashlib.sha256(json.dumps(self.options).encode()).hexdigest()[:12]
-        name = f"{self.method}-{'-'.join(self.views)}-seed{self.seed}-{key}.json"
+        name = f"{self.method}-{len(self.modalities)}-seed{self.seed}-{key}.json"
         return self.folder / name.replace(" ", "-")
 
     def run(self) -> None:
         """Train, and keep what the training tells."""
         records = []
-        method = digits.METHODS[self.method]
-        for record in digits.train(method, self.views, self.seed, self.epochs):
+        for record in kanji.train(self.method, self.modalities, self.seed, self.epochs):
             records.append(record._asdict())
             PROGRESS.get().put(1)
         with replacing(self.file) as partial:  # a file is never half a run
             partial.write_text(json.dumps({"options": self.options, "records": records}))
 
-    def load(self) -> list[digits.Record] | None:
+    def load(self) -> list[kanji.Record] | None:
         """What the run reported, epoch by epoch; None if it has to be trained (again)."""
         try:
             records = json.loads(self.file.read_text(encoding="utf-8"))["records"]
-            loaded = [digits.Record(**record) for record in records]
+            loaded = [kanji.Record(**record) for record in records]
         except FileNotFoundError:
             return None
         except (KeyError, TypeError, ValueError):
@@ -127,22 +125,23 @@ def sources_digest() -> str:
     """One digest of the training script, its data and the package."""
     package = sorted(Path(midas_aug.__file__).parent.rglob("*.py"))
     digest = hashlib.sha256()
-    for file in (Path(digits.__file__), digits.DATA, *package):
+    for file in (Path(kanji.__file__), kanji.DATA, *package):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
 def main() -> None:
     """Train what is not there yet, then report on all of it."""
-    options = check(tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,)))
+    options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
+    check(options)
     console = Console(highlight=False)
     folder = options.out / "runs"
     check_writable(options.out / "results.md")
     check_writable(folder / "run.json")
     sources = sources_digest()
     jobs = [
-        Job(method, options.views, seed, options.epochs, sources, folder)
-        for seed, method in product(range(options.seeds), digits.METHODS)
+        Job(method, options.modalities, seed, options.epochs, sources, folder)
+        for seed, method in product(range(options.seeds), kanji.METHODS)
     ]
     missing = [job for job in jobs if options.fresh or job.load() is None]
     if len(missing) < len(jobs):
@@ -154,14 +153,14 @@ def main() -> None:
 
     runs = {
         method: [job.load() or [] for job in jobs if job.method == method]
-        for method in digits.METHODS
+        for method in kanji.METHODS
     }
     scores = demo_report.test_scores(runs)
-    report = demo_report.summarise(scores, options.views)
-    table, figure = options.out / "results.md", options.out / "digits.png"
+    report = demo_report.summarise(scores, options.modalities)
+    table, figure = options.out / "results.md", options.out / "kanji.png"
     console.print(demo_report.rich_table(report))
     table.write_text(demo_report.markdown(report, command(options)), encoding="utf-8")
-    demo_figure.draw(runs, options.views, figure)
+    demo_figure.draw(runs, options.modalities, figure)
     console.print(f"Written: {table} and {figure}")
     console.print(demo_report.verdict(report), soft_wrap=True)
     if options.freeze:
@@ -169,40 +168,29 @@ def main() -> None:
         console.print("Frozen for README.md; now run: python docs/render.py")
 
 
-def check(options: Options) -> Options:
-    """Turn what makes no sense into a message, and --three into views."""
+def check(options: Options) -> None:
+    """Turn what makes no sense into a message."""
     if min(options.seeds, options.epochs, options.jobs) < 1:
         sys.exit("--seeds, --epochs and --jobs start at 1")
-    if options.three and options.views != Options.views:
-        sys.exit("--three is short for --views fou zer mor: give one of the two")
-    views = ("fou", "zer", "mor") if options.three else options.views
-    if len(set(views)) < max(2, len(views)):
-        sys.exit(f"--views takes two or more different views, got: {' '.join(views)}")
-    digits.load_splits(views, torch.Generator())  # ends here if the data are missing or damaged
-    if options.freeze and views not in FIGURES:
-        sys.exit("--freeze is for what README.md shows: --views pix fou, or --three")
-    return replace(options, views=views, three=False)
+    if options.freeze and options.three:
+        sys.exit("--freeze is for what README.md shows: leave out --three")
+    kanji.load_splits(options.modalities, torch.Generator())  # ends here if the data are damaged
 
 
 def command(options: Options) -> str:
     """The command that repeats this demo, defaults spelled out."""
-    words = ["python", "examples/demo.py", "--views", *options.views]
+    words = ["python", "examples/demo.py", *(["--three"] if options.three else [])]
     for name in ("seeds", "epochs", "jobs", "out"):
         words += [f"--{name}", str(getattr(options, name))]
     return shlex.join(words)
 
 
 def freeze(options: Options, scores: demo_report.Scores, runs: demo_report.Runs) -> None:
-    """Keep scores and figure with the documentation, beside those of other views."""
-    frozen = json.loads(FROZEN.read_text(encoding="utf-8")) if FROZEN.exists() else {}
-    frozen[" ".join(options.views)] = {
-        "epochs": options.epochs,
-        "versions": demo_report.versions(),
-        "test": scores,
-    }
+    """Keep scores and figure with the documentation."""
+    frozen = {"epochs": options.epochs, "versions": demo_report.versions(), "test": scores}
     with replacing(FROZEN) as partial:
         partial.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
-    demo_figure.draw(runs, options.views, FROZEN.parent / "images" / FIGURES[options.views])
+    demo_figure.draw(runs, options.modalities, FIGURE)
 
 
 def train_all(jobs: Sequence[Job], workers: int, console: Console) -> None:

@@ -1,14 +1,15 @@
-"""The figure of the demo: validation scores after each epoch, and alpha after each step."""
+"""The figure of the demo: test accuracy against the best modality alone, and how it came about."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import demo_report
 import numpy as np
-from demo_report import Runs
+from demo_report import ENSEMBLE, FUSED, Report, Runs
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 
 class Style(NamedTuple):
@@ -18,124 +19,115 @@ class Style(NamedTuple):
     dash: str
 
 
-class End(NamedTuple):
-    """The height at which a line ends, and whose line it is."""
-
-    height: float
-    method: str
-
-
 STYLES = {
     "joint": Style("#595959", "--"),
     "plain swap": Style("#d55e00", ":"),
     "MIDAS": Style("#0072b2", "-"),
+    "skill": Style("#009e73", "-."),
 }
+APART = "#b8b8b8"
+ALONE = "#000000"
 GREY = "#595959"
 LINE_HEIGHT = 0.05  # of a label, as a share of the full height
 
 
-def draw(runs: Runs, views: Sequence[str], path: Path) -> None:
+def draw(runs: Runs, modalities: Sequence[str], path: Path) -> None:
     """Write the figure."""
-    figure = Figure(figsize=(12, 4.3), layout="constrained")
-    grid = figure.add_gridspec(1, 3)
-    draw_misaligned(figure.add_subfigure(grid[0]), runs)
-    draw_removed(figure.add_subfigure(grid[1]), runs, views)
-    draw_alpha(figure.add_subfigure(grid[2]), runs, views)
-    parts = [f"Validation rows; fused: {' + '.join(views)}."]
-    if len(runs["MIDAS"]) > 1:
+    report = demo_report.summarise(demo_report.test_scores(runs), modalities)
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    bars, curves = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    draw_bars(bars, report)
+    draw_curves(curves, runs, report)
+    parts = [f"Radical of a kanji, 26 classes; fused: {' + '.join(modalities)}."]
+    if report.seeds > 1:
         parts.append(
-            f"Lines: mean of {len(runs['MIDAS'])} seeds, bands: lowest to highest; α: seed 0."
+            f"Mean of {report.seeds} seeds; dots: each seed; bands: from the lowest to the highest."
         )
-    if warmup_epochs(runs):
-        parts.append("Grey: MIDAS warms up.")
     figure.supxlabel("  ".join(parts), fontsize=9, color=GREY)
     figure.savefig(path, dpi=150)
 
 
-def draw_misaligned(figure: SubFigure, runs: Runs) -> None:
-    """Misaligned accuracy of the three methods."""
-    figure.suptitle("Both digits of a mixed sample found (%)")
-    axes = figure.subplots()
-    axes.set_title("misaligned accuracy", loc="left", fontsize=10)
-    ends = [add_curves(axes, runs, method, "misaligned") for method in STYLES]
-    axes.set_ylim(0, 100)
-    finish(axes, len(runs["joint"][0]), warmup_epochs(runs))
-    label_ends(axes, ends)
-    axes.set_xlabel("epoch")
-
-
-def draw_removed(figure: SubFigure, runs: Runs, views: Sequence[str]) -> None:
-    """One panel a view that is missing, all on one scale."""
-    figure.suptitle("Accuracy with one view removed (%)")
-    panels = figure.subplots(len(views), sharex=True, sharey=True)
-    ends = []
-    for axes, view in zip(panels, views, strict=True):
-        axes.set_title(f"without {view}", loc="left", fontsize=10)
-        ends.append([add_curves(axes, runs, name, f"{view} removed") for name in STYLES])
-        finish(axes, len(runs["joint"][0]), warmup_epochs(runs))
-    panels[0].set_ylim(top=100)
-    for axes, pair in zip(panels, ends, strict=True):  # the common scale stands only now
-        label_ends(axes, pair, panels=len(views))
-    panels[-1].set_xlabel("epoch")
-
-
-def draw_alpha(figure: SubFigure, runs: Runs, views: Sequence[str]) -> None:
-    """One panel a view, all on one scale; one seed, because seeds swing out of step."""
-    figure.suptitle("Weight α of each view in the loss of MIDAS")
-    panels = figure.subplots(len(views), sharex=True, sharey=True)
-    alpha = np.array([record.alpha for record in runs["MIDAS"][0]])  # (epochs, steps, views)
-    epochs, steps, _ = alpha.shape
-    for axes, view, line in zip(panels, views, alpha.reshape(epochs * steps, -1).T, strict=True):
-        axes.set_title(f"α of {view}", loc="left", fontsize=10)
-        axes.plot(1 + np.arange(len(line)), line, color=STYLES["MIDAS"].color, linewidth=1.2)
-        finish(axes, len(line), warmup_epochs(runs) * steps)
-    panels[0].set_ylim(bottom=0.95)
-    panels[-1].set_xlabel("step")
-
-
-def add_curves(axes: Axes, runs: Runs, method: str, score: str) -> End:
-    """Draw the mean over seeds and the band from the lowest to the highest."""
-    curves = 100 * np.array(
-        [[record.validation.get(score, np.nan) for record in seed] for seed in runs[method]]
+def draw_bars(axes: Axes, report: Report) -> None:
+    """Accuracy of every row, with a line at the best modality alone."""
+    alone = [row for row in report.rows if row.endswith("alone")]
+    rows = [*alone, *FUSED, "late fusion", ENSEMBLE]
+    groups = [0] * len(alone) + [1] * len(FUSED) + [2, 2]
+    places = np.arange(len(rows)) + 0.6 * np.array(groups)
+    best = report.rows[report.best_alone]["accuracy"].mean
+    for row, place in zip(rows, places, strict=True):
+        value = report.rows[row]["accuracy"].mean
+        color = STYLES[row].color if row in STYLES else APART
+        axes.barh(place, value, color=color, height=0.8)
+        seeds = report.accuracies[row]
+        axes.plot(seeds, [place] * len(seeds), "o", color="white", markersize=4.5, zorder=3)
+        axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=2.5, zorder=4)
+        difference = "" if row in alone else f"  {value - best:+.0f}".replace("-", "−")
+        label = axes.text(max(*seeds, value) + 1.5, place, f"{value:.0f}{difference}")
+        label.set(va="center", fontsize=11, zorder=5)
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+    axes.axvline(best, color=ALONE, linewidth=1.2, linestyle=(0, (2, 2)), zorder=2)
+    axes.set_yticks(places, rows)
+    axes.tick_params(axis="y", length=0)
+    for row, label in zip(rows, axes.get_yticklabels(), strict=True):
+        label.set_fontweight("bold" if row in FUSED else "normal")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title(
+        f"Test accuracy (%), and points against {report.best_alone}", loc="left", fontsize=12
     )
-    epochs = 1 + np.arange(curves.shape[1])
-    style = STYLES[method]
-    low, middle, high = curves.min(axis=0), curves.mean(axis=0), curves.max(axis=0)
-    axes.fill_between(epochs, low, high, color=style.color, alpha=0.15, linewidth=0)
-    axes.plot(epochs, middle, color=style.color, linestyle=style.dash, linewidth=1.8)
-    return End(float(middle[-1]), method)
 
 
-def finish(axes: Axes, last: int, warmup: int) -> None:
-    """The look that all panels share; where MIDAS warms up is grey."""
-    axes.set_xlim(0, last)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+def draw_curves(axes: Axes, runs: Runs, report: Report) -> None:
+    """Validation accuracy after each epoch, of the models that are trained together."""
+    ends = []
+    epochs = 1 + np.arange(len(runs["joint"][0]))
+    for row, style in STYLES.items():
+        curves = accuracy_by_epoch(runs, row, row)
+        axes.fill_between(
+            epochs, curves.min(axis=0), curves.max(axis=0), color=style.color, alpha=0.15, lw=0
+        )
+        middle = curves.mean(axis=0)
+        axes.plot(epochs, middle, color=style.color, linestyle=style.dash, linewidth=2)
+        ends.append((float(middle[-1]), row, style.color))
+    middle = accuracy_by_epoch(runs, "apart", report.best_alone).mean(axis=0)
+    axes.plot(epochs, middle, color=ALONE, linewidth=1.2, linestyle=(0, (2, 2)))
+    ends.append((float(middle[-1]), report.best_alone, ALONE))
+    axes.set_xlim(0, epochs[-1])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("epoch")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-    axes.axvspan(0, warmup, color="#f2f2f2", linewidth=0, zorder=0)
+    axes.set_title("Validation accuracy (%) during training", loc="left", fontsize=12)
+    label_ends(axes, sorted(ends))
 
 
-def label_ends(axes: Axes, ends: Sequence[End], panels: int = 1) -> None:
+def accuracy_by_epoch(runs: Runs, method: str, row: str) -> NDArray[np.float64]:
+    """(seeds, epochs) in percent; NaN where MIDAS warms up."""
+    return 100 * np.array(
+        [
+            [record.validation.get(row, {}).get("accuracy", np.nan) for record in seed]
+            for seed in runs[method]
+        ]
+    )
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Name the lines at their right end, moved apart where they would overlap."""
     low, high = axes.get_ylim()
-    gap = panels * LINE_HEIGHT * (high - low)
-    heights = np.array([end.height for end in sorted(ends)])
-    for _ in range(20):
+    gap = LINE_HEIGHT * (high - low)
+    heights = np.array([height for height, _, _ in ends])
+    for _ in range(30):
         overlap = np.maximum(0, gap - np.diff(heights)) / 2
         heights[:-1] -= overlap
         heights[1:] += overlap
-    for height, end in zip(heights, sorted(ends), strict=True):
+    for height, (value, name, color) in zip(heights, ends, strict=True):
         axes.annotate(
-            f"{end.method} {end.height:.0f}",
+            f"{name} {value:.0f}",
             (1, height),
             xycoords=("axes fraction", "data"),
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
-            color=STYLES[end.method].color,
+            color=color,
         )
-
-
-def warmup_epochs(runs: Runs) -> int:
-    """The epochs of MIDAS that have no fused scores yet."""
-    return sum("misaligned" not in record.validation for record in runs["MIDAS"][0])

@@ -8,14 +8,17 @@ from statistics import mean, stdev
 from typing import NamedTuple, TypeAlias
 
 import torch
-from digits import Record
+from kanji import Record
 from rich import box
 from rich.table import Table
 
 import midas_aug
 
 Runs: TypeAlias = Mapping[str, Sequence[Sequence[Record]]]  # method -> seed -> epoch
-Scores: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]  # method -> seed -> score
+Scores: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]  # row -> seed -> score
+
+FUSED = ("joint", "plain swap", "MIDAS", "skill")  # the rows of models that are trained together
+ENSEMBLE = "fitted late fusion"
 
 
 class Cell(NamedTuple):
@@ -34,37 +37,46 @@ class Report:
 
     columns: list[str]
     rows: dict[str, dict[str, Cell]]
+    accuracies: dict[str, list[float]]  # seed by seed, in percent
     seeds: int
 
     @property
     def caption(self) -> str:
         many = f"mean±standard deviation of {self.seeds} seeds" if self.seeds > 1 else "one seed"
         return (
-            f"Test rows after the last epoch, in %, {many}. Misaligned: one view is another "
-            "digit's, and the two digits are the top two classes. Removed: the view's feature is "
-            "its mean over the training rows. Alone: an encoder and a head trained on one view."
+            f"Test rows after the last epoch, in %, {many}. Misaligned: one modality is another "
+            "character's, and the two radicals are the top two classes. Removed: the modality's "
+            "feature is its mean over the training rows. Alone: an encoder and a head trained on "
+            "one modality. Late fusion: these models' mean probability, or their log-probabilities "
+            "with one weight a model fitted on validation rows."
         )
+
+    @property
+    def best_alone(self) -> str:
+        """The row of the best modality alone."""
+        alone = [row for row in self.rows if row.endswith("alone")]
+        return max(alone, key=lambda row: self.rows[row]["accuracy"].mean)
 
 
 def test_scores(runs: Runs) -> Scores:
-    """The scores of the test rows, which there are after the last epoch."""
-    return {method: [seed[-1].test or {} for seed in seeds] for method, seeds in runs.items()}
+    """The scores of the test rows, which there are after the last epoch, by row of the table."""
+    found: dict[str, list[Mapping[str, float]]] = {}
+    for seeds in runs.values():
+        for records in seeds:
+            for row, scores in (records[-1].test or {}).items():
+                found.setdefault(row, []).append(scores)
+    return found
 
 
-def summarise(scores: Scores, views: Sequence[str]) -> Report:
+def summarise(scores: Scores, modalities: Sequence[str]) -> Report:
     """Mean and deviation over seeds of what each method reaches on the test rows."""
-    columns = ["accuracy", "macro-F1", "misaligned", *(f"{view} removed" for view in views)]
-    rows = {}
-    for method, seeds in scores.items():
-        if method != "unimodal":
-            rows[method] = {column: cell(seeds, column) for column in columns}
-    alone = scores["unimodal"]
-    for view in views:
-        rows[f"{view} alone"] = {
-            "accuracy": cell(alone, f"{view} head"),
-            "macro-F1": cell(alone, f"{view} head macro-F1"),
-        }
-    return Report(columns, rows, seeds=len(alone))
+    columns = ["accuracy", "macro-F1", "misaligned", *(f"{name} removed" for name in modalities)]
+    rows = {
+        row: {column: cell(seeds, column) for column in columns if column in seeds[0]}
+        for row, seeds in scores.items()
+    }
+    accuracies = {row: [100 * seed["accuracy"] for seed in seeds] for row, seeds in scores.items()}
+    return Report(columns, rows, accuracies, seeds=len(scores["joint"]))
 
 
 def cell(scores: Sequence[Mapping[str, float]], key: str) -> Cell:
@@ -74,7 +86,7 @@ def cell(scores: Sequence[Mapping[str, float]], key: str) -> Cell:
 
 
 def rich_table(report: Report) -> Table:
-    """For the terminal; 80 columns are enough for three views."""
+    """For the terminal; 80 columns are enough for two modalities."""
     table = Table(
         box=box.SIMPLE_HEAD, caption=report.caption, caption_justify="left", padding=(0, 1, 0, 0)
     )
@@ -103,7 +115,7 @@ def markdown(report: Report, command: str) -> str:
     used = ", ".join(f"{name} {number}" for name, number in versions().items())
     return "\n".join(
         [
-            "# Digits: joint training, plain swap, MIDAS",
+            "# Kanji: where modalities compete",
             "",
             *markdown_table(report),
             "",
@@ -132,29 +144,22 @@ def versions() -> dict[str, str]:
 
 
 def verdict(report: Report) -> str:
-    """What moved and what did not, by the numbers."""
-    joint, swap, midas = (report.rows[method] for method in ("joint", "plain swap", "MIDAS"))
-    path = {
-        score: f"{score} {joint[score].mean:.1f} → {swap[score].mean:.1f} → {midas[score].mean:.1f}"
-        for score in report.columns
-    }
-    start = "From joint to plain swap to MIDAS: "
-    if report.seeds == 1:
-        return start + ", ".join(path.values()) + ". One seed says nothing about chance."
-    moved = [path[score] for score in path if differ(joint[score], midas[score])]
-    rest = [path[score] for score in path if not differ(joint[score], midas[score])]
-    apart = [
-        f"{score} ({'MIDAS' if midas[score].mean > swap[score].mean else 'plain swap'} ahead)"
-        for score in path
-        if differ(swap[score], midas[score])
+    """Which way of fusing is worth it, by the numbers: against the best modality alone."""
+    start = f"{report.best_alone} has {report.rows[report.best_alone]['accuracy'].mean:.1f} %. "
+    parts = [
+        f"{row} {gain(report, row):+.1f} ({wins(report, row)} of {report.seeds} seeds better)"
+        for row in (*FUSED, ENSEMBLE)
     ]
-    return (
-        f"{start}{', '.join(moved) or 'nothing moves'}; MIDAS within one standard deviation of "
-        f"joint: {', '.join(rest) or 'nothing'}; MIDAS and plain swap further apart than that: "
-        f"{', '.join(apart) or 'nowhere'}."
-    )
+    chance = " One seed says nothing about chance." if report.seeds == 1 else ""
+    return f"{start}Points more or less with all modalities: {', '.join(parts)}.{chance}"
 
 
-def differ(one: Cell, other: Cell) -> bool:
-    """Whether two means are further apart than the larger of their standard deviations."""
-    return abs(one.mean - other.mean) > max(one.std or 0, other.std or 0)
+def gain(report: Report, row: str) -> float:
+    """Points of accuracy more than the best modality alone has."""
+    return report.rows[row]["accuracy"].mean - report.rows[report.best_alone]["accuracy"].mean
+
+
+def wins(report: Report, row: str) -> int:
+    """The seeds with which a row is better than the best modality alone."""
+    pairs = zip(report.accuracies[row], report.accuracies[report.best_alone], strict=True)
+    return sum(ours > theirs for ours, theirs in pairs)

@@ -1,7 +1,7 @@
 """See what a model does with its modalities: joint training, a plain swap and MIDAS on digits.
 
-Trains the three (a few seconds each), diagnoses them on the test rows, prints the comparison and
-the findings, and writes report.md, report.json and figures.
+Trains the three (a few seconds each), diagnoses them on the test rows, prints the comparison, the
+findings and what to do, and writes report.html, report.md, report.json and figures.
 
     python examples/diagnose.py                              # two views of the digits
     python examples/diagnose.py --views fou zer mor          # three views
@@ -59,7 +59,7 @@ def main() -> None:
     reports = []
     for name in ("joint", "plain swap", "MIDAS"):
         model, log, training, test = train(digits.METHODS[name], options)
-        reports.append(look(name, model, training, test))
+        reports.append(look(name, model, log, training, test))
         draw_curves(log, options.out / f"curves-{name.replace(' ', '-')}.png")
     draw_hardness(log, options.out / "hardness.png")  # of MIDAS, the last
     draw_shares(log, options.out / "shares.png")
@@ -69,7 +69,8 @@ def main() -> None:
     found = "\n\n".join(findings(report) for report in reports)
     print(comparison, found, sep="\n\n")
     (options.out / "report.md").write_text(f"{comparison.to_markdown()}\n{found}\n", "utf-8")
-    comparison.save(options.out / "report.json")
+    for ending in ("html", "json"):
+        comparison.save(options.out / f"report.{ending}")
     print(f"\nWritten: {', '.join(str(file) for file in sorted(options.out.iterdir()))}")
 
 
@@ -108,7 +109,9 @@ def probe(model: LateFusion, features: Any, labels: torch.Tensor) -> torch.Tenso
     return torch.stack([cross_entropy(logits, labels) for logits in heads.values()]).sum()
 
 
-def look(name: str, model: LateFusion, training: Rows, test: Rows) -> ModalityReport:
+def look(
+    name: str, model: LateFusion, log: TrainingLog, training: Rows, test: Rows
+) -> ModalityReport:
     """Diagnose at feature level: an encoder, a fusion, and each view's own head."""
     return diagnose(
         (model.encode, model.fuse),
@@ -116,13 +119,16 @@ def look(name: str, model: LateFusion, training: Rows, test: Rows) -> ModalityRe
         list(test.views),
         unimodal=model.classify,
         training=[{**training.views, "label": training.labels}],
+        log=log,
         name=name,
     )
 
 
 def findings(report: ModalityReport) -> str:
-    """What the report says in plain language."""
-    return "\n".join([f"{report.name}:", *(f"- {finding.text}" for finding in report.findings)])
+    """What the report says in plain language, and what to do."""
+    found = [f"- {finding.text}" for finding in report.findings]
+    steps = [f"{number}. {advice.text}" for number, advice in enumerate(report.advice, start=1)]
+    return "\n".join([f"{report.name}:", *found, "", *steps])
 
 
 if __name__ == "__main__":

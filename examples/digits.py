@@ -4,7 +4,7 @@ Joint training, a plain swap, MIDAS and each view alone share one loop: `METHODS
 differ. Nothing is selected: the test rows are scored once, with the model of the last epoch.
 Learning rate and sizes were chosen by validation scores, the same for all methods.
 
-    python examples/digits.py    # one seed of every method; for more, see examples/demo.py
+    python examples/digits.py    # one seed of every method
 """
 
 import sys

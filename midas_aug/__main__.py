@@ -32,7 +32,7 @@ their logarithm.
 
 examples:
   python -m midas_aug diagnose --logits joint.npz
-  python -m midas_aug diagnose --logits joint.npz --out report.md report.png
+  python -m midas_aug diagnose --logits joint.npz --out report.html report.json
 """
 COMMANDS = """\
 examples:
@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     diagnose = commands.add_parser(
         "diagnose",
         help="how a model uses its modalities, from saved logits",
-        description="How a model uses its modalities, from saved logits: a table, findings, and "
-        "what to do.",
+        description="How a model uses its modalities, from saved logits: a table, findings,\n"
+        "and what to do.",
         epilog=ARRAYS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -19,6 +19,7 @@ from midas_aug.confidence.base import (
     ConfidenceProvider,
     check_finite,
     check_unimodal_logits,
+    without_absent,
 )
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.plan import SwapPlan
@@ -35,7 +36,6 @@ __all__ = [
     "divisor_of",
     "from_confidence",
     "from_logits",
-    "shares_of_present",
     "weigh",
     "weigh_by_hardness",
 ]
@@ -196,23 +196,18 @@ def from_confidence(
     confidence = check_confidence(scored, drawn, source.shape[1], validate=rule.validate)
     if provider is None:
         shares = label_shares(confidence, source)
+        if drawn.absent is not None:
+            shares = without_absent(shares, drawn.absent[n_rows:])
+        return MixLabels(confidence=confidence, shares=shares)
+    if drawn.present is None:
+        given = provider.shares(give(confidence), give(source))
     else:
-        stated = as_scores(provider.shares(give(confidence), give(source)), "shares").detach()
-        why = "one share per misaligned row and modality"
-        check_shape(stated, (source.shape[0], source.shape[1]), "shares", why)
-        shares = stated.float()
-    if drawn.absent is not None:
-        shares = shares_of_present(shares, drawn.absent[n_rows:])
-    return MixLabels(confidence=confidence, shares=shares)
-
-
-def shares_of_present(shares: Tensor, absent: Tensor) -> Tensor:
-    """Shares ``(R, M)``, 0 where a modality is absent, that sum to 1 again."""
-    nothing = absent.all(dim=1, keepdim=True)  # such a row weighs 0; its shares stay as they are
-    # Where those that are there have no share at all, they are even.
-    least = torch.finfo(shares.dtype).tiny
-    kept = shares.clamp(min=least).masked_fill(absent & ~nothing, 0.0)
-    return kept / kept.sum(dim=1, keepdim=True)
+        has = give(drawn.present)
+        given = provider.shares_of_present(give(confidence), give(source), has)
+    stated = as_scores(given, "shares").detach()
+    why = "one share per misaligned row and modality"
+    check_shape(stated, (source.shape[0], source.shape[1]), "shares", why)
+    return MixLabels(confidence=confidence, shares=stated.float())
 
 
 def divisor_of(target: Target, labels: Tensor, counted: Tensor) -> Tensor:

@@ -35,5 +35,10 @@ def as_present(present: Any, names: Sequence[Any], n_rows: int) -> Tensor:
                 f"expected present[{name!r}] of shape ({n_rows},), one flag a row, got "
                 f"{tuple(flags.shape)}; True where the row has the modality"
             )
+        if flags.dtype != torch.bool:
+            raise MidasAugError(
+                f"expected present[{name!r}] to have the dtype bool, True where the row has the "
+                f"modality, got {flags.dtype}; convert it with .bool()"
+            )
         parts.append(flags)
     return check_present(torch.stack(parts, dim=1), n_rows, len(names))

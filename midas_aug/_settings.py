@@ -63,6 +63,11 @@ def check_label(label: Any, keys: Keys) -> Any:
 
 def check_present_key(present: Any, keys: Keys) -> Any:
     """The key of the mask of present modalities, a callable that finds it, or None."""
+    if not isinstance(present, Hashable):
+        raise MidasAugError(
+            f"expected present to be a batch key, a callable or None, got {present!r}; the mask "
+            "itself goes into the call: augment(batch, present=mask)"
+        )
     if not callable(present) and any(present in group for group in keys.values()):
         raise MidasAugError(
             f"expected present to be another key than the modalities {tuple(keys)!r}, got "

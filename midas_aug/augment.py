@@ -391,7 +391,7 @@ class MisalignAugment:
         return (
             f"MisalignAugment({self.modalities!r}, {labels}, label={self.label!r}, "
             f"confidence={self._named_confidence()!r}, pairing={self.pairing!r}, "
-            f"swap={self.swap!r}, "
-            f"hardness={self.hardness!r}, misaligned_weight={self.misaligned_weight}, "
+            f"swap={self.swap!r}, hardness={self.hardness!r}, "
+            f"misaligned_weight={self.misaligned_weight}, present={self.present!r}, "
             f"seed={self.seed})"
         )

@@ -12,7 +12,7 @@ from midas_aug._arrays import Array
 from midas_aug._labelling import Draw, LabelRule
 from midas_aug._rows import take_rows
 from midas_aug._tree import get_item, item_keys, map_arrays, resolve_key
-from midas_aug.confidence.base import as_provider
+from midas_aug.confidence.base import as_provider, without_absent
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
 
@@ -224,7 +224,7 @@ class MisalignedBatch:
             shape, device = (self._n_rows, len(self.modalities)), self._drawn.labels.device
             even = torch.full(shape, 1 / shape[1], dtype=torch.float32, device=device)
             if self._drawn.absent is not None:
-                even = labelling.shares_of_present(even, self._drawn.absent[: self._n_rows])
+                even = without_absent(even, self._drawn.absent[: self._n_rows])
             if self._drawn.source.shape[0] > self._n_rows:
                 even = torch.cat([even, self._mixed_shares("shares")])
             self._shares = even

@@ -1,7 +1,6 @@
-"""The demo and base.py: data, training, and that a stopped run goes on where it was."""
+"""digits.py and base.py: data, training, and that a stopped run goes on where it was."""
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import base
 import common
-import demo
 import digits
 import pytest
 import torch
@@ -110,47 +108,6 @@ def test_misaligned_accuracy_of_the_demo_is_the_papers():
         logits, validation.labels[plan.source].numpy(), plan.valid.numpy()
     )
     assert scores["misaligned"] == pytest.approx(expected)
-
-
-def test_a_stopped_demo_goes_on_where_it_was(tmp_path):
-    command = [str(EXAMPLES / "demo.py"), "--views", "fou", "mor", "--seeds", "1"]
-    command += ["--epochs", "2", "--out", str(tmp_path)]
-    first = run(*command)
-    assert first.returncode == 0, first.stderr
-    assert "misaligned" in first.stdout
-    table = (tmp_path / "results.md").read_text()
-    assert "| plain swap |" in table
-    assert (tmp_path / "digits.png").stat().st_size > 10_000
-    finished = sorted((tmp_path / "runs").glob("*.json"))
-    assert len(finished) == 4
-    assert all(len(json.loads(file.read_text())["records"]) == 2 for file in finished)
-
-    gone, half, zeros, whole = finished
-    gone.unlink()
-    half.write_text(half.read_text()[:100])
-    zeros.write_bytes(bytes(1000))
-    kept = whole.stat().st_mtime_ns
-    second = run(*command)
-    assert second.returncode == 0, second.stderr
-    assert "1 of 4 runs are there already" in second.stdout.replace("\n", " ")
-    for file in (half, zeros):
-        assert second.stderr.count(f"{file} is damaged: this run is trained again") == 1
-    assert whole.stat().st_mtime_ns == kept
-    assert (tmp_path / "results.md").read_text() == table
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"views": ("pix",)}, "two or more different views, got: pix"),
-        ({"views": ("pix", "pix")}, "two or more different views"),
-        ({"seeds": 0}, "start at 1"),
-        ({"three": True, "views": ("pix", "mor")}, "--three is short for"),
-    ],
-)
-def test_the_demo_says_what_makes_no_sense(options, message):
-    with pytest.raises(SystemExit, match=message):
-        demo.check(demo.Options(**options))
 
 
 # ---------------------------------------------------------------- checkpoints of base.py

@@ -73,14 +73,14 @@ SIGNATURES = {
     functional.true_class_confidence: "logits labels * temperature",
     functional.label_shares: "confidence source",
     functional.skill_score: "logits labels class_counts",
-    functional.shares_by_source: "confidence source",
+    functional.shares_by_source: "confidence source * present",
     functional.soft_targets: "source_labels shares num_classes",
     functional.hard_sample_weights: "features plan * similarity present",
     functional.misaligned_cross_entropy: "logits source_labels shares alpha",
     functional.weak_modality_step: "alpha shares logits source_labels * valid step_size max_alpha",
     functional.misaligned_accuracy: "logits source_labels * valid same_label",
-    diagnostics.diagnose: "model loader modalities * encode num_classes label unimodal training "
-    "log removal draws resamples seed name device progress",
+    diagnostics.diagnose: "model loader modalities * encode num_classes target present label "
+    "unimodal training log removal draws resamples seed name device progress",
     diagnostics.report_from_logits: "arrays * modalities resamples seed name",
 }
 EXTRAS = {  # what has to be there for a module of the integrations

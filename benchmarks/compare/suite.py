@@ -23,7 +23,6 @@ from benchmarks.compare.kept import (
 from benchmarks.compare.tasks import COMPARE, COMPETITION, LABELS, REAL, TASKS, load_split
 from benchmarks.compare.train import Outcome, train_readings
 from benchmarks.methods.entries import (
-    COMPETITION_BESIDE,
     COMPETITION_ENTRIES,
     ENTRIES,
     LABEL_ENTRIES,
@@ -37,8 +36,6 @@ from benchmarks.methods.entries import (
 from benchmarks.methods.reading import Reading
 
 SINGLE = RESULTS.parents[1] / "runs" / "compare"  # ignored by git
-
-BESIDE_SEEDS = 3
 
 Phase = Literal["tune", "test"]
 Frozen: TypeAlias = tuple[tuple[str, Value], ...]  # a configuration, hashable
@@ -56,7 +53,6 @@ class Suite:
         first_seed: See ``seeds``.
         entries: The rows; None for those of `ENTRIES`.
         borrowed: Rows whose tuning is that of the full suite.
-        beside: Rows on `BESIDE_SEEDS` seeds only, about which no claim is made.
     """
 
     tasks: tuple[str, ...]
@@ -66,13 +62,10 @@ class Suite:
     first_seed: int = 0
     entries: Mapping[str, Entry] | None = None
     borrowed: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
 
     def seeds_of(self, entry: str) -> range:
         """The splits that an entry is tested on."""
         count = self.headline_seeds if entry in HEADLINE else self.seeds
-        if entry in self.beside:
-            count = BESIDE_SEEDS
         return range(self.first_seed, self.first_seed + count)
 
 
@@ -95,7 +88,6 @@ SUITES = {
         tuning_seeds=(1000,),
         first_seed=3000,
         entries=COMPETITION_ENTRIES,
-        beside=tuple(COMPETITION_BESIDE),
     ),
     "labels": Suite(
         LABELS,

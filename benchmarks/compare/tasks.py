@@ -183,7 +183,7 @@ def load_split(
     Where modalities are missing, numbers are standardised by, and vocabularies made of, the
     training rows that have the modality.
     """
-    dataset = _dataset(dataset_name) if rows is None else _drawn(_dataset(dataset_name), rows)
+    dataset = _dataset(dataset_name) if rows is None else draw_rows(_dataset(dataset_name), rows)
     parts = data.split(dataset, seed)
     labels = _labels(dataset, parts[0])
     present = None
@@ -234,7 +234,7 @@ def _labels(dataset: data.Dataset, training: NDArray[np.int64]) -> Tensor:
     return _standardised(dataset.answers[:, None], training)[:, 0]
 
 
-def _drawn(dataset: data.Dataset, rows: int) -> data.Dataset:
+def draw_rows(dataset: data.Dataset, rows: int) -> data.Dataset:
     """That many rows, the same for all seeds."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.labels))[:rows])
     return dataset._replace(

@@ -77,6 +77,18 @@ class ConfidenceProvider(ABC):
         """
         return label_shares(confidence, source)
 
+    def shares_of_present(self, confidence: Any, source: Any, present: Any) -> Any:
+        """`shares` where rows lack modalities: 0 for what a source lacks, the others sum to 1.
+
+        Args:
+            confidence: ``(N, M)``, 0 for what is absent.
+            source: ``(S, M)`` integers, the batch row of each modality.
+            present: ``(N, M)`` bool.
+        """
+        stated = as_tensor(self.shares(confidence, source), "shares")
+        absent = ~as_tensor(present, "present").gather(0, as_labels(source, "source", ndim=2))
+        return like(without_absent(stated, absent), confidence)
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps; nothing, unless a provider says otherwise."""
         return {}
@@ -152,6 +164,15 @@ class WrappedConfidence(ConfidenceProvider):
 
     def __repr__(self) -> str:
         return repr(self.wrapped)
+
+
+def without_absent(shares: Tensor, absent: Tensor) -> Tensor:
+    """Shares ``(R, M)``, 0 where a modality is absent, that sum to 1 again."""
+    nothing = absent.all(dim=1, keepdim=True)  # such a row weighs 0; its shares stay as they are
+    # Where those that are there have no share at all, they are even.
+    least = torch.finfo(shares.dtype).tiny
+    kept = shares.clamp(min=least).masked_fill(absent & ~nothing, 0.0)
+    return kept / kept.sum(dim=1, keepdim=True)
 
 
 def as_provider(thing: Any) -> ConfidenceProvider:

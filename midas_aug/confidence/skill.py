@@ -228,6 +228,10 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         """Shares ``(S, M)``: the modalities that were kept have one vote, not one each."""
         return shares_by_source(confidence, source)
 
+    def shares_of_present(self, confidence: Any, source: Any, present: Any) -> Any:
+        """`shares` where rows lack modalities: what is absent has no part in its source's vote."""
+        return shares_by_source(confidence, source, present=present)
+
     @torch.no_grad()
     def forward(self, batch: Any, labels: Any) -> Any:
         """Skill plus ``eps``, the same for every row, ``(N, M)``."""

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from midas_aug.diagnostics import scores as kinds
 from midas_aug.diagnostics.bootstrap import Score
-from midas_aug.diagnostics.findings import IGNORED_COST, Finding, redundant
-from midas_aug.diagnostics.wording import listed, percent
+from midas_aug.diagnostics.findings import IGNORED_COST, Finding, head_of, redundant
+from midas_aug.diagnostics.wording import beside, listed, percent
 
 __all__ = ["Action", "Advice", "advise"]
 
@@ -81,7 +81,7 @@ def advise(modalities: Sequence[str], scores: Scores, findings: Sequence[Finding
         found.append(_rebalance(scores, wanted, silent))
     if found:
         return found
-    if not all(kinds.HEAD_ACCURACY.key(m) in scores for m in modalities):
+    if any(head_of(scores, m) is None for m in modalities):
         unheard = any(finding.kind in ("leans", "unused") for finding in findings)
         return [_ask_heads(scores, modalities)] if unheard else []
     return [_nothing(scores, sorted(copies, key=list(modalities).index))]
@@ -127,19 +127,21 @@ def _competing(modalities: Sequence[str], scores: Scores) -> Iterator[Advice]:
 
 
 def _drop(scores: Scores, modality: str) -> Advice:
-    keys = [
-        kind.key(modality) for kind in (kinds.SIGNAL, kinds.COST) if kind.key(modality) in scores
-    ]
+    keys = [kind.key(modality) for kind in (kinds.SIGNAL, kinds.HEAD_SKILL, kinds.COST)]
     cost = scores.get(kinds.COST.key(modality))
     without = "" if cost is None else f", and removing it costs {percent(cost)} points"
+    signal = scores.get(kinds.SIGNAL.key(modality))
+    if signal is None:
+        skill = scores[kinds.HEAD_SKILL.key(modality)]
+        known = f"the skill of its own head is {percent(skill)} of 100"
+    else:
+        known = f"its own head is {percent(signal)} points above the most frequent class"
     return Advice(
         "drop",
         modality,
-        f"Drop {modality}, or find a better encoder for it: its own head is "
-        f"{percent(scores[kinds.SIGNAL.key(modality)])} points above the most frequent class"
-        f"{without}. MIDAS and the plain swap would teach the model to listen to it; labels by "
-        "skill (recipes.skill) listen less.",
-        tuple(keys),
+        f"Drop {modality}, or find a better encoder for it: {known}{without}. MIDAS and the plain "
+        "swap would teach the model to listen to it; labels by skill (recipes.skill) listen less.",
+        tuple(key for key in keys if key in scores),
     )
 
 
@@ -150,18 +152,19 @@ def _fit_weights(scores: Scores, because: tuple[str, ...]) -> Advice:
         "Use late fusion with one weight a modality, fitted on validation rows "
         "(functional.fit_fusion_weights): of the heads that you passed it is right in "
         f"{percent(scores[kinds.FITTED_FUSION.key()])} % of the rows, "
-        f"{percent(scores[kinds.FITTED_FUSION_GAIN.key()])} points above the model. {BETTER_STILL}",
+        f"{beside(scores[kinds.FITTED_FUSION_GAIN.key()])}. {BETTER_STILL}",
         because,
     )
 
 
 def _late_fusion(scores: Scores, because: tuple[str, ...]) -> Advice:
+    accuracy = scores.get(kinds.LATE_FUSION.key())
+    reached = "" if accuracy is None else f"right in {percent(accuracy)} % of the rows, "
     return Advice(
         "late_fusion",
         None,
-        "Use late fusion: the mean probability of the heads that you passed is right in "
-        f"{percent(scores[kinds.LATE_FUSION.key()])} % of the rows, "
-        f"{percent(scores[kinds.LATE_FUSION_GAIN.key()])} points above the model. {BETTER_STILL}",
+        f"Use late fusion: the mean prediction of the heads that you passed is {reached}"
+        f"{beside(scores[kinds.LATE_FUSION_GAIN.key()])}. {BETTER_STILL}",
         because,
     )
 
@@ -215,10 +218,7 @@ def _rebalance(scores: Scores, wanted: Sequence[str], silent: Sequence[str]) -> 
     )
     gain = scores.get(kinds.LATE_FUSION_GAIN.key())
     if gain is not None:
-        text += (
-            " On intact rows do not expect a higher accuracy: late fusion of these heads is "
-            f"{percent(gain)} points above the model."
-        )
+        text += f" On intact rows do not expect more: late fusion of these heads is {beside(gain)}."
     return Advice("paper", None, text, because)
 
 
@@ -239,9 +239,9 @@ def _nothing(scores: Scores, copies: Sequence[str]) -> Advice:
     because = tuple(key for key in keys if key in scores)
     text = "Nothing is wrong here that training in another way would mend"
     if because:
-        gains = listed([percent(scores[key]) for key in because])
-        text += f": late fusion of the heads is {gains} points above the model"
-        text += " (with equal and with fitted weights)" * (len(because) > 1)
+        text += f": late fusion of the heads is {beside(scores[because[0]])}"
+        if len(because) > 1:
+            text += f", with fitted weights {beside(scores[because[1]])}"
     text += "."
     if copies:
         text += (

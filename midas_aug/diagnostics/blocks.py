@@ -78,11 +78,13 @@ class Block:
 
     data: dict[str, Any]  # modalities by their names
     others: dict[Any, Any]  # what follows the anchor, by its keys
-    labels: Tensor  # (N,) on the CPU
+    labels: Tensor  # (N,) integers on the CPU, equal where labels are; negative: do not count
     modalities: tuple[Modality, ...]
     predict: Callable[[dict[Any, Any]], Any]  # items by their keys to logits
     unimodal: Callable[[], Mapping[Any, Any] | Sequence[Any] | None]
     slice_rows: int  # how many rows to predict at a time
+    given: Tensor  # (N, …) the labels as their target reads them
+    width: int | None = None  # columns of a prediction; None: classes, two or more
 
     def logits(self, index: Mapping[str, Tensor], stand_ins: Mapping[str, Any]) -> Tensor:
         """Predict with some modalities taken from other rows, and some replaced by one row."""
@@ -102,15 +104,16 @@ class Block:
                 else:
                     value = own(value, name)
                 mixed |= modality.by_key(value)
-            pieces.append(as_logits(self.predict(mixed), len(anchor), "the model's logits"))
+            output = self.predict(mixed)
+            pieces.append(as_logits(output, len(anchor), "the model's logits", width=self.width))
         return torch.cat(pieces)
 
 
 # ---------------------------------------------------------------- rows
 
 
-def as_logits(output: Any, n_rows: int, what: str) -> Tensor:
-    """The logits (N, C) in what a model returned.
+def as_logits(output: Any, n_rows: int, what: str, *, width: int | None = None) -> Tensor:
+    """The logits (N, C) in what a model returned, or predictions of ``width`` columns.
 
     A tensor or an array is taken as it is; of a Hugging Face ``ModelOutput``, a mapping or an
     object, ``logits``; of a tuple or a list, the one array of N rows and two axes.
@@ -123,7 +126,8 @@ def as_logits(output: Any, n_rows: int, what: str) -> Tensor:
     elif isinstance(output, Mapping):
         found, kind = output.get("logits"), f"the keys {list(output)!r}"
     elif isinstance(output, tuple | list) and not hasattr(output, "logits"):
-        shaped = [a for a in output if is_array(a) and a.ndim == 2 and len(a) == n_rows]
+        axes = (1, 2) if width == 1 else (2,)
+        shaped = [a for a in output if is_array(a) and a.ndim in axes and len(a) == n_rows]
         found = shaped[0] if len(shaped) == 1 else None
         parts = [str(tuple(p.shape)) if is_array(p) else type(p).__name__ for p in output]
         kind = f"a {type(output).__name__} of {', '.join(parts)}"
@@ -136,6 +140,10 @@ def as_logits(output: Any, n_rows: int, what: str) -> Tensor:
             "lambda batch: model(batch)[1]"
         )
     logits = as_tensor(found, what)
+    if width is not None:
+        logits = logits[:, None] if logits.ndim == 1 and width == 1 else logits
+        check_shape(logits, (n_rows, width), what, "one row a row of the batch, as target= says")
+        return logits
     check_shape(logits, (n_rows, None), what, "one row a row of the batch, one column a class")
     if logits.shape[1] < 2:
         raise MidasAugError(

@@ -8,17 +8,20 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from midas_aug.diagnostics import outcomes
 from midas_aug.diagnostics.blocks import as_modalities
 from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
 from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.interventions import observe
-from midas_aug.diagnostics.learning import learning_speed
+from midas_aug.diagnostics.learning import learning_speed, read_log
+from midas_aug.diagnostics.outcomes import Outcomes, join
 from midas_aug.diagnostics.reading import Predict, Reader, progress_bar
 from midas_aug.diagnostics.removal import Removal, check_removal
 from midas_aug.diagnostics.report import ModalityReport
 from midas_aug.diagnostics.scores import LEARNED_AT
+from midas_aug.diagnostics.target_outcomes import TargetOutcomes, join_targets, observe_target
+from midas_aug.diagnostics.target_scores import metric_of
 from midas_aug.errors import MidasAugError
+from midas_aug.targets import ClassIndex, Distribution, Target
 
 __all__ = ["diagnose"]
 
@@ -32,6 +35,8 @@ def diagnose(
     *,
     encode: Predict | None = None,
     num_classes: int | None = None,
+    target: Target | None = None,
+    present: Hashable | Callable[[Any], Any] | None = None,
     label: Hashable | Callable[[Any], Any] = "label",
     unimodal: Predict | None = None,
     training: Iterable[Any] | Mapping[Any, Any] | None = None,
@@ -65,6 +70,11 @@ def diagnose(
         encode: ``callable(batch) -> features by modality``; ``model`` is then the fusion alone, as
             in the pair.
         num_classes: Number of classes C, to check the logits against; None takes theirs.
+        target: What a label is, where it is no class index: one of `midas_aug.targets`. A
+            ``Distribution`` is diagnosed by its most probable class, and has a cross-entropy; a
+            ``MultiLabel`` is scored by macro F1, a ``Continuous`` by R², with fewer measures.
+        present: Where rows may lack modalities: key of the mask, or ``callable(batch) -> mask``, as
+            in `MisalignAugment`. Rows that lack one are left out, and counted.
         label: Key of the labels in the batch, or ``callable(batch) -> labels``.
         unimodal: Each modality's own classifier, ``callable -> {modality: logits (N, C)}`` of the
             features (feature level) or the batch (input level). It tells ignored modalities from
@@ -115,16 +125,18 @@ def diagnose(
     names = [modality.name for modality in named]
     speeds = {} if log is None else _speeds(log, names)
     head_rows, training_rows = HeadRows(names, seed=seed), HeadRows(names, seed=seed)
-    observed = partial(
-        observe,
+    if isinstance(target, ClassIndex):
+        num_classes, target = target.num_classes, None
+    observed = _observer(
+        target,
+        num_classes,
         removal=removal,
         draws=draws,
         generator=torch.Generator().manual_seed(seed),
-        num_classes=num_classes,
         head_rows=head_rows,
     )
     with torch.no_grad(), _evaluating(functions), progress_bar(progress) as watch:
-        reader, means = Reader(named, label, device, watch), None
+        reader, means = Reader(named, label, device, watch, target, present), None
         data: Mapping[Any, Any] | Iterator[Any] | None = None
         if isinstance(training, Mapping):
             data = training
@@ -140,7 +152,7 @@ def diagnose(
         else:
             blocks = reader.batches(loader, fuse, unimodal)
         parts = [observed(block, means=means) for block in blocks if len(block.labels) > 0]
-    joined = outcomes.join(parts) if parts else None
+    joined = _joined(parts) if parts else None
     if joined is None or len(joined.labels) == 0:
         raise MidasAugError(
             "expected at least one row with a label of 0 or more, got none; check the loader and "
@@ -154,9 +166,10 @@ def diagnose(
         "removal": _removal_text(removal, training),
         "partners": "from the batch" if encode is None else "from all rows",
         "draws": draws,
+        **({} if present is None else {"incomplete_rows": reader.incomplete}),
     }
     report = joined.report(name, settings, resamples=resamples, seed=seed)
-    if not joined.mixed.anchored["n_rows"].any():
+    if not any(column.any() for column in joined.mixed.anchored.values()):
         raise MidasAugError(
             f"expected batches with rows of two classes or more, got {len(parts)} of one class "
             "each; partners come from the same batch, so shuffle the rows (with a fixed seed), "
@@ -164,6 +177,30 @@ def diagnose(
             "rows"
         )
     return report
+
+
+def _observer(
+    target: Target | None, num_classes: int | None, **options: Any
+) -> Callable[..., Outcomes | TargetOutcomes]:
+    """What looks at a block: by classes, or by the score of the target."""
+    if target is None:
+        return partial(observe, num_classes=num_classes, **options)
+    if num_classes is not None:
+        raise MidasAugError(
+            f"expected num_classes or target, got both, {num_classes!r} and {target!r}; a target "
+            "says what the classes are: leave num_classes out"
+        )
+    if isinstance(target, Distribution):
+        return partial(observe, num_classes=target.num_classes, target=target, **options)
+    metric_of(target)  # complain before the work
+    return partial(observe_target, target=target, **options)
+
+
+def _joined(parts: Sequence[Outcomes | TargetOutcomes]) -> Outcomes | TargetOutcomes:
+    of_classes = [part for part in parts if isinstance(part, Outcomes)]
+    if of_classes:
+        return join(of_classes)
+    return join_targets([part for part in parts if isinstance(part, TargetOutcomes)])
 
 
 def _parts(model: Any, encode: Predict | None) -> tuple[Predict | None, Predict]:
@@ -180,11 +217,13 @@ def _parts(model: Any, encode: Predict | None) -> tuple[Predict | None, Predict]
 
 
 def _speeds(log: Any, names: Sequence[str]) -> dict[str, float]:
+    """How early each modality was learned, as far as the log has the confidence of its head."""
     found = learning_speed(log)
-    if not set(names) & set(found):
+    logged = [str(name) for name in read_log(log)["modalities"]]
+    if not set(names) & set(logged):
         raise MidasAugError(
-            f"expected a log of the modalities {list(names)!r} with the confidence of their heads, "
-            f"got one of {list(found)!r}"
+            f"expected a log of the modalities {list(names)!r}, got one of {logged!r}; pass the "
+            "TrainingLog of this model"
         )
     return {LEARNED_AT.key(name): found[name] for name in names if name in found}
 

@@ -79,6 +79,19 @@ def find(modalities: Sequence[str], scores: Scores) -> list[Finding]:
     return found
 
 
+def signal_of(scores: Scores, modality: str) -> Score | None:
+    """What its own head knows beyond a constant: accuracy, or skill where there are no classes."""
+    if kinds.HEAD_SCORE.key(modality) in scores:
+        return scores.get(kinds.HEAD_SKILL.key(modality))
+    return scores.get(kinds.SIGNAL.key(modality))
+
+
+def head_of(scores: Scores, modality: str) -> Score | None:
+    """How good its own head is, by accuracy or by the score of the target."""
+    found = scores.get(kinds.HEAD_ACCURACY.key(modality))
+    return scores.get(kinds.HEAD_SCORE.key(modality)) if found is None else found
+
+
 def redundant(modalities: Sequence[str], scores: Scores) -> set[str]:
     """Modalities that the model would not miss, as others know the same."""
     found = {m for pair in _copied(modalities, scores) for m in pair}
@@ -90,7 +103,7 @@ def redundant(modalities: Sequence[str], scores: Scores) -> set[str]:
 
 
 def _has_no_signal(scores: Scores, modality: str) -> bool:
-    signal = scores.get(kinds.SIGNAL.key(modality))
+    signal = signal_of(scores, modality)
     return signal is not None and signal.low <= 0 and signal.value < SIGNAL
 
 
@@ -107,7 +120,8 @@ def _is_unheard(scores: Scores, modality: str) -> bool:
 def _is_enough(scores: Scores, modality: str) -> bool:
     """Whether the model is as good with this modality alone, and as good without it."""
     alone = scores.get(kinds.ALONE.key(modality))
-    if alone is None or scores[kinds.ACCURACY.key()].value - alone.value > REDUNDANT_GAP:
+    whole = scores.get(kinds.ACCURACY.key(), scores.get(kinds.SCORE.key()))
+    if alone is None or whole is None or whole.value - alone.value > REDUNDANT_GAP:
         return False
     return _at_most(scores.get(kinds.COST.key(modality)), IGNORED_COST)
 
@@ -129,6 +143,10 @@ def _are_copies(scores: Scores, first: str, second: str) -> bool:
 
 
 def _holds_more(scores: Scores, modality: str) -> bool:
+    if kinds.HEAD_SCORE.key(modality) in scores:  # a macro F1 of chance is not 0, its skill is
+        skill = scores.get(kinds.HEAD_SKILL.key(modality))
+        if skill is not None and not _at_least(skill, SIGNAL):
+            return False
     return _at_least(scores.get(kinds.HEADROOM.key(modality)), HEADROOM)
 
 
@@ -144,7 +162,12 @@ def _at_least(score: Score | None, threshold: float) -> bool:
 
 
 def _no_signal(scores: Scores, modality: str) -> Finding:
-    head, majority = scores[kinds.HEAD_ACCURACY.key(modality)], scores[kinds.MAJORITY.key()]
+    majority = scores.get(kinds.MAJORITY.key())
+    if majority is None:
+        skill = scores[kinds.HEAD_SKILL.key(modality)]
+        text = f"{modality} shows no signal: the skill of its own head is {percent(skill)} of 100."
+        return Finding("no_signal", modality, text)
+    head = scores[kinds.HEAD_ACCURACY.key(modality)]
     return Finding(
         "no_signal",
         modality,
@@ -155,7 +178,7 @@ def _no_signal(scores: Scores, modality: str) -> Finding:
 
 def _neglect(scores: Scores, modality: str) -> Finding:
     cost = f"removing {modality} costs {percent(scores[kinds.COST.key(modality)])} points"
-    head = scores.get(kinds.HEAD_ACCURACY.key(modality))
+    head = head_of(scores, modality)
     if head is not None:
         text = f"{modality} is ignored: {cost}, though {modality} alone reaches {percent(head)} %."
         return Finding("ignored", modality, text)
@@ -181,12 +204,13 @@ def _leaning(modalities: Sequence[str], scores: Scores, silent: Sequence[str]) -
 
 
 def _underused(scores: Scores, modality: str) -> Finding:
+    alone, head = scores[kinds.ALONE.key(modality)], head_of(scores, modality)
+    own = "" if head is None else f", a head of its own {percent(head)} %"
     return Finding(
         "underused",
         modality,
-        f"{modality} is underused: with all others removed the model reaches "
-        f"{percent(scores[kinds.ALONE.key(modality)])} %, a head of its own "
-        f"{percent(scores[kinds.HEAD_ACCURACY.key(modality)])} %.",
+        f"{modality} is underused: with all others removed the model reaches {percent(alone)} %"
+        f"{own}.",
     )
 
 

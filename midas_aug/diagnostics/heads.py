@@ -10,7 +10,8 @@ from midas_aug.diagnostics import bootstrap, scores
 from midas_aug.diagnostics.bootstrap import Statistic
 from midas_aug.diagnostics.fusion import FOLDS, cross_fitted_fusion, late_fusion
 from midas_aug.diagnostics.measures import row_correct
-from midas_aug.functional.skill import TEMPERATURES, class_nll_sums, count_classes
+from midas_aug.functional.skill import TEMPERATURES
+from midas_aug.targets import ClassIndex, Target
 
 __all__ = ["HeadRows", "fusion_statistics", "memorised", "skill_statistics"]
 
@@ -41,14 +42,21 @@ class HeadRows:
         self._labels: list[Tensor] = []  # (n,)
         self._logits: list[Tensor] = []  # (n, M, C)
 
-    def add(self, logits: Sequence[Tensor], labels: Tensor) -> None:
-        """Add ``(n, C)`` logits of each head; rows with a negative label are left out."""
-        labelled = (labels >= 0).to(logits[0].device)
+    def add(self, logits: Sequence[Tensor], labels: Tensor, counted: Tensor | None = None) -> None:
+        """Add ``(n, C)`` logits of each head.
+
+        Args:
+            logits: M of them.
+            labels: ``(n, …)``.
+            counted: ``(n,)`` bool, the rows to keep; None leaves out those with a negative label.
+        """
+        mask = labels >= 0 if counted is None else counted
+        labelled = mask.to(logits[0].device)
         table = torch.stack([part.detach()[labelled].float().cpu() for part in logits], dim=1)
         n_rows = len(table)
         self._rank.append(torch.rand(n_rows, generator=self._generator))
         self._place.append(torch.arange(self.n_rows, self.n_rows + n_rows))
-        self._labels.append(labels.cpu()[labels.cpu() >= 0])
+        self._labels.append(labels.cpu()[mask.cpu()])
         self._logits.append(table)
         self.n_rows += n_rows
         if sum(map(len, self._rank)) > 2 * self._most(table):
@@ -94,26 +102,41 @@ class HeadRows:
                 column[:] = [column[0][lowest]]
 
 
-def skill_statistics(rows: HeadRows, kind: scores.Kind) -> dict[str, Statistic]:
+def skill_statistics(
+    rows: HeadRows, kind: scores.Kind, target: Target | None = None
+) -> dict[str, Statistic]:
     """The skill of each head at its best temperature, see `midas_aug.functional.skill_score`.
 
     The temperature is that of the rows as they are, in every bootstrap sample: where the loss is
     lowest its slope is 0, so to first order another choice would change nothing. Of the kept rows.
+
+    Args:
+        rows: Of one head or more.
+        kind: Whose keys the statistics get.
+        target: What the labels are; None: class indices.
     """
     logits, labels = rows.logits, rows.labels
-    frequencies = count_classes(labels, logits.shape[2]) / max(len(labels), 1)
-    entropy = float(torch.special.entr(frequencies).sum())
-    if entropy == 0:
+    wanted = ClassIndex(logits.shape[2]) if target is None else target
+    counted = torch.ones(len(labels), dtype=torch.bool)
+    sums = wanted.statistics(labels, counted)
+    chance, floor = map(float, wanted.best_constant(sums, counted.sum()))
+    if not chance > floor:
         return {}
+    temperatures = TEMPERATURES if wanted.takes_temperature else (1.0,)
+    pieces = torch.split(torch.arange(len(labels)), max(1, AT_ONCE // logits.shape[2]))
+
+    def losses(scored: Tensor, index: Tensor, temperature: float) -> Tensor:
+        readable = wanted.filled(labels[index])[:, None]
+        return -wanted.log_likelihoods(scored[index] / temperature, readable)[:, 0]
+
     found = {}
     for name, scored in zip(rows.names, logits, strict=True):
-        index = torch.split(torch.arange(len(labels)), max(1, AT_ONCE // scored.shape[1]))
-        sums = torch.stack([class_nll_sums(scored[i], labels[i], "logits") for i in index]).sum(
-            dim=0
-        )
-        best = TEMPERATURES[int(torch.where(sums.isfinite(), sums, torch.inf).argmin())]
-        log_p = (scored / best).log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
-        found[kind.key(name)] = bootstrap.skill(-log_p, entropy)
+        totals = torch.zeros(len(temperatures), dtype=torch.float64)
+        for index in pieces:
+            totals += torch.stack([losses(scored, index, t).double().sum() for t in temperatures])
+        best = temperatures[int(torch.where(totals.isfinite(), totals, torch.inf).argmin())]
+        at_best = torch.cat([losses(scored, index, best) for index in pieces])
+        found[kind.key(name)] = bootstrap.skill(at_best - floor, chance - floor)
     return found
 
 

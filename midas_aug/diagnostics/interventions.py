@@ -29,8 +29,9 @@ from midas_aug.functional import (
     sample_partners,
     true_class_confidence,
 )
+from midas_aug.targets import Distribution
 
-__all__ = ["observe"]
+__all__ = ["observe", "permuted_rows", "stand_ins_of"]
 
 SHAPLEY_MODALITIES = 6  # 2^M passes; with more modalities the Shapley values are left out
 
@@ -44,6 +45,7 @@ def observe(
     generator: torch.Generator,
     num_classes: int | None,
     head_rows: HeadRows,
+    target: Distribution | None = None,
 ) -> Outcomes:
     """Predict the rows of a block as they are and with every intervention.
 
@@ -55,6 +57,7 @@ def observe(
         generator: Of the draws.
         num_classes: C, to check the logits; None takes theirs.
         head_rows: Where the logits of the heads are added.
+        target: Where labels are distributions: their cross-entropy is a score, too.
 
     Raises:
         MidasAugError: Logits, heads or means do not fit.
@@ -65,10 +68,14 @@ def observe(
     seen = Outcomes(names, labels, whole.shape[1])
     whole = seen.usable(whole, "of the whole model")
     seen.add_whole(whole)
+    if target is not None:
+        given = block.given.to(whole.device)
+        readable = target.filled(given)[:, None]
+        seen.losses = -target.log_likelihoods(whole, readable)[:, 0]
     confidence = _ask_heads(block, seen, head_rows)
     _swap(block, seen, confidence, draws, generator)
     _permute(block, seen, draws, generator)
-    _remove(block, seen, _stand_ins(block, removal, means), draws, generator)
+    _remove(block, seen, stand_ins_of(block, removal, means), draws, generator)
     return seen
 
 
@@ -119,7 +126,7 @@ def _permute(block: Block, seen: Outcomes, draws: int, generator: torch.Generato
     """Each modality in turn from any other row."""
     for _ in range(draws):
         for number, name in enumerate(seen.modalities):
-            order = _permutation(block, generator)
+            order = permuted_rows(block, generator)
             met = order.to(seen.labels.device)
             source_labels = seen.labels[:, None].repeat(1, len(seen.modalities))
             source_labels[:, number] = seen.labels[met]
@@ -142,7 +149,7 @@ def _remove(
         right, confidence = torch.zeros(2, n_rows, device=labels.device)
         for _ in range(times):
             if stand_ins is None:
-                orders = {name: _permutation(block, generator) for name in gone}
+                orders = {name: permuted_rows(block, generator) for name in gone}
                 logits = block.logits(orders, {})
             else:
                 logits = block.logits({}, {name: stand_ins[name] for name in gone})
@@ -159,7 +166,7 @@ def _wanted_subsets(names: tuple[str, ...]) -> list[Subset]:
     return [*singles, *(Subset(names) - single for single in singles)]
 
 
-def _permutation(block: Block, generator: torch.Generator) -> Tensor:
+def permuted_rows(block: Block, generator: torch.Generator) -> Tensor:
     """A random order of the rows with a label; the others stay where they are."""
     labelled = (block.labels >= 0).nonzero()[:, 0]
     order = torch.arange(len(block.labels))
@@ -167,7 +174,7 @@ def _permutation(block: Block, generator: torch.Generator) -> Tensor:
     return order
 
 
-def _stand_ins(
+def stand_ins_of(
     block: Block, removal: str, means: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     """One row for each modality that is to be removed by zeros or a mean."""

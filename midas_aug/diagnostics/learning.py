@@ -6,7 +6,7 @@ from typing import Any
 from midas_aug.diagnostics import scores
 from midas_aug.errors import MidasAugError
 
-__all__ = ["learning_speed"]
+__all__ = ["learning_speed", "read_log"]
 
 HALF = 0.5
 
@@ -38,12 +38,7 @@ def learning_speed(log: Any) -> dict[str, float]:
         ... })
         {'audio': 0.0, 'video': 1.25}
     """
-    content = log.to_dict() if hasattr(log, "to_dict") else log
-    if not isinstance(content, Mapping) or not {"modalities", "epoch", "scores"} <= set(content):
-        raise MidasAugError(
-            f"expected a TrainingLog or its to_dict(), got {type(log).__name__}; build one with "
-            "TrainingLog(modalities), and call update and end_epoch in the training loop"
-        )
+    content = read_log(log)
     found = {}
     for name in content["modalities"]:
         curve = [
@@ -58,6 +53,21 @@ def learning_speed(log: Any) -> dict[str, float]:
         if curve:
             found[str(name)] = _first_at(curve, HALF * max(value for _, value in curve))
     return found
+
+
+def read_log(log: Any) -> Mapping[str, Any]:
+    """What a log's ``to_dict()`` gives.
+
+    Raises:
+        MidasAugError: It is no log.
+    """
+    content = log.to_dict() if hasattr(log, "to_dict") else log
+    if not isinstance(content, Mapping) or not {"modalities", "epoch", "scores"} <= set(content):
+        raise MidasAugError(
+            f"expected a TrainingLog or its to_dict(), got {type(log).__name__}; build one with "
+            "TrainingLog(modalities), and call update and end_epoch in the training loop"
+        )
+    return content
 
 
 def _first_at(curve: list[tuple[float, float]], level: float) -> float:

@@ -1,18 +1,19 @@
 """From what happened to each row to the scores of a report."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from midas_aug.diagnostics import bootstrap, scores
-from midas_aug.diagnostics.bootstrap import Statistic, interval
-from midas_aug.diagnostics.heads import HeadRows, fusion_statistics, memorised, skill_statistics
+from midas_aug.diagnostics.bootstrap import Statistic
+from midas_aug.diagnostics.class_pairs import ClassPairs
+from midas_aug.diagnostics.faults import Faults
+from midas_aug.diagnostics.heads import HeadRows, fusion_statistics, skill_statistics
+from midas_aug.diagnostics.making import made_report
 from midas_aug.diagnostics.measures import (
     calibration_gaps,
     odd_one_out,
@@ -29,9 +30,6 @@ from midas_aug.functional.metrics import misaligned_hits
 from midas_aug.functional.shares import true_class_confidence
 
 __all__ = ["Outcomes", "join"]
-
-LOWEST = -1e37  # stands in for a logit of −inf: a probability of 0, and no NaN in a difference
-NAMED_FAULTS = 6  # kinds of predictions that an error about NaN lists
 
 
 @dataclass
@@ -59,6 +57,7 @@ class Outcomes:
             alone kept.
         heads: Of each modality's own classifier.
         gaps: ``(N, bins)`` calibration gaps of the model, see `calibration_gaps`.
+        losses: ``(N,)`` cross-entropy of the model with labels that are distributions.
         head_rows: The heads' logits of these rows, or of a random part of them.
         training_rows: The same of training rows.
         permuted: Whether the row was right with this modality permuted.
@@ -66,11 +65,12 @@ class Outcomes:
             ``("confidence", m)``, ``("odd", m)``, rows in which m disagrees with all others, the
             ``("credit", m)`` it gets there, and ``("followed", m)``, how often the model sides
             with it.
+        class_pairs: The same hits by the two classes of a row.
         shuffled: ``"n_rows"`` and ``"hits"`` over permuted rows, same-label pairs among them.
         shares: ``"n_rows"``, ``"entropy"`` and ``"collapsed"`` over misaligned rows.
         hardness: ``(S,)`` hard-sample weights of valid misaligned rows.
         constants: Scores without an interval, by key.
-        seen, faulty: How many predictions of each kind there were, and how many were NaN.
+        faults: Predictions that are no numbers.
     """
 
     modalities: tuple[str, ...]
@@ -80,34 +80,23 @@ class Outcomes:
     alone_confidence: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[str, Head] = field(default_factory=dict)
     gaps: Tensor | None = None
+    losses: Tensor | None = None
     head_rows: HeadRows | None = None
     training_rows: HeadRows | None = None
     permuted: PairSums = field(default_factory=PairSums)
     mixed: PairSums = field(default_factory=PairSums)
     shuffled: PairSums = field(default_factory=PairSums)
+    class_pairs: ClassPairs | None = None
     shares: PairSums = field(default_factory=PairSums)
     hardness: Tensor | None = None
     constants: dict[str, float] = field(default_factory=dict)
-    seen: Counter[str] = field(default_factory=Counter)
-    faulty: Counter[str] = field(default_factory=Counter)
+    faults: Faults = field(default_factory=Faults)
 
     # ------------------------------------------------------------ taking down
 
     def usable(self, logits: Tensor, what: str, counted: Tensor | None = None) -> Tensor:
-        """Logits to score. Rows with a NaN are counted, and −inf becomes a low number.
-
-        Args:
-            logits: ``(R, C)``.
-            what: What an error calls these predictions, as in "12 of 200 of the whole model".
-            counted: ``(R,)`` bool; None takes the rows with a label.
-        """
-        values = logits if logits.dtype == torch.float64 else logits.float()
-        counted = self.labels >= 0 if counted is None else counted
-        has_nan = (values.isnan() | (values == torch.inf)).any(dim=1)
-        faulty = has_nan | (values == -torch.inf).all(dim=1)
-        self.seen[what] += int(counted.sum())
-        self.faulty[what] += int((faulty & counted).sum())
-        return values.clamp(min=LOWEST)
+        """Logits to score, see `Faults.usable`; ``counted=None`` takes the rows with a label."""
+        return self.faults.usable(logits, what, self.labels >= 0 if counted is None else counted)
 
     def add_whole(self, logits: Tensor) -> None:
         """Take down what the model says with all modalities."""
@@ -143,6 +132,9 @@ class Outcomes:
         hits, counted = misaligned_hits(logits, source_labels, counted, "skip")
         self.mixed.add("n_rows", counted, partner)
         self.mixed.add("hits", hits, partner)
+        if self.class_pairs is None:
+            self.class_pairs = ClassPairs(self.n_classes)
+        self.class_pairs.add(hits, source_labels, counted)
         probability = source_probability(logits, source_labels, normalized=False)
         credit, followed, odd = odd_one_out(logits, source_labels)
         for number, modality in enumerate(self.modalities):
@@ -179,33 +171,21 @@ class Outcomes:
             MidasAugError: The rows are too few or of one class, or predictions are not finite.
         """
         self._check()
-        statistics = self.statistics()
-        if self.head_rows is not None and len(self.head_rows.names) == len(self.modalities):
-            whole = self.right[Subset(self.modalities)]
-            statistics |= fusion_statistics(self.head_rows, whole, seed=seed)
-        results = bootstrap.bootstrap(statistics, resamples=resamples, seed=seed)
-        results |= memorised(results, self.modalities)
-        no_replicates = np.full(resamples, np.nan)
-        results |= {key: (value, no_replicates) for key, value in self.constants.items()}
-        hardness = {} if self.hardness is None else _quantiles(self.hardness)
-        return ModalityReport(
+        return made_report(
+            self.statistics(seed),
+            {"n_rows": len(self.labels), "n_classes": self.n_classes, **settings},
             name=name,
             modalities=self.modalities,
-            scores={key: interval(*result) for key, result in results.items()},
-            settings={
-                "n_rows": len(self.labels),
-                "n_classes": self.n_classes,
-                **settings,
-                "resamples": resamples,
-                "seed": seed,
-            },
-            hardness=hardness,
-            labels=self.labels.cpu().numpy(),
-            replicates={key: replicates for key, (_, replicates) in results.items()},
+            labels=self.labels,
+            constants=self.constants,
+            hardness=self.hardness,
+            class_pairs=() if self.class_pairs is None else self.class_pairs.hardest(),
+            resamples=resamples,
+            seed=seed,
         )
 
-    def statistics(self) -> dict[str, Statistic]:
-        """Every score that the outcomes allow."""
+    def statistics(self, seed: int) -> dict[str, Statistic]:
+        """Every score that the outcomes allow; ``seed`` deals the folds of fitted weights."""
         whole = self.right[Subset(self.modalities)]
         most_frequent = (self.labels == self.labels.mode().values).float()
         gaps = self.gaps
@@ -218,7 +198,16 @@ class Outcomes:
             **self._of_heads(whole, most_frequent),
             **self._of_subsets(),
             **self._of_shares(),
-        }
+            **self._of_fusion(whole, seed),
+        } | (
+            {} if self.losses is None else {scores.CROSS_ENTROPY.key(): bootstrap.mean(self.losses)}
+        )
+
+    def _of_fusion(self, whole: Tensor, seed: int) -> dict[str, Statistic]:
+        rows = self.head_rows
+        if rows is None or len(rows.names) < len(self.modalities):
+            return {}
+        return fusion_statistics(rows, whole, seed=seed)
 
     def _of_mixed_rows(self) -> dict[str, Statistic]:
         found = {}
@@ -296,17 +285,7 @@ class Outcomes:
         }
 
     def _check(self) -> None:
-        faults = [
-            f"{count} of {self.seen[what]} {what}" for what, count in self.faulty.items() if count
-        ]
-        if faults:
-            more = len(faults) - NAMED_FAULTS
-            listed = ", ".join(faults[:NAMED_FAULTS]) + (f" and {more} other kinds" * (more > 0))
-            raise MidasAugError(
-                f"expected finite logits, got rows with NaN or infinity: {listed}; nothing can be "
-                "said of a model that has diverged, so look at its weights and inputs (logits of "
-                "−inf for classes that are ruled out are fine)"
-            )
+        self.faults.check()
         if bool((self.labels == self.labels[0]).all()):
             raise MidasAugError(
                 f"expected rows of at least two classes, got {len(self.labels)} of class "
@@ -339,7 +318,9 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
             take([head.confidence for head in each]),
             take([head.gaps for head in each]),
         )
+    pairs = [part.class_pairs for part in parts if part.class_pairs is not None]
     gaps = [part.gaps for part in parts if part.gaps is not None]
+    losses = [part.losses for part in parts if part.losses is not None]
     hardness = None
     if all(part.hardness is not None for part in parts):
         hardness = torch.cat([p.hardness.float().cpu() for p in parts if p.hardness is not None])
@@ -351,19 +332,12 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
         alone_confidence=columns("alone_confidence"),
         heads=heads,
         gaps=take(gaps) if len(gaps) == len(parts) else None,
+        losses=take(losses) if losses else None,
         permuted=sums("permuted"),
         mixed=sums("mixed"),
+        class_pairs=pairs[0].joined(pairs[1:]) if pairs else None,
         shuffled=sums("shuffled"),
         shares=sums("shares"),
         hardness=hardness,
-        seen=sum((part.seen for part in parts), Counter()),
-        faulty=sum((part.faulty for part in parts), Counter()),
+        faults=sum((part.faults for part in parts), Faults()),
     )
-
-
-def _quantiles(hardness: Tensor) -> dict[str, float]:
-    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
-    if len(hardness) == 0:
-        return {}
-    values = np.quantile(hardness.double().numpy(), levels)  # torch.quantile takes 2^24 at most
-    return {str(level): float(value) for level, value in zip(levels, values, strict=True)}

@@ -5,12 +5,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_labels, as_tensor
+from midas_aug._present import as_present
 from midas_aug._tree import get_item, in_order, item_keys, map_arrays, map_items, resolve_key
 from midas_aug.diagnostics.blocks import (
     Block,
@@ -25,12 +26,27 @@ from midas_aug.diagnostics.blocks import (
 from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.removal import mean_of
 from midas_aug.errors import MidasAugError
+from midas_aug.targets import ClassIndex, Distribution, Target
 
 __all__ = ["Reader", "progress_bar"]
 
 Predict: TypeAlias = Callable[[Any], Any]
 
 FUSE_ROWS = 1024  # rows of features that go through the fusion at a time
+
+
+class Labels(NamedTuple):
+    """Labels of a batch.
+
+    Attributes:
+        ids: ``(N,)`` integers, equal where labels are the same; negative ones do not count.
+        given: ``(N, …)``, as their target reads them.
+        incomplete: Rows that do not count as they lack a modality.
+    """
+
+    ids: Tensor
+    given: Tensor
+    incomplete: int
 
 
 @dataclass
@@ -42,18 +58,47 @@ class Reader:
         label: Key of the labels in a batch, or a callable that gives them.
         device: Where to move the batches; None leaves them where they are.
         watch: ``watch(iterable, what)`` shows how far an iteration is.
+        target: What a label is; None: a class index.
+        present: Key of the mask of the modalities that rows have, or a callable that gives it.
+        incomplete: How many labelled rows lacked a modality.
     """
 
     modalities: tuple[Modality, ...]
     label: Hashable | Callable[[Any], Any]
     device: torch.device | str | None
     watch: Callable[[Iterable[Any], str], Iterable[Any]]
+    target: Target | None = None
+    present: Hashable | Callable[[Any], Any] | None = None
+    incomplete: int = 0
 
-    def read(self, batch: Any) -> tuple[Any, Tensor]:
+    @property
+    def width(self) -> int | None:
+        """Columns of a prediction, None where they are classes."""
+        if self.target is None or isinstance(self.target, ClassIndex | Distribution):
+            return None
+        return self.target.n_outputs
+
+    def read(self, batch: Any) -> tuple[Any, "Labels"]:
         """The batch on its device, and its labels on the CPU."""
         moved = self.move(batch)
         given = self.label(moved) if callable(self.label) else get_item(moved, self.label, "label")
-        return moved, as_labels(given, "the labels").cpu()
+        return moved, self._labels(moved, given)
+
+    def _labels(self, batch: Any, given: Any) -> "Labels":
+        if self.target is None:
+            read = ids = as_labels(given, "the labels").cpu()
+        else:
+            read = self.target.check(given, force=True).cpu()
+            ids = self.target.label_ids(read)
+        if self.present is None:
+            return Labels(ids, read, 0)
+        flags = self.present
+        flags = flags(batch) if callable(flags) else get_item(batch, flags, "present")
+        names = [modality.key for modality in self.modalities]
+        whole = as_present(flags, names, len(ids)).cpu().all(dim=1)
+        incomplete = int(((ids >= 0) & ~whole).sum())
+        ids = ids.masked_fill(~whole, -1)
+        return Labels(ids, ids if self.target is None else read, incomplete)
 
     def move(self, batch: Any) -> Any:
         """The batch on the device."""
@@ -70,8 +115,19 @@ class Reader:
             data = {modality.name: modality.of(batch) for modality in self.modalities}
             predict_mixed = partial(_predict_mixed, predict, batch)
             heads = (lambda: None) if unimodal is None else partial(unimodal, batch)
-            n_rows = max(len(labels), 1)
-            yield Block(data, {}, labels, self.modalities, predict_mixed, heads, n_rows)
+            n_rows = max(len(labels.ids), 1)
+            self.incomplete += labels.incomplete
+            yield Block(
+                data,
+                {},
+                labels.ids,
+                self.modalities,
+                predict_mixed,
+                heads,
+                n_rows,
+                labels.given,
+                self.width,
+            )
 
     def encoded(
         self, loader: Iterable[Any], encode: Predict, fuse: Predict, unimodal: Predict | None
@@ -79,17 +135,18 @@ class Reader:
         """One block of the features of all rows, for models in two parts."""
         pieces, labels, heads = [], [], []
         for given in self.watch(loader, "encoding"):
-            batch, classes = self.read(given)
+            batch, found = self.read(given)
+            self.incomplete += found.incomplete
             features = encode(batch)
             for modality in self.modalities:
                 modality.of(features)  # complain at the first batch
             pieces.append(features)
-            labels.append(classes)
+            labels.append(found)
             if unimodal is not None:
-                heads.append(self._heads(unimodal(features), len(classes)))
+                heads.append(self._heads(unimodal(features), len(found.ids)))
         if not pieces:
             none = torch.zeros(0, dtype=torch.int64)
-            return Block({}, {}, none, self.modalities, fuse, lambda: None, 1)
+            return Block({}, {}, none, self.modalities, fuse, lambda: None, 1, none)
         first = pieces[0]
         joined = {
             key: concatenate([get_item(piece, key, "feature") for piece in pieces], key)
@@ -100,17 +157,19 @@ class Reader:
         return Block(
             data,
             {key: value for key, value in joined.items() if key not in taken},
-            torch.cat(labels),
+            torch.cat([found.ids for found in labels]),
             self.modalities,
             partial(_predict_mixed, fuse, first),
             lambda: [torch.cat(logits) for logits in zip(*heads, strict=True)] if heads else None,
             FUSE_ROWS,
+            torch.cat([found.given for found in labels]),
+            self.width,
         )
 
     def _heads(self, unimodal: Any, n_rows: int) -> list[Tensor]:
         keys = [modality.key for modality in self.modalities]
         return [
-            as_logits(logits, n_rows, f"the logits of the head of {key!r}")
+            as_logits(logits, n_rows, f"the logits of the head of {key!r}", width=self.width)
             for key, logits in zip(
                 keys, in_order(unimodal, keys, "the unimodal logits"), strict=True
             )
@@ -131,19 +190,20 @@ class Reader:
             batch = self.move(given)
             data = batch if encode is None else encode(batch)
             labels = self._labels_if_any(batch)
-            if unimodal is not None and labels is not None and len(labels) > 0:
-                rows.add(self._heads(unimodal(data), len(labels)), labels)
+            if unimodal is not None and labels is not None and len(labels.ids) > 0:
+                wanted = labels.ids if self.width is None else labels.given
+                heads = self._heads(unimodal(data), len(labels.ids))
+                rows.add(heads, wanted, labels.ids >= 0)
             yield data
 
-    def _labels_if_any(self, batch: Any) -> Tensor | None:
+    def _labels_if_any(self, batch: Any) -> "Labels | None":
         if callable(self.label):
-            given = self.label(batch)
-        else:
-            try:
-                given = get_item(batch, self.label, "label")
-            except MidasAugError:  # they were not needed for a mean
-                return None
-        return as_labels(given, "the labels of the training rows").cpu()
+            return self._labels(batch, self.label(batch))
+        try:
+            given = get_item(batch, self.label, "label")
+        except MidasAugError:  # they were not needed for a mean
+            return None
+        return self._labels(batch, given)
 
     def means(
         self, training: Mapping[Any, Any] | Iterator[Any] | None, loader: Iterable[Any]
@@ -179,7 +239,8 @@ class Reader:
 
     def _diagnosed(self, loader: Iterable[Any]) -> Iterator[tuple[Any, Tensor | None]]:
         for given in self.watch(loader, "means"):
-            yield self.read(given)
+            batch, labels = self.read(given)
+            yield batch, labels.ids
 
 
 def _unlabelled(training: Iterator[Any]) -> Iterator[tuple[Any, Tensor | None]]:

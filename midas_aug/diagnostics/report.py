@@ -13,6 +13,7 @@ from midas_aug._arrays import NDArray
 from midas_aug.diagnostics import findings as finding_rules
 from midas_aug.diagnostics.advice import Advice, advise
 from midas_aug.diagnostics.bootstrap import Score, interval
+from midas_aug.diagnostics.class_pairs import ClassPair
 from midas_aug.diagnostics.findings import Finding
 from midas_aug.diagnostics.outputs import check_output, write_output
 from midas_aug.diagnostics.page import Drawing, Said, Table, page
@@ -23,7 +24,7 @@ from midas_aug.errors import MidasAugError
 __all__ = ["Comparison", "ModalityReport"]
 
 
-SHOWN = ("level", "removal", "partners")  # settings in the line above the table
+SHOWN = ("score", "level", "removal", "partners", "incomplete_rows")  # in the line above the table
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,8 @@ class ModalityReport:
             ``partners``, ``draws``, ``resamples``, ``seed``.
         hardness: Quantiles of the hard-sample weights by their level (``"0.5"``), empty where
             features are no vectors.
+        class_pairs: Pairs of classes whose misaligned rows the model gets wrong most often, the
+            worst first: at most ten, with 20 rows or more, without intervals.
         labels: ``(N,)`` the rows' labels, to tell whether two reports are over the same rows.
         replicates: ``(R,)`` bootstrap replicates of each score.
 
@@ -65,6 +68,7 @@ class ModalityReport:
     scores: Mapping[str, Score]
     settings: Mapping[str, Any]
     hardness: Mapping[str, float] = field(default_factory=dict)
+    class_pairs: tuple[ClassPair, ...] = ()
     labels: NDArray = field(repr=False, default_factory=lambda: np.zeros(0, dtype=np.int64))
     replicates: Mapping[str, NDArray] = field(repr=False, default_factory=dict)
 
@@ -86,6 +90,7 @@ class ModalityReport:
             "scores": {key: _plain(score) for key, score in self.scores.items()},
             "settings": dict(self.settings),
             "hardness": {key: _number(value) for key, value in self.hardness.items()},
+            "class_pairs": [pair.to_dict() for pair in self.class_pairs],
             "findings": [finding.to_dict() for finding in self.findings],
             "advice": [advice.to_dict() for advice in self.advice],
         }
@@ -102,8 +107,18 @@ class ModalityReport:
             self.describe(),
             [Said(self.name, self.advice, self.findings)],
             [Drawing(self.plot(), _caption([self]))],
-            [Table(header, lines) for header, lines in self._tables()],
+            [Table(header, lines) for header, lines in (*self._tables(), *self._pairs())],
         )
+
+    def _pairs(self) -> Iterator[tuple[list[str], list[list[str]]]]:
+        if self.class_pairs:
+            yield (
+                ["misaligned rows of classes, the worst pairs", "accuracy", "rows"],
+                [
+                    [f"{low} and {high}", f"{100 * accuracy:.1f}", str(n_rows)]
+                    for (low, high), accuracy, n_rows in self.class_pairs
+                ],
+            )
 
     def __str__(self) -> str:
         tables = [_text(header, lines) for header, lines in self._tables()]
@@ -150,21 +165,33 @@ class ModalityReport:
     def _how(self) -> str:
         return f"{self.describe()}\n(%, in brackets 95 % bootstrap intervals)"
 
+    def named(self, label: str) -> str:
+        """The label of a kind of score: accuracy is macro F1 or R² where labels are no classes."""
+        metric = self.settings.get("score")
+        if metric is None:
+            return label
+        return label.replace("accuracy", metric).replace("score", metric)
+
     def describe(self) -> str:
         """How the scores were made, in a line."""
-        parts = [f"{self.settings['n_rows']} rows", f"{self.settings['n_classes']} classes"]
+        parts = [f"{self.settings['n_rows']} rows"]
+        if "n_classes" in self.settings:
+            parts.append(f"{self.settings['n_classes']} classes")
         parts += [f"{key}: {self.settings[key]}" for key in SHOWN if key in self.settings]
         return ", ".join(parts)
 
     def _tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:
         overall = [
-            [label, _cell(self.scores[key], kind)]
+            [self.named(label), _cell(self.scores[key], kind)]
             for key, label, kind in _lines_of_the_model(self.modalities)
             if key in self.scores
         ]
         yield ["all modalities", self.name], overall
         each = [
-            [kind.label, *(_cell(self.scores.get(kind.key(m)), kind) for m in self.modalities)]
+            [
+                self.named(kind.label),
+                *(_cell(self.scores.get(kind.key(m)), kind) for m in self.modalities),
+            ]
             for kind in _shown(OF_A_MODALITY)
             if any(kind.key(m) in self.scores for m in self.modalities)
         ]
@@ -247,7 +274,7 @@ class Comparison:
         for key, label, kind in self._lines():
             cells = [_cell(report.scores.get(key), kind, bare=True) for report in self.reports]
             changes = [_cell(differences[r.name].get(key), kind, signed=True) for r in others]
-            lines.append([label, *cells, *changes])
+            lines.append([base.named(label), *cells, *changes])
         return header, lines
 
     def _lines(self) -> Iterator[tuple[str, str, Kind]]:
@@ -286,9 +313,11 @@ def _save(report: ModalityReport | Comparison, path: str | Path) -> None:
 
 def _caption(reports: Sequence[ModalityReport]) -> str:
     modalities = listed(reports[0].modalities)
+    metric = reports[0].named("accuracy")
+    names = listed([report.name for report in reports])
     return (
-        f"Accuracy of {listed([report.name for report in reports])}, and what each of {modalities} "
-        "brings to it. All numbers are in the tables below."
+        f"{metric[0].upper()}{metric[1:]} of {names}, and what each of {modalities} brings to it. "
+        "All numbers are in the tables below."
     )
 
 

@@ -41,6 +41,9 @@ class Kind(NamedTuple):
 # ---------------------------------------------------------------- of a report
 
 ACCURACY = Kind("accuracy", "accuracy")
+SCORE = Kind("score", "score")  # of labels that are no classes
+LATE_SCORE = Kind("late_score", "late fusion of the heads")
+CROSS_ENTROPY = Kind("cross_entropy", "cross-entropy", "number")
 MISALIGNED_ACCURACY = Kind("misaligned_accuracy", "misaligned accuracy")
 MISALIGNED_ACCURACY_ALL = Kind(
     "misaligned_accuracy_all", "misaligned accuracy, same-label pairs counted as wrong"
@@ -60,11 +63,14 @@ SHARE_ENTROPY = Kind("share_entropy", "share entropy (100: all shares 1/M)")
 SHARE_COLLAPSED = Kind("share_collapsed", "shares within 0.05 of 1/M")
 OF_THE_MODEL = (
     ACCURACY,
+    SCORE,
+    CROSS_ENTROPY,
     MISALIGNED_ACCURACY,
     MISALIGNED_ACCURACY_ALL,
     MAJORITY,
     ECE,
     LATE_FUSION,
+    LATE_SCORE,
     LATE_FUSION_GAIN,
     FITTED_FUSION,
     FITTED_FUSION_GAIN,
@@ -83,6 +89,7 @@ ALONE_SIGNAL = Kind(
     "alone_signal", "all others removed minus most frequent class (points)", "points", False
 )
 HEAD_ACCURACY = Kind("head_accuracy", "accuracy of its own head")
+HEAD_SCORE = Kind("head_score", "score of its own head")
 SIGNAL = Kind("signal", "own head minus most frequent class (points)", "points", False)
 HEADROOM = Kind("headroom", "own head minus all others removed (points)", "points")
 HEAD_GAIN = Kind("head_gain", "own head minus the model (points)", "points")
@@ -109,6 +116,7 @@ OF_A_MODALITY = (
     ALONE,
     ALONE_SIGNAL,
     HEAD_ACCURACY,
+    HEAD_SCORE,
     SIGNAL,
     HEADROOM,
     HEAD_GAIN,

@@ -69,7 +69,7 @@ def skill_score(logits: ArrayT, labels: Array, class_counts: Array | None = None
     return like(skill_from_sums(sums, seen.sum(), chance), logits)
 
 
-def shares_by_source(confidence: ArrayT, source: Array) -> ArrayT:
+def shares_by_source(confidence: ArrayT, source: Array, *, present: Array | None = None) -> ArrayT:
     r"""Share of each modality in a label, where the modalities of one source have one vote.
 
     The modalities that come from one row of the batch together get the mean of their confidences,
@@ -79,6 +79,8 @@ def shares_by_source(confidence: ArrayT, source: Array) -> ArrayT:
     Args:
         confidence: ``(N, M)`` non-negative.
         source: ``(S, M)`` integers, the batch row of each modality.
+        present: ``(N, M)`` bool: which modalities a row has; None: all. A modality that its source
+            lacks has no part in the vote, and a share of 0.
 
     Returns:
         ``(S, M)``, each row sums to 1. Where all confidences of a row are 0, each source gets
@@ -99,16 +101,22 @@ def shares_by_source(confidence: ArrayT, source: Array) -> ArrayT:
     check_shape(rows, (None, scores.shape[1]), "source", "one column a modality, as in confidence")
     check_rows(rows, len(scores), "source")
     together = (rows[:, :, None] == rows[:, None, :]).to(scores.dtype)
-    size = together.sum(dim=2)
+    has: Tensor | float = 1.0
+    if present is not None:
+        given = as_tensor(present, "present").gather(0, rows)
+        has = (given | ~given.any(dim=1, keepdim=True)).to(scores.dtype)
+        together = together * has[:, None, :]
+    size = together.sum(dim=2).clamp(min=1)
     # An infinite one counts as the largest number, as in `label_shares`.
     chosen = scores.clamp(max=torch.finfo(scores.dtype).max).gather(0, rows)
     largest = chosen.amax(dim=1, keepdim=True)
     chosen = chosen / torch.where(largest > 0, largest, 1.0)  # no sum overflows
     vote = (together * chosen[:, None, :]).sum(dim=2) / size
-    total = (vote / size).sum(dim=1, keepdim=True)  # each source once
-    sources = (1 / size).sum(dim=1, keepdim=True)
+    total = (has * vote / size).sum(dim=1, keepdim=True)  # each source once
+    sources = (has / size).sum(dim=1, keepdim=True)
     # Not `total > 0`: the NaN of a diverged classifier must not pass for an even share.
-    return like(torch.where(total == 0, 1 / sources, vote / total) / size, confidence)
+    found = torch.where(total == 0, 1 / sources, vote / total) / size
+    return like(has * found, confidence)
 
 
 def class_nll_sums(logits: Array, classes: Tensor, name: str) -> Tensor:

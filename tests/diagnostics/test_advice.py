@@ -153,7 +153,7 @@ def test_the_numbers_that_led_to_it_are_in_the_text_with_their_intervals():
 
 
 def test_what_the_advice_names_is_there():
-    from midas_aug import functional as names
+    from midas_aug import functional
 
     text = " ".join(
         one.text
@@ -168,4 +168,4 @@ def test_what_the_advice_names_is_there():
         assert f"recipes.{recipe}" in text
         assert hasattr(recipes, recipe)
     assert "fit_fusion_weights" in text
-    assert hasattr(names, "fit_fusion_weights")
+    assert hasattr(functional, "fit_fusion_weights")

@@ -387,7 +387,7 @@ def test_reports_are_written_in_the_format_of_the_ending(tmp_path, capsys):
     ("name", "words"),
     [
         ("none/r.md", "folder that is there"),
-        (".", "ends in one of .txt, .md, .json"),
+        (".", "ends in one of .txt, .md, .html, .json"),
         ("r", "ends in one of"),
         ("r.docx", "ends in one of"),
         ("folder.md", "got the folder"),

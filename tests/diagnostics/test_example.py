@@ -21,10 +21,14 @@ def test_the_example_compares_three_methods_and_draws(views, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("joint", "plain swap", "MIDAS"):
         assert f"\n{name}:\n- " in done.stdout
+    assert done.stdout.count("\n1. ") == 3  # what to do, of each model
+    assert "What to do: MIDAS" in (tmp_path / "report.html").read_text("utf-8")
     content = json.loads((tmp_path / "report.json").read_text())
     assert [report["name"] for report in content["reports"]] == ["joint", "plain swap", "MIDAS"]
     joint, swap, _ = (report["scores"] for report in content["reports"])
     assert swap["misaligned_accuracy"]["value"] > joint["misaligned_accuracy"]["value"]
+    midas = content["reports"][2]["scores"]
+    assert "learned_at.fou" in midas
     for view in views:  # the heads beside joint training have learned
         assert joint[f"head_accuracy.{view}"]["low"] > 0.15
     assert "| accuracy |" in (tmp_path / "report.md").read_text()

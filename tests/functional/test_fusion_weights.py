@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch.nn import functional as F
@@ -27,7 +27,6 @@ def drawn(seed, n_rows, n_modalities, num_classes, scale=1.0):
     return parts, labels
 
 
-@settings(deadline=None)
 @given(
     strategies.seeds(),
     st.integers(0, 12),

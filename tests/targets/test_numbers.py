@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midas_aug import MidasLoss, RatioWeakModalityWeight, SwapPlan
+from midas_aug import MidasLoss, MisalignAugment, RatioWeakModalityWeight, SwapPlan
+from midas_aug.targets import ClassIndex, Distribution
 from tests.helpers import target_reference as slow
 from tests.helpers.strategies import as_numpy, plans
 from tests.helpers.target_cases import KINDS, cases
@@ -180,3 +181,20 @@ def test_the_public_codes_rule_takes_every_kind_of_label(data):
     loss = criterion(scores, out, case.given(case.unimodal))
     assert torch.isfinite(loss)
     assert torch.isfinite(criterion.weak_modality.alpha).all()
+
+
+@pytest.mark.parametrize("of", [ClassIndex, Distribution])
+def test_credit_sees_no_class_weights_and_no_smoothing(of):
+    """The model credits a with 0.2 where its share is 0.3; by weighed losses it would be 0.5."""
+    target = of(2, class_weight=[0.01, 100.0], label_smoothing=0.1)
+    labels = torch.tensor([0, 1]) if of is ClassIndex else torch.eye(2)
+    batch = {"a": torch.rand(2, 3), "b": torch.rand(2, 3)}
+    drawn = MisalignAugment(("a", "b"), target=target).draw(batch, labels)
+    out = drawn.label(confidence=torch.tensor([[0.3, 0.7]]).expand(2, 2))
+    label_of_a = out.source[:, 0]
+    probabilities = torch.full((6, 2), 0.8)
+    probabilities[torch.arange(6), label_of_a] = 0.2
+    criterion = MidasLoss(2)
+    criterion.weak_modality.alpha.copy_(torch.tensor([2.0, 1.0]))
+    criterion(probabilities.log(), out)
+    assert criterion.weak_modality.alpha.tolist() == pytest.approx([2.05, 1.0])

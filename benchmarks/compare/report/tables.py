@@ -191,7 +191,10 @@ def chosen(task: TaskRuns) -> str:
 def conditions(runs: Runs) -> str:
     """Versions and seeds, as the runs recorded them."""
     records = [
-        r for task in runs.values() for row in task.rows.values() for r in row.records.values()
+        record
+        for task in runs.values()
+        for row in task.rows.values()
+        for record in row.records.values()
     ]
     used: dict[str, set[str]] = {}
     for record in records:

@@ -41,12 +41,14 @@ PANELS = (
     Panel(scores.WITHOUT, "Accuracy without it, %", True),
     Panel(scores.ALONE, "Accuracy with all others removed, %", True),
     Panel(scores.HEAD_ACCURACY, "Accuracy of its own head, %", True),
+    Panel(scores.HEAD_SCORE, "Accuracy of its own head, %", True),
     Panel(scores.CONFIDENCE, "Probability of its label, misaligned, %"),
     Panel(scores.HEAD_SKILL, "Skill of its own head, %"),
     Panel(scores.SHAPLEY, "Shapley value of the accuracy, points"),
 )
 OVERALL = {scores.ACCURACY.key(): "aligned", scores.MISALIGNED_ACCURACY.key(): "misaligned"}
 OF_HEADS = {
+    scores.LATE_SCORE.key(): "late fusion of the heads",
     scores.LATE_FUSION.key(): "late fusion of the heads",
     scores.FITTED_FUSION.key(): "late fusion, fitted weights",
 }
@@ -81,7 +83,10 @@ def draw_report(reports: Any, path: str | Path | None = None) -> "Figure":
     columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
     grid_rows = -(-len(panels) // columns)
     known = {key for report in contents for key in report["scores"]}
-    overall = OVERALL | {key: name for key, name in OF_HEADS.items() if key in known}
+    name = str(contents[0].get("settings", {}).get("score", "accuracy"))  # or macro F1, or R²
+    metric = name[0].upper() + name[1:]
+    overall = {scores.SCORE.key(): "intact rows"} if scores.SCORE.key() in known else dict(OVERALL)
+    overall |= {key: name for key, name in OF_HEADS.items() if key in known}
     bar = 0.2 if len(contents) > 1 else 0.3
     heights = [_group_height(len(overall), len(contents), bar)]
     heights += [_group_height(len(modalities), len(contents), bar)] * grid_rows
@@ -89,7 +94,7 @@ def draw_report(reports: Any, path: str | Path | None = None) -> "Figure":
     grid = figure.add_gridspec(1 + grid_rows, columns, height_ratios=heights)
     axes = figure.add_subplot(grid[0, :])
     limit = _common_limit(contents, modalities)
-    _bars(axes, contents, styles, overall, "Accuracy, %", limit, room=0.06)  # a wide panel
+    _bars(axes, contents, styles, overall, f"{metric}, %", limit, room=0.06)  # a wide panel
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         axes = figure.add_subplot(grid[1 + row, column])
@@ -97,7 +102,7 @@ def draw_report(reports: Any, path: str | Path | None = None) -> "Figure":
         end = limit if panel.kind.unit == "percent" else None
         if panel.kind is scores.HEAD_SKILL:
             end = 100
-        _bars(axes, contents, styles, named, panel.title, end)
+        _bars(axes, contents, styles, named, panel.title.replace("Accuracy", metric), end)
         if column:
             axes.tick_params(axis="y", labelleft=False)
         if panel.kind is scores.WITHOUT:
@@ -108,7 +113,7 @@ def draw_report(reports: Any, path: str | Path | None = None) -> "Figure":
             axes.axvline(100 * majority, color=BLACK, linewidth=1, linestyle=":")
     notes = ["Lines across: 95 % intervals."] if _has_intervals(contents) else []
     if panels and panels[0].kind is scores.WITHOUT:
-        notes.append("Upright: accuracy with every modality.")
+        notes.append(f"Upright: {name} with every modality.")
     if majority is not None and any(panel.is_accuracy for panel in panels):
         notes.append("Dotted: always the most frequent class.")
     if any(scores.TRAINING_SKILL.key(m) in known for m in modalities):
@@ -209,7 +214,12 @@ def _common_limit(reports: Sequence[Mapping[str, Any]], modalities: Sequence[str
     """The end of the axis of all percentages, so that panels compare."""
     kinds = [panel.kind for panel in PANELS if panel.kind.unit == "percent"]
     kinds.remove(scores.HEAD_SKILL)
-    keys = [*OVERALL, *OF_HEADS, *(kind.key(m) for kind in kinds for m in modalities)]
+    keys = [
+        scores.SCORE.key(),
+        *OVERALL,
+        *OF_HEADS,
+        *(kind.key(m) for kind in kinds for m in modalities),
+    ]
     parts = [part for report in reports for key in keys for part in _percent(report, key)]
     highest = max((part for part in parts if part is not None), default=100)
     return float(min(100, max(10, 10 * np.ceil(highest / 10))))
@@ -220,6 +230,8 @@ def _mark_accuracy(axes: "Axes", reports: Sequence[Mapping[str, Any]], groups: i
     height = 0.8 / len(reports)
     for number, report in enumerate(reports):
         value, _, _ = _percent(report, scores.ACCURACY.key())
+        if value is None:
+            value, _, _ = _percent(report, scores.SCORE.key())
         if value is None:
             continue
         tops = np.arange(groups) - 0.4 + number * height

@@ -1,5 +1,6 @@
 """Input augmentation: what it does to a row, and that a seed decides it."""
 
+import kanji
 import pytest
 import torch
 
@@ -112,3 +113,10 @@ def test_no_augmentation_passes_the_batch_on():
     nothing = BatchAugment(None, seed=0)
     nothing.start_epoch(0)
     assert nothing(batch)["other"] is batch["other"]
+
+
+def test_the_demo_crops_as_the_comparison_does():
+    pictures = torch.rand(7, 1, 32, 32)
+    torch.testing.assert_close(
+        kanji.crop(pictures, generator()), RandomCrop(kanji.SMALLEST_CROP)(pictures, generator())
+    )
