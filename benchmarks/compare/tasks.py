@@ -49,7 +49,9 @@ CROP = RandomCrop(smallest=0.35, flip=True)
 SHIFT = ShiftAndMask(shift=0.1, mask=0.2)
 
 
-def _kanji(*texts: str, like: str | None = "kanji", **augment: InputAugment) -> Task:
+def _kanji(
+    *texts: str, like: str | None = "kanji", group: str = "competition", **augment: InputAugment
+) -> Task:
     return Task(
         "kanji",
         ("image", *texts),
@@ -58,7 +60,7 @@ def _kanji(*texts: str, like: str | None = "kanji", **augment: InputAugment) -> 
         tuned_as=like,
         augment=augment,
         rows=4000,
-        group="competition",
+        group=group,
     )
 
 
@@ -93,7 +95,9 @@ TASKS = {
     "kanji": _kanji("meanings", like=None, image=KANJI_CROP),
     "kanji3": _kanji("meanings", "readings", image=KANJI_CROP),
     "kanji-words": _kanji("meanings", image=KANJI_CROP, meanings=WordDropout(0.5)),
-    "kanji3-words": _kanji("meanings", "readings", image=KANJI_CROP, meanings=WordDropout(0.5)),
+    "kanji3-words": _kanji(
+        "meanings", "readings", group="candidate", image=KANJI_CROP, meanings=WordDropout(0.5)
+    ),
     "kanji-still": _kanji("meanings"),
     "emoji-3": Task(
         "emoji-3",
