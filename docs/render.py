@@ -1,6 +1,7 @@
 """Write the computed parts of README.md and the docs between their markers.
 
-    python docs/render.py            # after demo.py --freeze, or after a change of an example
+    python docs/render.py            # after demo.py --freeze or a freeze of runs, or after a change
+                                     # of an example
     python docs/render.py --check    # says which page is out of date, and changes nothing
 
 A part lies between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
@@ -15,8 +16,10 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 import demo_report  # noqa: E402
+
+from docs import cards  # noqa: E402
 
 EXAMPLES = ROOT / "examples"
 TRAINERS = sorted(script.stem for script in EXAMPLES.glob("with_*.py"))
@@ -71,6 +74,8 @@ def renamed() -> str:
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"demo": demo_table},
     "docs/cite.md": {"bibtex": partial(between, "README.md", "```bibtex", "```")},
+    "docs/methods.md": {f"card {name}": partial(cards.measured, name) for name in cards.CARDS},
+    "docs/protocols.md": {"published": cards.published},
     "docs/trainers.md": {f"difference {name}": partial(difference, name) for name in TRAINERS},
     "docs/upgrading.md": {"renamed": renamed},
 }

@@ -71,7 +71,15 @@ def test_a_broken_block_would_be_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/cite.md", "docs/trainers.md", "docs/upgrading.md"]
+    "page",
+    [
+        "README.md",
+        "docs/cite.md",
+        "docs/methods.md",
+        "docs/protocols.md",
+        "docs/trainers.md",
+        "docs/upgrading.md",
+    ],
 )
 def test_the_computed_parts_of_this_page_are_up_to_date(page, renderer):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -43,10 +43,11 @@ INVENTORY = {
     "midas_aug.confidence": """CalibratedConfidence ConfidenceProvider FrozenConfidence
         HeadConfidence LogitConfidence LogitProvider PrototypeConfidence SkillConfidence
         TableConfidence UniformConfidence""",
-    "midas_aug.diagnostics": """Advice Comparison DiscrepancyRatio Finding MisalignedAccuracy
-        MisalignedConfidence ModalityReport Score ShareCollapse ShareEntropy TrainingLog accuracy
+    "midas_aug.diagnostics": """Advice Comparison DiscrepancyRatio Finding LinearProbes
+        MisalignedAccuracy MisalignedConfidence ModalityReport Score ShareCollapse ShareEntropy
+        TrainingLog accuracy
         accuracy_shapley advise all_subsets collapsed_share_fraction cross_fitted_fusion diagnose
-        discrepancy_ratio late_fusion learning_speed
+        discrepancy_ratio late_fusion learning_speed linear_probes
         draw_curves draw_hardness draw_report draw_shares expected_calibration_error
         hardness_quantiles misaligned_accuracy misaligned_confidence
         permutation_importance remove_modality report_from_logits sample_shapley shapley

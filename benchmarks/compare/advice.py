@@ -2,6 +2,7 @@
 
     python -m benchmarks.compare.advice measure kanji:3000 brca:0    # train joint models, TASK:SEED
     python -m benchmarks.compare.advice table                        # from what is kept
+    python -m benchmarks.compare.advice page kanji3:3000             # write a report as HTML
 
 A jointly trained model is diagnosed on its *validation* rows, with logistic regressions on its
 features as heads; what the advice leads to is scored on the *test* rows. Fitted weights, late
@@ -31,6 +32,7 @@ from benchmarks.compare.tasks import TASKS, load_split
 from benchmarks.compare.train import encode, fit
 from benchmarks.methods.entries import ENTRIES, LEARNING_RATE
 from midas_aug.diagnostics import (
+    ModalityReport,
     Score,
     advice,
     advise,
@@ -59,8 +61,31 @@ class Encoded(NamedTuple):
 # ---------------------------------------------------------------- measuring
 
 
-def measure(task_name: str, seed: int) -> Diagnosed:
-    """Train joint as the comparison does, diagnose the validation rows, score the test rows."""
+class Trained(NamedTuple):
+    """A jointly trained model as the comparison trains it: its features, fusion and probes."""
+
+    parts: Mapping[str, Encoded]
+    predict: Any
+    probes: Any
+
+    def diagnosed(self, part: str, name: str = "joint training") -> ModalityReport:
+        """Diagnose a part of the rows."""
+        modalities = tuple(self.parts[part].features)
+        loaders = {
+            name: [{**rows.features, "label": rows.labels}] for name, rows in self.parts.items()
+        }
+        return diagnose(
+            (lambda batch: {m: batch[m] for m in modalities}, self.predict),
+            loaders[part],
+            modalities,
+            unimodal=self.probes,
+            training=loaders["training"],
+            name=name,
+        )
+
+
+def trained(task_name: str, seed: int) -> Trained:
+    """Train joint as the comparison does, with the learning rate that tuning chose."""
     task = TASKS[task_name]
     kept = _runs()[task_name, "joint", seed]
     split = load_split(task.dataset, task.modalities, seed, task.rows)
@@ -79,25 +104,15 @@ def measure(task_name: str, seed: int) -> Diagnosed:
         name: Encoded(encode(fitted.model, rows), rows.labels)
         for name, rows in zip(("training", "validation", "test"), split, strict=True)
     }
-    return look(
-        task_name, seed, parts, method.predict, Probes(parts["training"].features, split[0])
-    )
+    return Trained(parts, method.predict, Probes(parts["training"].features, split[0]))
 
 
 @torch.no_grad()
-def look(
-    task_name: str, seed: int, parts: Mapping[str, Encoded], predict: Any, probes: Any
-) -> Diagnosed:
-    """The record of a trained model: its diagnosis, and what can be read off it."""
+def look(task_name: str, seed: int, model: Trained) -> Diagnosed:
+    """The record of a model: its diagnosis on validation rows, and what can be read off it."""
+    parts, predict, probes = model
     modalities = tuple(parts["test"].features)
-    loaders = {name: [{**part.features, "label": part.labels}] for name, part in parts.items()}
-    report = diagnose(
-        (lambda batch: {m: batch[m] for m in modalities}, predict),
-        loaders["validation"],
-        modalities,
-        unimodal=probes,
-        training=loaders["training"],
-    )
+    report = model.diagnosed("validation")
     heads = {
         name: torch.stack([probes(part.features)[m] for m in modalities])
         for name, part in parts.items()
@@ -269,12 +284,17 @@ def main(words: Sequence[str]) -> Iterator[str]:
         case ["measure", *wanted] if wanted:
             for one in wanted:
                 task, _, seed = one.partition(":")
-                keep([measure(task, int(seed))])
+                keep([look(task, int(seed), trained(task, int(seed)))])
                 yield f"{one}\n"
+        case ["page", one]:
+            task, _, seed = one.partition(":")
+            report = trained(task, int(seed)).diagnosed("test", f"joint training on {task}")
+            report.save(KEPT.parent / f"{task}.html")
+            yield str(report)
         case ["table"]:
             yield written(load(), _runs())
         case _:
-            raise DataError("expected `measure TASK:SEED …` or `table`")
+            raise DataError("expected `measure TASK:SEED …`, `page TASK:SEED` or `table`")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """See the imbalance: how a multimodal classifier uses its modalities.
 
 `diagnose` is the one call: it swaps, permutes and removes modalities and returns a
-`ModalityReport` with scores, 95 % intervals and findings in plain language. The measures behind it
+`ModalityReport` with scores, 95 % intervals, findings and advice in plain language. The measures behind it
 are pure functions of tensors; `TrainingLog` collects curves during training. The accumulating
 metrics need ``torchmetrics``, the figures ``matplotlib``; both are in the extra ``diagnostics``.
 Not imported by ``import midas_aug``.
@@ -26,6 +26,7 @@ from midas_aug.diagnostics.measures import (
     permutation_importance,
     share_entropy,
 )
+from midas_aug.diagnostics.probes import LinearProbes, linear_probes
 from midas_aug.diagnostics.removal import remove_modality
 from midas_aug.diagnostics.report import Comparison, ModalityReport
 from midas_aug.diagnostics.saved import report_from_logits
@@ -47,6 +48,7 @@ __all__ = [
     "Comparison",
     "DiscrepancyRatio",
     "Finding",
+    "LinearProbes",
     "MisalignedAccuracy",
     "MisalignedConfidence",
     "ModalityReport",
@@ -70,6 +72,7 @@ __all__ = [
     "hardness_quantiles",
     "late_fusion",
     "learning_speed",
+    "linear_probes",
     "misaligned_accuracy",
     "misaligned_confidence",
     "permutation_importance",

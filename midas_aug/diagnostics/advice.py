@@ -227,9 +227,9 @@ def _ask_heads(scores: Scores, modalities: Sequence[str]) -> Advice:
     return Advice(
         "ask_heads",
         None,
-        "Diagnose again with a classifier of each modality (unimodal=, or head_<modality> in a "
-        "file): without them nobody can tell a modality that is ignored from one that has no "
-        "signal.",
+        "Diagnose again with a classifier of each modality (unimodal=, for which linear_probes "
+        "fits some; head_<modality> in a file): without them nobody can tell a modality that is "
+        "ignored from one that has no signal.",
         tuple(key for key in keys if key in scores),
     )
 

@@ -1,12 +1,10 @@
 """One call that shows how a model uses its modalities."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
 
 from midas_aug.diagnostics.blocks import as_modalities
 from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
@@ -14,7 +12,7 @@ from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.interventions import observe
 from midas_aug.diagnostics.learning import learning_speed, read_log
 from midas_aug.diagnostics.outcomes import Outcomes, join
-from midas_aug.diagnostics.reading import Predict, Reader, progress_bar
+from midas_aug.diagnostics.reading import Predict, Reader, evaluating, progress_bar
 from midas_aug.diagnostics.removal import Removal, check_removal
 from midas_aug.diagnostics.report import ModalityReport
 from midas_aug.diagnostics.scores import LEARNED_AT
@@ -135,7 +133,7 @@ def diagnose(
         generator=torch.Generator().manual_seed(seed),
         head_rows=head_rows,
     )
-    with torch.no_grad(), _evaluating(functions), progress_bar(progress) as watch:
+    with torch.no_grad(), evaluating(functions), progress_bar(progress) as watch:
         reader, means = Reader(named, label, device, watch, target, present), None
         data: Mapping[Any, Any] | Iterator[Any] | None = None
         if isinstance(training, Mapping):
@@ -232,18 +230,3 @@ def _removal_text(removal: str, training: Any) -> str:
     if removal == "mean":
         return f"mean of the {'diagnosed' if training is None else 'training'} rows"
     return {"zero": "zeros", "permute": "other rows' values"}[removal]
-
-
-@contextmanager
-def _evaluating(functions: Sequence[Any]) -> Iterator[None]:
-    """Eval mode for modules, and for the modules whose methods ``functions`` are."""
-    owners = [f if isinstance(f, nn.Module) else getattr(f, "__self__", None) for f in functions]
-    modules = {m for owner in owners if isinstance(owner, nn.Module) for m in owner.modules()}
-    before = [(module, module.training) for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training

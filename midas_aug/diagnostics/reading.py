@@ -1,14 +1,14 @@
 """Reading loaders: batches, the means of their rows, and a bar that shows how far it is."""
 
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from midas_aug._arrays import as_labels, as_tensor
 from midas_aug._present import as_present
@@ -28,7 +28,7 @@ from midas_aug.diagnostics.removal import mean_of
 from midas_aug.errors import MidasAugError
 from midas_aug.targets import ClassIndex, Distribution, Target
 
-__all__ = ["Reader", "progress_bar"]
+__all__ = ["Reader", "evaluating", "progress_bar"]
 
 Predict: TypeAlias = Callable[[Any], Any]
 
@@ -313,3 +313,21 @@ def progress_bar(show: bool | None) -> Iterator[Callable[[Iterable[Any], str], I
             return watched
 
         yield watch
+
+
+# ---------------------------------------------------------------- modes
+
+
+@contextmanager
+def evaluating(functions: Sequence[Any]) -> Iterator[None]:
+    """Eval mode for modules, and for the modules whose methods ``functions`` are."""
+    owners = [f if isinstance(f, nn.Module) else getattr(f, "__self__", None) for f in functions]
+    modules = {m for owner in owners if isinstance(owner, nn.Module) for m in owner.modules()}
+    before = [(module, module.training) for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

@@ -9,6 +9,7 @@ from benchmarks.common.errors import DataError
 from benchmarks.compare import advice
 from benchmarks.compare.advice import (
     Encoded,
+    Trained,
     actions,
     followed,
     gain_of,
@@ -107,7 +108,7 @@ def test_a_trained_model_becomes_a_record():
     parts = {
         name: Encoded(built.model.encode(part), part["label"]) for name, part in halves.items()
     }
-    found = look("planted", 0, parts, built.model.fuse, built.unimodal)
+    found = look("planted", 0, Trained(parts, built.model.fuse, built.unimodal))
     assert found["modalities"] == ["audio", "video"]
     assert ("augment", "video") in actions(found)
     assert found["test"]["joint"] == pytest.approx(found["scores"]["accuracy"][0], abs=1e-4)
