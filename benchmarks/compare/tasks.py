@@ -49,9 +49,7 @@ CROP = RandomCrop(smallest=0.35, flip=True)
 SHIFT = ShiftAndMask(shift=0.1, mask=0.2)
 
 
-def _kanji(
-    *texts: str, like: str | None = "kanji", group: str = "competition", **augment: InputAugment
-) -> Task:
+def _kanji(*texts: str, like: str | None = "kanji", **augment: InputAugment) -> Task:
     return Task(
         "kanji",
         ("image", *texts),
@@ -60,7 +58,7 @@ def _kanji(
         tuned_as=like,
         augment=augment,
         rows=4000,
-        group=group,
+        group="competition",
     )
 
 
@@ -95,9 +93,7 @@ TASKS = {
     "kanji": _kanji("meanings", like=None, image=KANJI_CROP),
     "kanji3": _kanji("meanings", "readings", image=KANJI_CROP),
     "kanji-words": _kanji("meanings", image=KANJI_CROP, meanings=WordDropout(0.5)),
-    "kanji3-words": _kanji(
-        "meanings", "readings", group="candidate", image=KANJI_CROP, meanings=WordDropout(0.5)
-    ),
+    "kanji3-words": _kanji("meanings", "readings", image=KANJI_CROP, meanings=WordDropout(0.5)),
     "kanji-still": _kanji("meanings"),
     "emoji-3": Task(
         "emoji-3",
