@@ -6,7 +6,7 @@ See its protocol, benchmarks/results/labels/PROTOCOL.md.
 from collections.abc import Mapping
 
 from benchmarks.common.markdown import table
-from benchmarks.compare.report.competition import Pairs, family, family_table
+from benchmarks.compare.report.competition import Compared, Pairs, family, family_table
 from benchmarks.compare.report.runs import TaskRuns
 from benchmarks.compare.report.statistics import holm
 from benchmarks.compare.report.tables import LEGEND, chosen, conditions, marked_mean, mean_std
@@ -41,6 +41,9 @@ def page(runs: Runs, reading: str = "") -> str:
         f"is a difference for Holm's correction over all {len(compared)} comparisons too, of which "
         f"{sum(kept)} are. In brackets the seeds won.",
         family_table(runs, compared, kept, "points"),
+        f"On how many of the {len(runs)} tasks, by the raw interval, by Holm's correction, and by "
+        "the mean alone:",
+        counts(runs, compared, kept),
     ]
     for task in runs.values():
         parts += [f"## {task.name}", scores(task), chosen(task)]
@@ -54,6 +57,33 @@ def summary(runs: Runs) -> str:
         for key, row in next(iter(runs.values())).rows.items()
     ]
     return table(["method", *runs], rows)
+
+
+def counts(runs: Runs, compared: list[Compared], kept: list[bool]) -> str:
+    """On how many tasks the first of a pair is better, tied or worse."""
+    rows = []
+    titles = next(iter(runs.values())).rows
+    for ours, theirs in PAIRS:
+        signs = [
+            (one.difference.verdict, star, one.difference.mean > 0)
+            for one, star in zip(compared, kept, strict=True)
+            if (one.ours, one.theirs) == (ours, theirs)
+        ]
+        verdicts = [verdict for verdict, _, _ in signs]
+        corrected = [verdict if star else 0 for verdict, star, _ in signs]
+        higher = sum(up for _, _, up in signs)
+        rows.append(
+            [
+                f"{titles[ours].title} against {titles[theirs].title}",
+                *(
+                    " / ".join(str(found.count(sign)) for sign in (1, 0, -1))
+                    for found in (verdicts, corrected)
+                ),
+                f"{higher} / {len(signs) - higher}",
+            ]
+        )
+    header = ["better / tied / worse", "raw", "corrected", "mean higher / lower"]
+    return table(header, rows)
 
 
 def scores(task: TaskRuns) -> str:

@@ -294,6 +294,8 @@ def test_the_page_has_a_column_a_task_and_marks_what_differs(finished):
     assert summary.split(" | ")[1 + LABELS.index("openmoji-tags")] == "70.1▲△"
     assert f"over all {len(PAIRS) * len(LABELS)} comparisons" in page
     assert "+20.0 ± 0.0 ▲★ (10/10)" in page
+    assert "| MIDAS against joint | 1 / 10 / 0 | 1 / 10 / 0 | 1 / 10 |" in page
+    assert "| skill against MIDAS | 0 / 10 / 1 | 0 / 10 / 1 | 0 / 11 |" in page
     assert "| method | mean average precision | seeds |" in page
     assert "| method | accuracy | accuracy, whole | accuracy, incomplete | seeds |" in page
     assert "nan" not in page

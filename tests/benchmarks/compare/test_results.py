@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.common.records import RESULTS
 from benchmarks.compare import kept, suite
-from benchmarks.compare.report import tables
+from benchmarks.compare.report import labels, tables
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.tasks import TASKS
 from benchmarks.methods.entries import COMPETITION_ENTRIES, ENTRIES, SKILL_ENTRIES
@@ -15,7 +15,7 @@ from benchmarks.methods.entries import COMPETITION_ENTRIES, ENTRIES, SKILL_ENTRI
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
 # Another name of that folder: runs of this machine, not frozen yet, are not looked at.
 ROOT = Path(RESULTS, "..", RESULTS.name)
-PUBLISHED = ("full", "skill", "competition")
+PUBLISHED = ("full", "skill", "competition", "labels")
 
 
 @cache
@@ -61,7 +61,9 @@ def test_the_page_is_what_the_runs_say(name):
     folder = ROOT / name
     page = (folder / "README.md").read_text(encoding="utf-8")
     reading = (folder / "reading.md").read_text(encoding="utf-8")
-    assert page == tables.page(name, load(name), reading)
+    runs = load(name)
+    written = labels.page(runs, reading) if name == "labels" else tables.page(name, runs, reading)
+    assert page == written
 
 
 def test_the_skill_suite_tells_the_splits_and_weights_of_its_protocol():
@@ -80,6 +82,14 @@ def test_the_tables_of_the_comparison_are_rows_of_that_page():
     page = set((folder / "README.md").read_text(encoding="utf-8").splitlines())
     section = COMPARISON.read_text(encoding="utf-8").split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) > 10
+    assert [row for row in rows if row not in page and "---" not in row] == []
+
+
+def test_the_tables_of_the_page_about_labels_are_those_of_its_results():
+    page = (ROOT / "labels" / "README.md").read_text(encoding="utf-8").splitlines()
+    text = (COMPARISON.parent / "labels.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) > 10
     assert [row for row in rows if row not in page and "---" not in row] == []
 
