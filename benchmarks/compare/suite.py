@@ -23,6 +23,7 @@ from benchmarks.compare.kept import (
 from benchmarks.compare.tasks import COMPARE, COMPETITION, LABELS, REAL, TASKS, load_split
 from benchmarks.compare.train import Outcome, train_readings
 from benchmarks.methods.entries import (
+    COMPETITION_BESIDE,
     COMPETITION_ENTRIES,
     ENTRIES,
     LABEL_ENTRIES,
@@ -36,6 +37,8 @@ from benchmarks.methods.entries import (
 from benchmarks.methods.reading import Reading
 
 SINGLE = RESULTS.parents[1] / "runs" / "compare"  # ignored by git
+
+BESIDE_SEEDS = 3
 
 Phase = Literal["tune", "test"]
 Frozen: TypeAlias = tuple[tuple[str, Value], ...]  # a configuration, hashable
@@ -53,6 +56,7 @@ class Suite:
         first_seed: See ``seeds``.
         entries: The rows; None for those of `ENTRIES`.
         borrowed: Rows whose tuning is that of the full suite.
+        beside: Rows on `BESIDE_SEEDS` seeds only, about which no claim is made.
     """
 
     tasks: tuple[str, ...]
@@ -62,10 +66,13 @@ class Suite:
     first_seed: int = 0
     entries: Mapping[str, Entry] | None = None
     borrowed: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     def seeds_of(self, entry: str) -> range:
         """The splits that an entry is tested on."""
         count = self.headline_seeds if entry in HEADLINE else self.seeds
+        if entry in self.beside:
+            count = BESIDE_SEEDS
         return range(self.first_seed, self.first_seed + count)
 
 
@@ -88,6 +95,7 @@ SUITES = {
         tuning_seeds=(1000,),
         first_seed=3000,
         entries=COMPETITION_ENTRIES,
+        beside=tuple(COMPETITION_BESIDE),
     ),
     "labels": Suite(
         LABELS,
@@ -115,6 +123,12 @@ def entries_of(folder: Path) -> Mapping[str, Entry]:
     """The rows of the suite that is kept in a folder."""
     suite = SUITES.get(folder.name)
     return ENTRIES if suite is None or suite.entries is None else suite.entries
+
+
+def beside_of(folder: Path) -> tuple[str, ...]:
+    """The rows of that suite about which no claim is made."""
+    suite = SUITES.get(folder.name)
+    return () if suite is None else suite.beside
 
 
 def single_files(folder: Path) -> Path:

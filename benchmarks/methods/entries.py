@@ -207,6 +207,17 @@ COMPETITION_LEADERS = {
         for name in ("skill", "midas", "plain-swap")
     },
 }
+# Untuned, at the rate of joint training.
+COMPETITION_BESIDE = {
+    name: Entry(title, method, fixed, follows="joint", tuned=False)
+    for name, title, method, fixed in (
+        ("unimodal-losses", "joint + unimodal losses", UnimodalLosses, {"weight": 1}),
+        ("tcmax", "TCMax", TCMax, {}),
+        ("same-class", "same-class re-pairing", SameClass, {}),
+        ("detached", "fusion on detached features", Detached, {}),
+        ("modality-dropout", "modality dropout", ModalityDropout, {"rate": 0.5}),
+    )
+}
 # The rows of the competition suite, those first that matter most.
 COMPETITION_ENTRIES: dict[str, Entry] = {
     "late-fusion": COMPETITION_LEADERS["late-fusion"],
@@ -227,6 +238,7 @@ COMPETITION_ENTRIES: dict[str, Entry] = {
     "midas-fitted": _fitted("MIDAS", "midas"),
     "plain-swap": COMPETITION_LEADERS["plain-swap"],
     "plain-swap-fitted": _fitted("plain swap", "plain-swap"),
+    **COMPETITION_BESIDE,
 }
 
 HIGH_RATES = (0.03, 0.1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.common.markdown import table
 from benchmarks.compare.report.runs import TaskRuns
-from benchmarks.compare.report.statistics import Difference, holm, p_value
+from benchmarks.compare.report.statistics import Difference, estimate, holm, p_value
 from benchmarks.compare.tasks import TASKS
 
 Runs = Mapping[str, TaskRuns]
@@ -36,6 +36,8 @@ PAIRS: Pairs = (
 )
 # Those between models of all modalities, which have every score.
 WHOLE_PAIRS = tuple(pair for pair in PAIRS if pair[1] != "unimodal-image")
+# What the rows of fewer seeds are shown with.
+KNOWN = ("late-fusion-fitted", "joint", "plain-swap", "midas", "skill")
 OPEN_QUESTION = ("joint", "plain-swap", "midas", "late-fusion-fitted")
 
 
@@ -87,6 +89,24 @@ def sections(runs: Runs) -> list[str]:
         f"{sum(kept)} are.",
         family_table(runs, compared, kept),
         open_question(runs, tasks),
+    ]
+
+
+def beside(runs: Runs) -> list[str]:
+    """The part about the rows that were not tuned and have fewer seeds."""
+    first = next(iter(runs.values()))
+    seeds = sorted(set.intersection(*(set(row.records) for row in first.beside.values())))
+    lines = []
+    for key in (*KNOWN, *first.beside):
+        rows = [(task.rows | task.beside)[key] for task in runs.values()]
+        cells = [f"{estimate(row.score('accuracy', seeds)).mean:.1f}" for row in rows]
+        lines.append([rows[0].title, *cells])
+    return [
+        "## Untuned rows, for orientation",
+        f"Accuracy, mean of the seeds {', '.join(map(str, seeds))}, %; the first {len(KNOWN)} rows "
+        "are those of the tables above on these seeds. The others have the learning rate of joint "
+        "training and no tuning of their own; no claim is made about them.",
+        table(["method", *runs], lines),
     ]
 
 

@@ -7,7 +7,7 @@ from statistics import median
 
 from benchmarks.compare.kept import Record
 from benchmarks.compare.report.statistics import Difference, paired_difference
-from benchmarks.compare.suite import entries_of, load_records, single_files
+from benchmarks.compare.suite import beside_of, entries_of, load_records, single_files
 from benchmarks.compare.tasks import TASKS
 
 WITHOUT = "without"  # accuracy with a modality removed
@@ -31,6 +31,10 @@ class Row:
 class TaskRuns:
     """All rows of one task.
 
+    Attributes:
+        rows: Those that claims are made about.
+        beside: Those of fewer seeds, which would leave the means of all others with fewer seeds.
+
     Raises:
         ValueError: An entry has no finished run, or runs of two configurations.
     """
@@ -39,6 +43,7 @@ class TaskRuns:
         self.name = name
         self.modalities = TASKS[name].modalities
         self.rows: dict[str, Row] = {}
+        self.beside: dict[str, Row] = {}
         found: dict[str, dict[int, Record]] = {}
         for record in records:
             if (record["task"], record["phase"]) != (name, "test"):
@@ -61,7 +66,8 @@ class TaskRuns:
                         f"{name}: no finished run of {key}; run the suite to its end first"
                     )
                 title = spec.title if modality is None else f"{modality} alone"
-                self.rows[key] = Row(title, modality, found[key])
+                rows = self.beside if entry in beside_of(folder) else self.rows
+                rows[key] = Row(title, modality, found[key])
 
     def common_seeds(self, one: str, other: str) -> list[int]:
         """Seeds that both rows have."""

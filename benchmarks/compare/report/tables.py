@@ -76,6 +76,7 @@ def page(name: str, runs: Runs, reading: str = "") -> str:
         "## Accuracy with one modality removed, the mean over which one",
         summary(runs, WITHOUT),
         LEGEND,
+        *(competition.beside(runs) if name == "competition" else []),
         "## The pairs that claims are made about",
         verdicts(runs, chosen_pairs),
         f"On how many of {len(runs)} tasks, by the 95 % interval of the paired difference. The "
@@ -182,7 +183,7 @@ def diagnosis(task: TaskRuns) -> str:
 def chosen(task: TaskRuns) -> str:
     """What tuning chose."""
     rows = []
-    for row in task.rows.values():
+    for row in (*task.rows.values(), *task.beside.values()):
         config = next(iter(row.records.values()))["config"]
         rows.append(f"{row.title}: {', '.join(config_words(config.items()))}")
     return "Configurations: " + "; ".join(rows) + "."
@@ -193,7 +194,7 @@ def conditions(runs: Runs) -> str:
     records = [
         record
         for task in runs.values()
-        for row in task.rows.values()
+        for row in (*task.rows.values(), *task.beside.values())
         for record in row.records.values()
     ]
     used: dict[str, set[str]] = {}

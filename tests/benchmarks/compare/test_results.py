@@ -31,7 +31,7 @@ def runs():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_all_methods_on_all_tasks_with_all_seeds(name):
     for task in load(name).values():
-        for key, row in task.rows.items():
+        for key, row in (task.rows | task.beside).items():
             entry = key if row.modality is None else "unimodal"
             expected = list(suite.SUITES[name].seeds_of(entry))
             assert sorted(row.records) == expected, (task.name, key)
