@@ -5,6 +5,7 @@ import multi_label
 import pytest
 import regression
 import torch
+import weighted_classes
 
 
 def test_several_labels_are_learned_with_either_loss():
@@ -25,6 +26,12 @@ def test_a_number_is_learned():
     told = regression.main(epochs=4)
     assert told["R²"] > 0.7
     assert told["mean absolute error"] < 1.5
+
+
+def test_class_weights_save_the_rare_digits():
+    told = weighted_classes.main(epochs=4)
+    assert min(told.values()) > 0.7
+    assert weighted_classes.main(epochs=4, even=True)["rare digits"] < 0.3
 
 
 def test_digits_are_learned_with_a_view_missing_in_a_third_of_the_rows():
