@@ -109,7 +109,7 @@ def replacing(path: Path, *, main: bool = True) -> Iterator[Path]:
             if path.is_dir():  # os.replace does not replace a folder that has something in it
                 shutil.rmtree(path)
             os.replace(partial, path)
-            flush(path.parent)
+            sync(path.parent)  # alone: what others write beside it comes and goes
     except (OSError, RuntimeError) as error:  # PyTorch says RuntimeError when the disk is full
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
@@ -122,11 +122,16 @@ def flush(path: Path) -> None:
     """Wait until a file, or a folder with all its files, is on the disk."""
     files = path.rglob("*") if path.is_dir() else ()
     for entry in (*files, path):
-        handle = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(entry)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or which names a folder has, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read(path: Path, *needed: str) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The demo: its data, its task, and that a stopped run goes on where it was."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import common
 import demo
 import demo_report
 import kanji
@@ -159,3 +161,16 @@ def test_the_demo_says_what_makes_no_sense(option):
 def test_only_what_readme_shows_is_frozen():
     with pytest.raises(SystemExit, match="leave out --three"):
         demo.check(demo.Options(three=True, freeze=True))
+
+
+def test_what_other_runs_write_beside_a_run_is_left_alone(tmp_path, monkeypatch):
+    """It may be gone before it could be opened."""
+    (tmp_path / "other.json.partial").write_text("half of another run")
+    opened = []
+    open_file = os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, *rest: (opened.append(Path(path).name), open_file(path, *rest))[1]
+    )
+    with common.replacing(tmp_path / "run.json") as partial:
+        partial.write_text("a run")
+    assert opened == ["run.json.partial", tmp_path.name]

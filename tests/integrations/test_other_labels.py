@@ -133,6 +133,7 @@ class Tagger(nn.Module):
 @pytest.mark.filterwarnings("default")
 def test_the_trainer_of_hugging_face_takes_several_labels_and_a_mask(tmp_path):
     transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
     from midas_aug.integrations.huggingface import MidasTrainer
 
     augment = MisalignAugment(
