@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import Array
+from midas_aug._drawn import Draw, LabelRule
 from midas_aug._draws import Draws
 from midas_aug._hardness import HardnessSetting, check_hardness
-from midas_aug._labelling import Draw, LabelRule
 from midas_aug._layout import BatchLayout
 from midas_aug._present import as_present
 from midas_aug._settings import (
@@ -40,6 +40,7 @@ from midas_aug.functional.plan import (
     check_pairing,
     check_swap,
     draw_rows,
+    swapped_blocks,
 )
 from midas_aug.targets import Target, resolve_target
 
@@ -141,6 +142,8 @@ class MisalignAugment:
         self.seed = check_seed(seed)
         self.validate = validate
         self.stream = DrawStream(self.seed)
+        self._swapped_blocks = swapped_blocks(swap, len(keys))
+        self._block_wise = swap == "each" and pairing == "uniform"
         self._layout = BatchLayout(keys, self.label, self.keep)
         self._rule = LabelRule(
             keys=keys,
@@ -238,31 +241,31 @@ class MisalignAugment:
         if has is not None:
             ids = ids.masked_fill(~has.any(dim=1), -1)
         enabled = self.enabled
-        own_plan = plan is None or not enabled
-        if enabled and plan is None:
-            rows = self._draw_rows(batch, given, ids, generator, has)
+        replayed = plan if enabled else None
+        swapped = self._swapped_blocks if enabled and plan is None else None
+        if swapped is not None:
+            rows, n_labelled = self._draw_rows(batch, given, ids, generator, has)
         else:
-            rows = aligned_rows(ids, len(self.modalities), plan if enabled else None, has)
+            rows, n_labelled = aligned_rows(ids, len(self.modalities), replayed, has)
         source, anchor, valid = rows
         if materialize:
-            data = self._layout.swap(batch, n_rows, source, anchor, own_plan)
+            data = self._layout.swap(batch, n_rows, source, anchor, replayed is None, swapped)
         else:
             self._layout.check_modalities(batch, n_rows)
             data = batch
         drawn = Draw(
             labels=checked,
+            readable=self.target.filled(checked),
             ids=ids,
+            n_labelled=n_labelled,
             source=source,
             anchor=anchor,
             valid=valid,
             ignored=~valid,
             absent=None if has is None else ~has.gather(0, source),
-            anchors_repeat=own_plan,
-            block_wise=own_plan
-            and enabled
-            and has is None
-            and self.swap == "each"
-            and self.pairing == "uniform",
+            anchors_repeat=replayed is None,
+            swapped_blocks=swapped,
+            block_wise=self._block_wise and swapped is not None and has is None,
         )
         return MisalignedBatch(
             data,
@@ -350,7 +353,7 @@ class MisalignAugment:
 
     def _draw_rows(
         self, batch: Any, given: Any, ids: Tensor, generator: Draws, present: Tensor | None
-    ) -> SwapPlan:
+    ) -> tuple[SwapPlan, Tensor]:
         features: list[Any] | None = None
         if self.pairing != "uniform":
             features = self._layout.modalities(batch)
