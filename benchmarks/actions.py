@@ -13,6 +13,7 @@ from benchmarks.command_line import (
     Diagnose,
     Fetch,
     Freeze,
+    Prepare,
     Report,
     Reproduce,
     Run,
@@ -39,6 +40,8 @@ from benchmarks.paper.datasets import paper_data
 from benchmarks.paper.datasets.check import check
 from benchmarks.paper.datasets.check import report as report_check
 from benchmarks.paper.datasets.sample import write_image_encoder, write_sample, write_text_encoder
+from benchmarks.paper.prepare import prepare
+from benchmarks.paper.prepare import report as report_prepared
 from benchmarks.paper.ranks import start_ranks
 from benchmarks.paper.run import reproduce
 from benchmarks.paper.throughput import measure
@@ -62,6 +65,8 @@ def perform(command: Command) -> None:
             speed(command, console)
         elif isinstance(command, Diagnose):
             diagnose(command, console)
+        elif isinstance(command, Prepare):
+            prepare_copy(command, console)
         elif isinstance(command, Check):
             check_copy(command, console)
         elif isinstance(command, Reproduce):
@@ -150,6 +155,16 @@ def speed(command: Speed, console: Console) -> None:
     device = torch.device(command.device)
     for file in run_speed(device, command.out, console, small=command.small):
         console.print(f"Written: {file}")
+
+
+def prepare_copy(command: Prepare, console: Console) -> None:
+    """Print what came of the clips; fail if one is not whole."""
+    data = paper_data(command.name)
+    videos = command.root if command.videos is None else command.videos
+    prepared = prepare(data, command.root, videos, command.workers, console)
+    console.print(report_prepared(data, command.root, prepared), markup=False, soft_wrap=True)
+    if prepared.problems:
+        sys.exit(1)
 
 
 def check_copy(command: Check, console: Console) -> None:

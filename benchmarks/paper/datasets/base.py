@@ -65,6 +65,24 @@ class Resolution(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Videos:
+    """How the clips of a data set come out of videos: one with sound for each.
+
+    Attributes:
+        names: Of the clips that the lists in a folder name; None: there are no lists.
+        write_lists: Writes the lists of these clips into a folder, for a data set that is
+            distributed without any; None: they have to be there.
+        sources: Where the sound and the frames of a clip lie, by modality.
+        frame: What the pictures of a clip are called, by their number from 1, as ffmpeg reads it.
+    """
+
+    names: Callable[[Path], "list[str] | None"]
+    write_lists: Callable[[Path, Sequence[str]], None] | None
+    sources: Callable[[Path, str], dict[str, Source]]
+    frame: str
+
+
+@dataclass(frozen=True)
 class PaperData:
     """One of the paper's data sets.
 
@@ -75,6 +93,7 @@ class PaperData:
         num_classes: C.
         published: The paper's counts.
         scan: Lists the clips in a folder; looks for files and does not open those of the clips.
+        videos: How the clips come out of videos, where `prepare` can do that.
     """
 
     name: str
@@ -83,6 +102,7 @@ class PaperData:
     num_classes: int
     published: Table5
     scan: Callable[[Path], "Found"]
+    videos: Videos | None = None
 
 
 @dataclass

@@ -10,7 +10,7 @@ Spaces separate the columns of the lists. The two lists are pooled; a split is d
 Labels are numbers from 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.paper.datasets.base import (
@@ -18,6 +18,7 @@ from benchmarks.paper.datasets.base import (
     PaperData,
     Source,
     Table5,
+    Videos,
     has_any,
     list_frames,
     need,
@@ -29,24 +30,38 @@ LISTS = ("videos/train.txt", "videos/val.txt")
 NUM_CLASSES = 31
 
 
+def sources_of(root: Path, name: str) -> dict[str, Source]:
+    """Where the sound and the frames of a clip lie."""
+    return {
+        "audio": root / "audios" / f"{name}.wav",
+        "video": list_frames(root / "videos" / name),
+    }
+
+
+def listed(root: Path) -> Iterator[tuple[str, str]]:
+    """The clips of the two lists, with the numbers of their classes."""
+    need(root, TITLE, *LISTS)
+
+    def is_row(cells: Sequence[str]) -> bool:
+        return cells[3].isdecimal() or has_any(sources_of(root, cells[0]))
+
+    for file in LISTS:
+        for name, _start, _end, label, *_ in table(root / file, None, 4, is_row):
+            yield name, label
+
+
 def scan(root: Path) -> Found:
     """List the clips."""
     need(root, TITLE, *LISTS, "audios")
     found = Found(NUM_CLASSES)
-
-    def sources_of(name: str) -> dict[str, Source]:
-        return {
-            "audio": root / "audios" / f"{name}.wav",
-            "video": list_frames(root / "videos" / name),
-        }
-
-    def is_row(cells: Sequence[str]) -> bool:
-        return cells[3].isdecimal() or has_any(sources_of(cells[0]))
-
-    for file in LISTS:
-        for name, _start, _end, label, *_ in table(root / file, None, 4, is_row):
-            found.offer(name, label, sources_of(name))
+    for name, label in listed(root):
+        found.offer(name, label, sources_of(root, name))
     return found
+
+
+def names(root: Path) -> list[str]:
+    """The clips that the lists name."""
+    return [name for name, _ in listed(root)]
 
 
 DATA = PaperData(
@@ -56,4 +71,5 @@ DATA = PaperData(
     NUM_CLASSES,
     Table5(16890, 2461, 4778),
     scan,
+    Videos(names, None, sources_of, "frame_%05d.jpg"),
 )
