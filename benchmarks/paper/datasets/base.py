@@ -107,11 +107,21 @@ class PaperData:
 
 @dataclass
 class Found:
-    """What a folder holds: the usable clips, and a problem for each of the others."""
+    """What a folder holds: the usable clips, and a problem for each of the others.
+
+    Attributes:
+        num_classes: C.
+        classes: Their names, where the folder has them.
+        clips: The usable ones.
+        problems: Of the others.
+        listed: How many clips have a label, by label, usable or not.
+    """
 
     num_classes: int
+    classes: Sequence[str] = ()
     clips: list[Clip] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    listed: Counter[int] = field(default_factory=Counter)
     _names: set[str] = field(default_factory=set)
 
     def reject(self, name: str, what: str) -> None:
@@ -125,6 +135,8 @@ class Found:
 
         A path is asked whether it exists.
         """
+        if name not in self._names and label.isdecimal():
+            self.listed[int(label)] += 1
         missing = [modality for modality, source in sources.items() if not exists(source)]
         if name in self._names:
             self.reject(name, "listed more than once")

@@ -44,9 +44,8 @@ def sources_of(root: Path, name: str) -> dict[str, Source]:
     }
 
 
-def listed(root: Path) -> Iterator[tuple[str, str]]:
-    """The clips of the three lists, with the numbers of their classes."""
-    need(root, TITLE, *LISTS, CLASSES)
+def class_names(root: Path) -> list[str]:
+    """The names of the classes, in the order of their numbers."""
     classes = [row[0] for row in table(root / CLASSES, ",", 1)]
     if len(classes) == NUM_CLASSES + 1:
         del classes[0]  # a header
@@ -54,7 +53,13 @@ def listed(root: Path) -> Iterator[tuple[str, str]]:
         raise DataError(
             f"{TITLE}: {root / CLASSES} should name {NUM_CLASSES} classes, got {classes}"
         )
-    number = {name: str(place) for place, name in enumerate(classes)}
+    return classes
+
+
+def listed(root: Path) -> Iterator[tuple[str, str]]:
+    """The clips of the three lists, with the numbers of their classes."""
+    need(root, TITLE, *LISTS, CLASSES)
+    number = {name: str(place) for place, name in enumerate(class_names(root))}
 
     def is_row(cells: Sequence[str]) -> bool:
         name, label = cells[:2]
@@ -68,7 +73,7 @@ def listed(root: Path) -> Iterator[tuple[str, str]]:
 def scan(root: Path) -> Found:
     """List the clips."""
     need(root, TITLE, *LISTS, CLASSES, "AudioWAV", "visual_frames")
-    found = Found(NUM_CLASSES)
+    found = Found(NUM_CLASSES, class_names(root))
     for name, label in listed(root):
         found.offer(name, label, sources_of(root, name))
     return found
