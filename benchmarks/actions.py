@@ -40,7 +40,7 @@ from benchmarks.paper.datasets import paper_data
 from benchmarks.paper.datasets.check import check
 from benchmarks.paper.datasets.check import report as report_check
 from benchmarks.paper.datasets.sample import write_image_encoder, write_sample, write_text_encoder
-from benchmarks.paper.prepare import prepare
+from benchmarks.paper.prepare import prepare_clips
 from benchmarks.paper.prepare import report as report_prepared
 from benchmarks.paper.ranks import start_ranks
 from benchmarks.paper.run import reproduce
@@ -161,7 +161,7 @@ def prepare_copy(command: Prepare, console: Console) -> None:
     """Print what came of the clips; fail if one is not whole."""
     data = paper_data(command.name)
     videos = command.root if command.videos is None else command.videos
-    prepared = prepare(data, command.root, videos, command.workers, console)
+    prepared = prepare_clips(data, command.root, videos, command.workers, console)
     console.print(report_prepared(data, command.root, prepared), markup=False, soft_wrap=True)
     if prepared.problems:
         sys.exit(1)

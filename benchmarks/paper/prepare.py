@@ -45,7 +45,7 @@ Outcome = Literal["made", "there"] | Problem
 
 
 @dataclass
-class Prepared:
+class Preparation:
     """What came of the clips of a data set.
 
     Attributes:
@@ -70,7 +70,9 @@ class Work(NamedTuple):
     found: dict[str, list[Path]]  # videos by name
 
 
-def prepare(data: PaperData, root: Path, videos: Path, workers: int, console: Console) -> Prepared:
+def prepare_clips(
+    data: PaperData, root: Path, videos: Path, workers: int, console: Console
+) -> Preparation:
     """Make the clips of a data set from its videos; lists are written where it comes without.
 
     Args:
@@ -99,7 +101,7 @@ def prepare(data: PaperData, root: Path, videos: Path, workers: int, console: Co
         data.videos.write_lists(root, clips)
     assert clips is not None
     clips = list(dict.fromkeys(clips))
-    prepared = Prepared(unlisted=sorted(set(found) - {_stem(name) for name in clips}))
+    prepared = Preparation(unlisted=sorted(set(found) - {_stem(name) for name in clips}))
     with at_work_on(root, root / ".prepare.lock", advice="wait for it"):
         work = Work(ffmpeg, root, data.videos, found)
         remove_unfinished(*_folders(work))
@@ -131,7 +133,7 @@ def find_videos(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def report(data: PaperData, root: Path, prepared: Prepared) -> str:
+def report(data: PaperData, root: Path, prepared: Preparation) -> str:
     """What came of it, and what to do next."""
     whole, problems = prepared.made + prepared.there, prepared.problems
     lines = [

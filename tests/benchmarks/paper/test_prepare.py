@@ -24,7 +24,7 @@ from benchmarks.paper.datasets.audio import read_sound
 from benchmarks.paper.datasets.check import check
 from benchmarks.paper.datasets.frames import read_picture
 from benchmarks.paper.ffmpeg import BrokenVideoError, Missing, extract, find_ffmpeg
-from benchmarks.paper.prepare import prepare, report
+from benchmarks.paper.prepare import prepare_clips, report
 
 ROOT = Path(__file__).parents[3]
 QUIET = Console(quiet=True)
@@ -142,7 +142,7 @@ def test_kinetics_sounds_goes_where_its_lists_say(ffmpeg, tmp_path):
     train = [f'"{name}" 10 20 {label}' for label, name in enumerate(names[:2])]
     (root / "videos" / "train.txt").write_text("\n".join(["filename start end label", *train]))
     (root / "videos" / "val.txt").write_text(f"{names[2]} 0 10 2\n")
-    prepared = prepare(KINETICS, root, videos, 2, QUIET)
+    prepared = prepare_clips(KINETICS, root, videos, 2, QUIET)
     assert (prepared.made, prepared.problems, prepared.unlisted) == (3, [], [])
     found = check(KINETICS, root, QUIET)
     assert not found.problems
@@ -159,7 +159,7 @@ def test_sounds_that_a_data_set_comes_with_are_kept(three, tmp_path):
         find_ffmpeg(), three / f"{name}.flv", Missing(root / "AudioWAV" / f"{name}.wav", None, "")
     )
     before = state(root)
-    assert prepare(CREMAD, root, three, 1, QUIET).made == 3
+    assert prepare_clips(CREMAD, root, three, 1, QUIET).made == 3
     assert before.items() <= state(root).items()
 
 
@@ -169,9 +169,9 @@ def test_sounds_that_a_data_set_comes_with_are_kept(three, tmp_path):
 def test_a_second_run_makes_what_is_missing_or_broken_and_nothing_else(three, tmp_path):
     root = tmp_path / "root"
     first, second, third = sorted(video.stem for video in three.iterdir())
-    assert prepare(CREMAD, root, three, 2, QUIET).made == 3
+    assert prepare_clips(CREMAD, root, three, 2, QUIET).made == 3
     whole = state(root)
-    again = prepare(CREMAD, root, three, 2, QUIET)
+    again = prepare_clips(CREMAD, root, three, 2, QUIET)
     assert (again.made, again.there) == (0, 3)
     assert state(root) == whole
 
@@ -181,7 +181,7 @@ def test_a_second_run_makes_what_is_missing_or_broken_and_nothing_else(three, tm
     frame.write_bytes(frame.read_bytes()[:-20])
     shutil.rmtree(root / "visual_frames" / third)
     (root / "visual_frames" / third).mkdir()
-    again = prepare(CREMAD, root, three, 2, QUIET)
+    again = prepare_clips(CREMAD, root, three, 2, QUIET)
     assert (again.made, again.there) == (3, 0)
     assert {path: held for path, (held, _) in state(root).items()} == {
         path: held for path, (held, _) in whole.items()
@@ -225,7 +225,7 @@ if stage == "half":
     ffmpeg.subprocess.run = half
 else:
     os.replace = replaced
-prepare.prepare(
+prepare.prepare_clips(
     paper_data("cremad"), Path({root!r}), Path({videos!r}), 1, Console(quiet=True)
 )
 """
@@ -245,7 +245,7 @@ def test_a_killed_command_goes_on(three, tmp_path, number, stage):
     assert unfinished(root) or (number, stage) == (4, "placed")
     for file in root.rglob("[!.]*.wav"):
         read_sound(file)  # what is in its place is whole
-    again = prepare(CREMAD, root, three, 1, QUIET)
+    again = prepare_clips(CREMAD, root, three, 1, QUIET)
     assert not again.problems
     assert again.there >= 1
     assert again.made + again.there == 3
@@ -267,7 +267,7 @@ def test_an_interrupted_command_leaves_the_rest_alone(three, tmp_path, monkeypat
     for number in range(50):
         (three / f"{2000 + number}_DFA_NEU_XX.flv").touch()
     with pytest.raises(KeyboardInterrupt):
-        prepare(CREMAD, tmp_path / "root", three, 1, QUIET)
+        prepare_clips(CREMAD, tmp_path / "root", three, 1, QUIET)
     assert len(begun) < 10
 
 
@@ -320,13 +320,13 @@ def test_videos_that_cannot_be_made_are_listed_and_leave_nothing_behind(
 
 def test_clips_without_a_video_and_videos_without_a_clip_are_told(three, tmp_path):
     root = tmp_path / "root"
-    prepare(CREMAD, root, three, 1, QUIET)
+    prepare_clips(CREMAD, root, three, 1, QUIET)
     more = [f"{3000 + number}_DFA_SAD_XX" for number in range(12)]
     for name in more:
         shutil.copy(min(three.iterdir()), three / f"{name}.flv")
     with (root / "val.csv").open("a") as file:
         file.write("9999_DFA_SAD_XX,SAD\n../up,SAD\n")
-    prepared = prepare(CREMAD, root, three, 1, QUIET)
+    prepared = prepare_clips(CREMAD, root, three, 1, QUIET)
     text = report(CREMAD, root, prepared)
     assert f"videos that no list names: 12 ({', '.join(more[:10])}, …)" in text
     assert "1 without a video: 9999_DFA_SAD_XX" in text
@@ -336,26 +336,26 @@ def test_clips_without_a_video_and_videos_without_a_clip_are_told(three, tmp_pat
 def test_what_stops_it_before_it_begins(three, tmp_path, monkeypatch):
     root = tmp_path / "root"
     with pytest.raises(DataError, match=r"UCF-101 cannot be prepared.*cremad, kinetics-sounds"):
-        prepare(paper_data("ucf101"), root, three, 1, QUIET)
+        prepare_clips(paper_data("ucf101"), root, three, 1, QUIET)
     with pytest.raises(DataError, match="at least one worker, got 0"):
-        prepare(CREMAD, root, three, 0, QUIET)
+        prepare_clips(CREMAD, root, three, 0, QUIET)
     with pytest.raises(DataError, match=r"no folder .*nowhere.*--videos"):
-        prepare(CREMAD, root, tmp_path / "nowhere", 1, QUIET)
+        prepare_clips(CREMAD, root, tmp_path / "nowhere", 1, QUIET)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no lists in .*root and no videos in .*empty"):
-        prepare(CREMAD, root, tmp_path / "empty", 1, QUIET)
+        prepare_clips(CREMAD, root, tmp_path / "empty", 1, QUIET)
     with pytest.raises(DataError, match=r"has no videos/train\.txt and no videos/val\.txt"):
-        prepare(KINETICS, tmp_path / "empty", three, 1, QUIET)
+        prepare_clips(KINETICS, tmp_path / "empty", three, 1, QUIET)
     (three / "holiday.mp4").touch()
     with pytest.raises(DataError, match=r"names such as 1001_DFA_ANG_XX, got holiday and 0 more"):
-        prepare(CREMAD, root, three, 1, QUIET)
+        prepare_clips(CREMAD, root, three, 1, QUIET)
     (three / "holiday.mp4").unlink()
     with at_work_on(root, root / ".prepare.lock"), pytest.raises(DataError, match=r"wait for it$"):
-        prepare(CREMAD, root, three, 1, QUIET)
+        prepare_clips(CREMAD, root, three, 1, QUIET)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(DataError, match=r"no ffmpeg on the PATH.*pip install imageio-ffmpeg"):
-        prepare(CREMAD, root, three, 1, QUIET)
+        prepare_clips(CREMAD, root, three, 1, QUIET)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
@@ -371,7 +371,7 @@ def test_an_ffmpeg_of_the_system_comes_first_and_a_full_disk_stops_everything(
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     assert find_ffmpeg() == str(program)
     with pytest.raises(DataError, match="no space left on device"):
-        prepare(CREMAD, tmp_path / "root", three, 1, QUIET)
+        prepare_clips(CREMAD, tmp_path / "root", three, 1, QUIET)
     assert not unfinished(tmp_path / "root")
     program.write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(BrokenVideoError, match="did not say why"):
@@ -383,6 +383,6 @@ def test_an_ffmpeg_of_the_system_comes_first_and_a_full_disk_stops_everything(
 
 def test_a_pipe_gets_plain_lines_alone(three, tmp_path):
     console = Console(file=io.StringIO())
-    prepared = prepare(CREMAD, tmp_path / "root", three, 1, console)
+    prepared = prepare_clips(CREMAD, tmp_path / "root", three, 1, console)
     assert console.file.getvalue().strip() == ""
     assert "3 clips are whole" in report(CREMAD, tmp_path / "root", prepared)
