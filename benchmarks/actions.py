@@ -46,6 +46,7 @@ from benchmarks.paper.ranks import start_ranks
 from benchmarks.paper.run import reproduce
 from benchmarks.paper.throughput import measure
 from benchmarks.speed.run import run_speed
+from midas_aug.diagnostics.advice import steps
 
 
 def perform(command: Command) -> None:
@@ -197,7 +198,7 @@ def throughput(command: Throughput, console: Console) -> None:
 
 
 def diagnose(command: Diagnose, console: Console) -> None:
-    """Print the comparison and the findings of each model, and keep them with a figure."""
+    """Print the comparison, and of each model what it does and what to do; keep them, drawn."""
     if command.task not in TASKS:
         sys.exit(f"there is no task {command.task}; choose from {', '.join(TASKS)}")
     folder = command.out / "diagnosis"
@@ -212,5 +213,7 @@ def diagnose(command: Diagnose, console: Console) -> None:
     write_text(page, "\n\n".join(part.strip() for part in parts) + "\n")
     console.print(str(comparison), markup=False, soft_wrap=True)
     for one in comparison.reports:
-        console.print(f"\n{one.name}:", *(f"- {found.text}" for found in one.findings), sep="\n")
+        findings = [f"- {found.text}" for found in one.findings]
+        lines = [f"\n{one.name}:", *findings, "", *steps(one.advice)]
+        console.print(*lines, sep="\n", markup=False, soft_wrap=True)
     console.print(f"Written: {page} and {figure}")
