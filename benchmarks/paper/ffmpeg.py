@@ -23,6 +23,7 @@ INSTALL = (
     "environment: pip install imageio-ffmpeg"
 )
 FULL = "No space left on device"
+LFS = b"version https://git-lfs"  # what a file of it begins with that was not pulled
 BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
@@ -143,6 +144,9 @@ def _run(ffmpeg: str, video: Path, wanted: Missing) -> str:
         return done.stderr
     if FULL in done.stderr:
         raise unwritable(video, OSError(errno.ENOSPC, FULL))
+    with video.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise BrokenVideoError("a pointer of Git LFS in place of the video: git lfs pull")
     raise BrokenVideoError(_reason(done.stderr, wanted))
 
 

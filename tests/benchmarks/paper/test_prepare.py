@@ -136,6 +136,8 @@ def test_frames_are_the_first_of_each_second_and_sound_is_mono_at_16_khz(ffmpeg,
 def test_kinetics_sounds_goes_where_its_lists_say(ffmpeg, tmp_path):
     root, videos = tmp_path / "ks", tmp_path / "raw videos"
     names = ["-a b:c_000010_000020", "50%d of it", "third.part.mp4"]
+    if sys.platform == "win32":  # where no name has a colon
+        names[0] = names[0].replace(":", " ")
     for name in names:
         make_video(ffmpeg, videos / "some class" / f"{name.removesuffix('.mp4')}.mp4")
     (root / "videos").mkdir(parents=True)
@@ -318,6 +320,13 @@ def test_videos_that_cannot_be_made_are_listed_and_leave_nothing_behind(
     assert not (root / prepare_module.FAILED).exists()
 
 
+def test_a_video_that_git_lfs_has_not_fetched_is_called_that(ffmpeg, tmp_path):
+    video = tmp_path / "a.flv"
+    video.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(BrokenVideoError, match=r"a pointer of Git LFS .*: git lfs pull"):
+        extract(ffmpeg, video, Missing(None, tmp_path / "frames", "%d.jpg"))
+
+
 def test_clips_without_a_video_and_videos_without_a_clip_are_told(three, tmp_path):
     root = tmp_path / "root"
     prepare_clips(CREMAD, root, three, 1, QUIET)
@@ -350,8 +359,10 @@ def test_what_stops_it_before_it_begins(three, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"names such as 1001_DFA_ANG_XX, got holiday and 0 more"):
         prepare_clips(CREMAD, root, three, 1, QUIET)
     (three / "holiday.mp4").unlink()
-    with at_work_on(root, root / ".prepare.lock"), pytest.raises(DataError, match=r"wait for it$"):
-        prepare_clips(CREMAD, root, three, 1, QUIET)
+    if sys.platform != "win32":  # which has no locks
+        busy = pytest.raises(DataError, match=r"another process .*; wait for it$")
+        with at_work_on(root, root / ".prepare.lock"), busy:
+            prepare_clips(CREMAD, root, three, 1, QUIET)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(DataError, match=r"no ffmpeg on the PATH.*pip install imageio-ffmpeg"):
@@ -375,10 +386,10 @@ def test_an_ffmpeg_of_the_system_comes_first_and_a_full_disk_stops_everything(
     assert not unfinished(tmp_path / "root")
     program.write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(BrokenVideoError, match="did not say why"):
-        extract(str(program), three, Missing(None, tmp_path / "frames", "%d.jpg"))
+        extract(str(program), min(three.iterdir()), Missing(None, tmp_path / "frames", "%d.jpg"))
     program.write_text("#!/bin/sh\nexit 0\n")
     with pytest.raises(BrokenVideoError, match="no frame"):
-        extract(str(program), three, Missing(None, tmp_path / "frames", "%d.jpg"))
+        extract(str(program), min(three.iterdir()), Missing(None, tmp_path / "frames", "%d.jpg"))
 
 
 def test_a_pipe_gets_plain_lines_alone(three, tmp_path):
