@@ -94,12 +94,11 @@ def prepare_clips(
     ffmpeg, found, root = find_ffmpeg(), find_videos(videos), root.resolve()
     clips = data.videos.names(root)
     need_writable(root)
-    if clips is None and data.videos.write_lists is not None:
+    if clips is None:
         if not found:
             raise DataError(f"{data.title}: there are no lists in {root} and no videos in {videos}")
-        clips = sorted(found)
-        data.videos.write_lists(root, clips)
-    assert clips is not None
+        data.videos.write_lists(root, found)
+        clips = data.videos.names(root) or []
     clips = list(dict.fromkeys(clips))
     prepared = Preparation(unlisted=sorted(set(found) - {_stem(name) for name in clips}))
     with at_work_on(root, root / ".prepare.lock", advice="wait for it"):

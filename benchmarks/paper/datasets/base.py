@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -70,14 +70,14 @@ class Videos:
 
     Attributes:
         names: Of the clips that the lists in a folder name; None: there are no lists.
-        write_lists: Writes the lists of these clips into a folder, for a data set that is
-            distributed without any; None: they have to be there.
+        write_lists: Writes the lists of these clips into a folder that has none, as far as they
+            are of the data set.
         sources: Where the sound and the frames of a clip lie, by modality.
         frame: What the pictures of a clip are called, by their number from 1, as ffmpeg reads it.
     """
 
     names: Callable[[Path], "list[str] | None"]
-    write_lists: Callable[[Path, Sequence[str]], None] | None
+    write_lists: Callable[[Path, Collection[str]], None]
     sources: Callable[[Path, str], dict[str, Source]]
     frame: str
 

@@ -11,7 +11,7 @@ The three lists are pooled; a split is drawn for each seed.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.common.errors import DataError
@@ -86,7 +86,7 @@ def names(root: Path) -> list[str] | None:
     return [name for name, _ in listed(root)]
 
 
-def write_lists(root: Path, clips: Sequence[str]) -> None:
+def write_lists(root: Path, clips: Collection[str]) -> None:
     """The lists of clips whose names say what their classes are, such as 1001_DFA_ANG_XX.
 
     All of them come into the list of training: the lists are pooled anyway.

@@ -19,7 +19,7 @@ from benchmarks.common.errors import DataError
 from benchmarks.common.records import at_work_on
 from benchmarks.paper import ffmpeg as ffmpeg_module
 from benchmarks.paper import prepare as prepare_module
-from benchmarks.paper.datasets import paper_data
+from benchmarks.paper.datasets import kinetics_sounds, paper_data
 from benchmarks.paper.datasets.audio import read_sound
 from benchmarks.paper.datasets.check import check
 from benchmarks.paper.datasets.frames import read_picture
@@ -151,6 +151,53 @@ def test_kinetics_sounds_goes_where_its_lists_say(ffmpeg, tmp_path):
     assert [(clip.name, clip.label) for clip in found.clips] == list(
         zip(names, range(3), strict=True)
     )
+
+
+HEADER = "label,youtube_id,time_start,time_end,split,is_cc"
+
+
+def test_lists_of_kinetics_sounds_are_made_of_the_annotations_of_kinetics(ffmpeg, tmp_path):
+    root, videos = tmp_path / "ks", tmp_path / "k400"
+    make_video(ffmpeg, videos / "train" / "AbC-1_x_000005_000015.mp4")
+    for name in ("val/-d_000100_000110", "train/E_000000_000010", "train/other_000001_000011"):
+        (videos / name).parent.mkdir(exist_ok=True)
+        shutil.copy(videos / "train" / "AbC-1_x_000005_000015.mp4", videos / f"{name}.mp4")
+    root.mkdir()
+    train = ["tap dancing,AbC-1_x,5,15,train,0", '"playing drums",E,0,10,train,0']
+    train += ["tickling,vanished,7,17,train,0", "yoga,other,1,11,train,0"]
+    (root / "train.csv").write_text("\n".join([HEADER, *train]))
+    (root / "val.csv").write_text("\n".join([HEADER, "tickling,-d,100,110,val,0"]))
+    prepared = prepare_clips(KINETICS, root, videos, 1, QUIET)
+    assert (prepared.made, prepared.problems) == (3, [])
+    assert prepared.unlisted == ["other_000001_000011"]
+    clips = check(KINETICS, root, QUIET).clips
+    assert [(clip.name, kinetics_sounds.ACTIONS[clip.label]) for clip in clips] == [
+        ("AbC-1_x_000005_000015", "tap dancing"),
+        ("E_000000_000010", "playing drums"),
+        ("-d_000100_000110", "tickling"),
+    ]
+    assert (root / "videos" / "val.txt").read_text().splitlines() == [
+        "filename start end label",
+        "-d_000100_000110 100 110 30",
+    ]
+
+
+def test_annotations_that_do_not_fit_are_told(three, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "val.csv").write_text(f"{HEADER}\ntickling,a,1,11,val,0\n")
+    (root / "train.csv").write_text(f"{HEADER}\ntickling,a,1,x,train,0\n")
+    with pytest.raises(DataError, match=r"train\.csv: expected times in seconds, got '1', 'x'"):
+        prepare_clips(KINETICS, root, three, 1, QUIET)
+    (root / "train.csv").write_text(f"{HEADER}\n")
+    with pytest.raises(DataError, match=r"none of 3 videos is a clip of train\.csv or val\.csv"):
+        prepare_clips(KINETICS, root, three, 1, QUIET)
+    assert not (root / "videos").exists()
+
+
+def test_the_actions_are_as_many_as_the_classes_and_in_order():
+    assert len(kinetics_sounds.ACTIONS) == len(set(kinetics_sounds.ACTIONS)) == KINETICS.num_classes
+    assert list(kinetics_sounds.ACTIONS) == sorted(kinetics_sounds.ACTIONS)
 
 
 def test_sounds_that_a_data_set_comes_with_are_kept(three, tmp_path):
@@ -353,7 +400,9 @@ def test_what_stops_it_before_it_begins(three, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no lists in .*root and no videos in .*empty"):
         prepare_clips(CREMAD, root, tmp_path / "empty", 1, QUIET)
-    with pytest.raises(DataError, match=r"has no videos/train\.txt and no videos/val\.txt"):
+    with pytest.raises(
+        DataError, match=r"neither videos/train\.txt .* nor train\.csv and val\.csv"
+    ):
         prepare_clips(KINETICS, tmp_path / "empty", three, 1, QUIET)
     (three / "holiday.mp4").touch()
     with pytest.raises(DataError, match=r"names such as 1001_DFA_ANG_XX, got holiday and 0 more"):
