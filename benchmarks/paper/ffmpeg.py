@@ -18,10 +18,7 @@ from benchmarks.paper.datasets.base import list_frames
 RATE = 16_000  # samples of sound a second: the rate of CREMA-D's own
 FRAMES = 1  # pictures a second, the first of each
 SLACK = 1.0  # seconds by which sound or frames may be shorter or longer than the clip
-INSTALL = (
-    "there is no ffmpeg on the PATH; install it with the system's packages, or into this "
-    "environment: pip install imageio-ffmpeg"
-)
+INSTALL = "install it with the system's packages, or into Python's: pip install imageio-ffmpeg"
 FULL = "No space left on device"
 LFS = b"version https://git-lfs"  # what a file of it begins with that was not pulled
 BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
@@ -58,7 +55,7 @@ def find_ffmpeg() -> str:
 
         program = imageio_ffmpeg.get_ffmpeg_exe()
     except (ModuleNotFoundError, RuntimeError):  # a package without the program, on some systems
-        raise DataError(INSTALL) from None
+        raise DataError(f"there is no ffmpeg on the PATH; {INSTALL}") from None
     return str(program)
 
 
@@ -137,17 +134,27 @@ def _run(ffmpeg: str, video: Path, wanted: Missing) -> str:
         pattern = f"{wanted.folder}".replace("%", "%%") + f"/{wanted.frame}"
         command += ["-map", "0:v:0", "-vf", filters, "-r", str(FRAMES), "-q:v", "2"]
         command += ["-f", "image2", f"file:{pattern}"]
-    done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", check=False
-    )
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
+    except OSError as error:
+        raise DataError(f"{ffmpeg} cannot be run ({error.strerror}); {INSTALL}") from None
     if done.returncode == 0:
         return done.stderr
     if FULL in done.stderr:
         raise unwritable(video, OSError(errno.ENOSPC, FULL))
-    with video.open("rb") as file:
-        if file.read(len(LFS)) == LFS:
-            raise BrokenVideoError("a pointer of Git LFS in place of the video: git lfs pull")
+    if _begins_with(video, LFS):
+        raise BrokenVideoError("a pointer of Git LFS in place of the video: git lfs pull")
     raise BrokenVideoError(_reason(done.stderr, wanted))
+
+
+def _begins_with(file: Path, start: bytes) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(start)) == start
+    except OSError:  # ffmpeg has said that it cannot be read
+        return False
 
 
 def _reason(told: str, wanted: Missing) -> str:

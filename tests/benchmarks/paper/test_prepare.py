@@ -374,6 +374,15 @@ def test_a_video_that_git_lfs_has_not_fetched_is_called_that(ffmpeg, tmp_path):
         extract(ffmpeg, video, Missing(None, tmp_path / "frames", "%d.jpg"))
 
 
+def test_a_program_or_a_video_that_cannot_be_read_is_told(ffmpeg, tmp_path):
+    missing = Missing(None, tmp_path / "frames", "%d.jpg")
+    (tmp_path / "ffmpeg").touch()
+    with pytest.raises(DataError, match=r"ffmpeg cannot be run .*; install it with"):
+        extract(str(tmp_path / "ffmpeg"), tmp_path / "a.flv", missing)
+    with pytest.raises(BrokenVideoError, match="No such file"):
+        extract(ffmpeg, tmp_path / "a.flv", missing)
+
+
 def test_clips_without_a_video_and_videos_without_a_clip_are_told(three, tmp_path):
     root = tmp_path / "root"
     prepare_clips(CREMAD, root, three, 1, QUIET)
