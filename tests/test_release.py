@@ -101,15 +101,27 @@ def pack(folder: Path, held: Any, readme: str = "", extra: str = "midas_aug/py.t
 def test_archives_are_checked(checker, tmp_path, monkeypatch):
     for name in ("GITHUB_REF_NAME", "GITHUB_REF_TYPE"):
         monkeypatch.delenv(name, raising=False)
-    whole = "```python\na[b](c)\n```\n[d](https://e)"
-    assert checker.main(pack(tmp_path, checker.NEEDED, whole)) == "1.0"
+    code = "```python\na[b](c)  # ½\n```"
+    whole = f"{code}\n[d](https://e)"
+    assert checker.main(pack(tmp_path, checker.NEEDED, whole), code) == "1.0"
     with pytest.raises(SystemExit, match="the sdist lacks LICENSE"):
         checker.main(pack(tmp_path, set(checker.NEEDED) - {"LICENSE"}))
     with pytest.raises(SystemExit, match=r"nothing else: \['tests/x"):
         checker.main(pack(tmp_path, checker.NEEDED, extra="tests/x.py"))
     with pytest.raises(SystemExit, match=r"dead links: .*\(docs/a.md\)"):
-        checker.main(pack(tmp_path, checker.NEEDED, "[a](docs/a.md)"))
+        checker.main(pack(tmp_path, checker.NEEDED, "[a](docs/a.md)"), "")
+    with pytest.raises(SystemExit, match=r"other code:\n```python\na\[b\]\(c\)"):
+        checker.main(pack(tmp_path, checker.NEEDED, "```python\nab\n```"), code)
     monkeypatch.setenv("GITHUB_REF_TYPE", "tag")
     monkeypatch.setenv("GITHUB_REF_NAME", "v0.9")
     with pytest.raises(SystemExit, match=r"tag v1\.0"):
         checker.main(pack(tmp_path, checker.NEEDED))
+
+
+def test_the_address_of_the_repository_is_named_everywhere_or_nowhere():
+    """Links of README on an index, too, go where the project's address says."""
+    text = text_of("pyproject.toml")
+    found = re.search(r"^\[project\.urls\]\n(?:.*\n)*?(?:\w+) = \"(https://[^\"]+)\"", text, re.M)
+    rest = text.partition("[tool.hatch.metadata")[2]
+    named = [text_of("CITATION.cff"), text_of("mkdocs.yml"), rest]
+    assert all(found[1] in one if found else "github.com" not in one for one in named)
