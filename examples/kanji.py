@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from midas_aug import MidasLoss, MisalignAugment, MisalignedBatch, recipes
 from midas_aug.confidence import SkillConfidence
+from midas_aug.diagnostics import late_fusion
 from midas_aug.functional import fit_fusion_weights, gather_rows, misaligned_accuracy, plan_swaps
 
 DATA = Path(__file__).parent / "data" / "kanji.npz"
@@ -257,8 +258,10 @@ def evaluate(setup: Setup, name: str, rows: Rows) -> dict[str, Scores]:
     if METHODS[name].apart:
         weights = fit_ensemble(model, setup.splits[1])
         predictors = {
-            "late fusion": lambda given: mean_probability(model.classify(given)),
-            "fitted late fusion": lambda given: weighted(model.classify(given), weights),
+            "late fusion": lambda given: late_fusion(stacked(model.classify(given))),
+            "fitted late fusion": lambda given: late_fusion(
+                stacked(model.classify(given)), weights
+            ),
         }
         alone = {f"{m} alone": scores_of(z, labels) for m, z in model.classify(features).items()}
     elif setup.criterion.warming_up:
@@ -303,13 +306,8 @@ def fit_ensemble(model: LateFusion, validation: Rows) -> Tensor:
     return fit_fusion_weights([z.log_softmax(1) for z in logits.values()], validation.labels)
 
 
-def weighted(logits: Mapping[str, Tensor], weights: Tensor) -> Tensor:
-    log_p = torch.stack([z.log_softmax(dim=1) for z in logits.values()])
-    return torch.einsum("m,mnc->nc", weights, log_p)
-
-
-def mean_probability(logits: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack([z.softmax(dim=1) for z in logits.values()]).mean(dim=0).log()
+def stacked(logits: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(list(logits.values()))
 
 
 def crop(pictures: Tensor, random: torch.Generator) -> Tensor:

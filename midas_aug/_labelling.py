@@ -19,6 +19,7 @@ from midas_aug.confidence.base import (
     ConfidenceProvider,
     check_finite,
     check_unimodal_logits,
+    own_log_likelihoods,
     without_absent,
 )
 from midas_aug.errors import MidasAugError
@@ -161,9 +162,7 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
             "confidence='uniform' or a provider of midas_aug.confidence"
         )
     logits, n_rows = check_logits(rule, drawn, unimodal_logits), drawn.labels.shape[0]
-    readable = rule.target.filled(drawn.labels)[:, None]
-    columns = [rule.target.log_likelihoods(scores.detach(), readable) for scores in logits]
-    found = torch.cat(columns, dim=1).float()
+    found = own_log_likelihoods(rule.target, logits, drawn.labels).float()
     # Not −∞, whose softmax over modalities would be NaN where all of them are.
     found = found.masked_fill(drawn.ignored[:n_rows, None], 0.0).clamp_(min=LEAST)
     if drawn.absent is not None:
@@ -225,33 +224,26 @@ def divisor_of(target: Target, labels: Tensor, counted: Tensor) -> Tensor:
     return torch.where(total > 0, total, 1.0)
 
 
-def weigh(
-    drawn: Draw,
-    divisor: Tensor,
-    misaligned_weight: float,
-    hard_weights: Tensor | None,
-    row_weights: Tensor | None,
-) -> Tensor:
+def weigh(rule: LabelRule, drawn: Draw, divisor: Tensor, hard_weights: Tensor | None) -> Tensor:
     """Weights ``(N + S,)`` whose plain mean with the losses is L_align + λ·L_mis (Eq. 11).
 
     Args:
+        rule: Settings.
         drawn: The draw.
         divisor: What the mean of the aligned rows' losses divides by.
-        misaligned_weight: λ.
         hard_weights: ``(S,)``, or None.
-        row_weights: ``(N,)`` what each aligned row counts in the divisor; None: 1.
     """
     n_rows, total_rows = drawn.labels.shape[0], drawn.source.shape[0]
     weights = drawn.valid / (divisor / total_rows)
     if total_rows > n_rows:
         mixed = weights[n_rows:]
-        factor: Tensor | float = misaligned_weight * n_rows / (total_rows - n_rows)
+        factor: Tensor | float = rule.misaligned_weight * n_rows / (total_rows - n_rows)
         if not drawn.anchors_repeat:
-            counted = drawn.valid[:n_rows]
+            counted, row_weights = drawn.valid[:n_rows], rule.target.row_weights(drawn.labels)
             if row_weights is not None:
                 counted = counted * row_weights
             anchored = counted.index_select(0, drawn.anchor[n_rows:]).sum()
-            factor = misaligned_weight * divisor / torch.where(anchored > 0, anchored, 1)
+            factor = rule.misaligned_weight * divisor / torch.where(anchored > 0, anchored, 1)
         mixed.mul_(factor)
         if hard_weights is not None:
             mixed.mul_(hard_weights)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._tree import in_order
-from midas_aug.errors import MidasAugError
-from midas_aug.functional.plan import check_present
+from midas_aug.functional.plan import check_flags
 
 __all__ = ["as_present"]
 
@@ -25,20 +24,13 @@ def as_present(present: Any, names: Sequence[Any], n_rows: int) -> Tensor:
         MidasAugError: Names, shapes or dtypes do not fit.
     """
     if not isinstance(present, Mapping):
-        return check_present(present, n_rows, len(names))
+        why = "one flag a row and modality"
+        return check_flags(present, (n_rows, len(names)), "present", why)
     columns = in_order(present, names, "present")
-    parts = []
-    for name, column in zip(names, columns, strict=True):
-        flags = torch.as_tensor(column)
-        if (*flags.shape,) != (n_rows,):
-            raise MidasAugError(
-                f"expected present[{name!r}] of shape ({n_rows},), one flag a row, got "
-                f"{tuple(flags.shape)}; True where the row has the modality"
-            )
-        if flags.dtype != torch.bool:
-            raise MidasAugError(
-                f"expected present[{name!r}] to have the dtype bool, True where the row has the "
-                f"modality, got {flags.dtype}; convert it with .bool()"
-            )
-        parts.append(flags)
-    return check_present(torch.stack(parts, dim=1), n_rows, len(names))
+    return torch.stack(
+        [
+            check_flags(torch.as_tensor(column), (n_rows,), f"present[{name!r}]", "one flag a row")
+            for name, column in zip(names, columns, strict=True)
+        ],
+        dim=1,
+    )

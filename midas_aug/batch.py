@@ -168,8 +168,9 @@ class MisalignedBatch:
     @property
     def present(self) -> Any:
         """``(N + S, M)`` bool: the source of each modality has it."""
-        absent, full = self._drawn.absent, torch.ones_like(self._drawn.source, dtype=torch.bool)
-        return self._give(full if absent is None else ~absent)
+        absent, source = self._drawn.absent, self._drawn.source
+        found = torch.ones_like(source, dtype=torch.bool) if absent is None else ~absent
+        return self._give(found)
 
     @property
     def absent(self) -> Tensor | None:
@@ -249,9 +250,8 @@ class MisalignedBatch:
         if self._weights is None:
             if self._drawn.source.shape[0] > self._n_rows:
                 self._mixed_shares("weights")
-            factor, hard = self._rule.misaligned_weight, self._mix.hard_weights
-            counts = self.target.row_weights(self._drawn.labels)
-            self._weights = labelling.weigh(self._drawn, self.divisor, factor, hard, counts)
+            hard = self._mix.hard_weights
+            self._weights = labelling.weigh(self._rule, self._drawn, self.divisor, hard)
         return self._give(self._weights) if self.is_numpy else self._weights
 
     @property
@@ -311,10 +311,9 @@ class MisalignedBatch:
             elif unimodal_logits is not None and by_logits:
                 scored = provider.from_logits(unimodal_logits, self.labels)
             else:
-                if features is not None or not self.materialized:
-                    batch = self.data if features is None else features
-                else:
-                    batch = labelling.aligned_data(rule, drawn, self.data)
+                batch = self.data if features is None else features
+                if features is None and self.materialized:
+                    batch = labelling.aligned_data(rule, drawn, batch)
                 scored = provider(batch, self.labels)
             mix = labelling.from_confidence(rule, drawn, scored, provider, self._give)
         out = self._copy()

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from midas_aug.diagnostics import late_fusion
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TWO, THREE = kanji.MODALITIES[:2], kanji.MODALITIES
 
@@ -102,10 +104,10 @@ def test_three_modalities_train():
 def test_the_ensemble_is_a_mean_of_probabilities_or_a_weighted_sum_of_their_logarithms():
     logits = {"a": torch.randn(5, 3), "b": torch.randn(5, 3)}
     mean = (logits["a"].softmax(1) + logits["b"].softmax(1)) / 2
-    torch.testing.assert_close(kanji.mean_probability(logits), mean.log())
+    torch.testing.assert_close(late_fusion(kanji.stacked(logits)), mean.log())
     log_p = [F.log_softmax(z, dim=1) for z in logits.values()]
     torch.testing.assert_close(
-        kanji.weighted(logits, torch.tensor([2.0, -0.5])), 2 * log_p[0] - 0.5 * log_p[1]
+        late_fusion(kanji.stacked(logits), torch.tensor([2.0, -0.5])), 2 * log_p[0] - 0.5 * log_p[1]
     )
 
 

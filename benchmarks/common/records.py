@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
 import torch
 
@@ -188,12 +188,10 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def is_scores(value: object) -> bool:
-    """Whether a value of JSON is scores as `finite` gives them, an accuracy among them."""
-    return (
-        isinstance(value, dict)
-        and is_number(value.get("accuracy"))
-        and all(score is None or is_number(score) for score in value.values())
+def is_scores(value: object) -> TypeGuard[dict[str, float | None]]:
+    """Whether a value of JSON is scores as `finite` gives them."""
+    return isinstance(value, dict) and all(
+        score is None or is_number(score) for score in value.values()
     )
 
 

@@ -150,12 +150,7 @@ def actions(record: Diagnosed, gain: float = advice.GAIN) -> list[tuple[str, str
     """What the diagnosis of a model advises; ``gain`` stands in for the threshold."""
     modalities = record["modalities"]
     scores = {key: Score(*numbers) for key, numbers in record["scores"].items()}
-    usual = advice.GAIN
-    try:
-        advice.GAIN = gain
-        given = advise(modalities, scores, find(modalities, scores))
-    finally:
-        advice.GAIN = usual
+    given = advise(modalities, scores, find(modalities, scores), gain=gain)
     return [(one.action, one.modality) for one in given]
 
 

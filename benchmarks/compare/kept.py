@@ -16,6 +16,7 @@ from benchmarks.common.records import (
     check_fields,
     damaged,
     is_number,
+    is_scores,
     parse_json,
     read_json,
     write_text,
@@ -161,11 +162,7 @@ def _checked(record: dict[str, Any], file: Path) -> Record:
 
 def _is_scored(value: object) -> bool:
     """Whether a value of JSON is scores, the main one of a kind of labels among them."""
-    return (
-        isinstance(value, dict)
-        and any(name in value for name in MAIN_SCORES)
-        and all(score is None or is_number(score) for score in value.values())
-    )
+    return is_scores(value) and any(name in value for name in MAIN_SCORES)
 
 
 _FIELDS = {

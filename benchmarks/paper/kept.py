@@ -29,6 +29,11 @@ def read_runs(folder: Path, data: PaperData) -> Iterator[dict[str, Any]]:
             yield read_run(file, data)
 
 
+def _is_scored(value: object) -> bool:
+    """Whether a value of JSON is scores, an accuracy among them."""
+    return is_scores(value) and is_number(value.get("accuracy"))
+
+
 _FIELDS = {
     "entry": lambda value: isinstance(value, str) and value in ENTRIES,
     "modality": lambda value: value is None or isinstance(value, str),
@@ -40,6 +45,6 @@ _FIELDS = {
     "clips": lambda value: type(value) is int,
     "epoch": lambda value: type(value) is int,
     "steps": is_number,
-    "validation": is_scores,
-    "test": is_scores,
+    "validation": _is_scored,
+    "test": _is_scored,
 }

@@ -265,16 +265,18 @@ def _target_confidence(
     """exp(−loss) of each modality's prediction for the label, ``(N, M)``; 0 without a label."""
     checked = target.check(labels)
     ignored = target.label_ids(checked) < 0
-    readable = target.filled(checked)[:, None]
-    columns: list[Tensor] = []
-    in_turn = check_unimodal_logits(unimodal_logits, modalities, checked.shape[0], target)
-    for number, scores in enumerate(in_turn):
-        temperature = 1.0 if temperatures is None else temperatures[number]
-        if isinstance(temperature, Tensor) or temperature != 1:
-            scores = scores / temperature
-        columns.append(target.log_likelihoods(scores.detach(), readable))
-    confidence = torch.cat(columns, dim=1).exp_().masked_fill_(ignored[:, None], 0.0)
-    return like(confidence, labels)
+    logits = check_unimodal_logits(unimodal_logits, modalities, checked.shape[0], target)
+    if temperatures is not None:
+        logits = [scores / t for scores, t in zip(logits, temperatures, strict=True)]
+    confidence = own_log_likelihoods(target, logits, checked).exp_()
+    return like(confidence.masked_fill_(ignored[:, None], 0.0), labels)
+
+
+def own_log_likelihoods(target: Target, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Of each modality's predictions for each row's own label, ``(N, M)``, without gradient."""
+    readable = target.filled(labels)[:, None]
+    columns = [target.log_likelihoods(scores.detach(), readable) for scores in logits]
+    return torch.cat(columns, dim=1)
 
 
 def refuse_in_worker(provider: object) -> None:

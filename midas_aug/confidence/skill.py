@@ -24,7 +24,7 @@ from midas_aug.confidence.base import (
 )
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import shares_by_source
-from midas_aug.functional.skill import TEMPERATURES, as_counts, nll_sums, skill_from_sums
+from midas_aug.functional.skill import as_counts, nll_sums, skill_from_sums
 from midas_aug.targets import ClassIndex, Target, resolve_target
 
 __all__ = ["FitUnimodal", "SkillConfidence"]
@@ -93,7 +93,6 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         self.modalities = check_modalities(modalities)
         self.target = resolve_target(num_classes, target)
         self.num_classes = self.target.num_classes
-        self._temperatures = TEMPERATURES if self.target.takes_temperature else (1.0,)
         self.ema = check_number(ema, "ema", 0, "1 forgets what was measured before", exclusive=True)
         if self.ema > 1:
             raise MidasAugError(f"expected ema in (0, 1], got {ema!r}; 1 is the newest alone")
@@ -148,7 +147,7 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
                 scores.detach(),
                 lambda found: self.target.log_likelihoods(found, readable),
                 rows,
-                self._temperatures,
+                self.target.temperatures,
             )
             for scores, rows in zip(logits, counted, strict=True)
         ]
@@ -169,7 +168,9 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         nothing = self.target.unlabelled(0, device)
         empty = self.target.statistics(nothing, torch.zeros(0, dtype=torch.bool, device=device))
         total = [
-            torch.zeros(n_modalities, len(self._temperatures), dtype=torch.float32, device=device),
+            torch.zeros(
+                n_modalities, len(self.target.temperatures), dtype=torch.float32, device=device
+            ),
             empty.repeat(n_modalities, 1),
             torch.zeros(n_modalities, dtype=torch.int64, device=device),
         ]

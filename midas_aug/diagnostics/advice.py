@@ -52,13 +52,20 @@ class Advice:
         return asdict(self)
 
 
-def advise(modalities: Sequence[str], scores: Scores, findings: Sequence[Finding]) -> list[Advice]:
+def advise(
+    modalities: Sequence[str],
+    scores: Scores,
+    findings: Sequence[Finding],
+    *,
+    gain: float = GAIN,
+) -> list[Advice]:
     """What to do, the most useful first; nothing where the scores do not tell.
 
     Args:
         modalities: Names, in order.
         scores: As in `ModalityReport.scores`; a rule whose scores are missing says nothing.
         findings: What `midas_aug.diagnostics.findings.find` says of them.
+        gain: What late fusion or a head has to be above the model, about.
 
     Example:
         >>> from midas_aug.diagnostics import Score, advise
@@ -73,7 +80,7 @@ def advise(modalities: Sequence[str], scores: Scores, findings: Sequence[Finding
     neglected = [m for m in modalities if {("ignored", m), ("underused", m)} & about]
     copies = redundant(modalities, scores)
     found = [_drop(scores, m) for m in silent if _is_idle(scores, m)]
-    competing = list(_competing(modalities, scores))
+    competing = list(_competing(modalities, scores, gain))
     found += competing
     found += [_augment(scores, m) for m in modalities if m not in silent and _memorised(scores, m)]
     wanted = [m for m in neglected if m not in copies and m not in silent]
@@ -103,15 +110,15 @@ def _memorised(scores: Scores, modality: str) -> bool:
     return gap.value >= MEMORISED_PART * scores[kinds.TRAINING_SKILL.key(modality)].value
 
 
-def _gains(score: Score | None) -> bool:
-    return score is not None and score.low > 0 and score.value >= GAIN
+def _gains(score: Score | None, gain: float) -> bool:
+    return score is not None and score.low > 0 and score.value >= gain
 
 
-def _competing(modalities: Sequence[str], scores: Scores) -> Iterator[Advice]:
+def _competing(modalities: Sequence[str], scores: Scores, gain: float) -> Iterator[Advice]:
     """Where the heads know more together, or one of them alone, than the model makes of them."""
     late, fitted = kinds.LATE_FUSION_GAIN.key(), kinds.FITTED_FUSION_GAIN.key()
-    better = [m for m in modalities if _gains(scores.get(kinds.HEAD_GAIN.key(m)))]
-    because = tuple(key for key in (late, fitted) if _gains(scores.get(key)))
+    better = [m for m in modalities if _gains(scores.get(kinds.HEAD_GAIN.key(m)), gain)]
+    because = tuple(key for key in (late, fitted) if _gains(scores.get(key), gain))
     because += tuple(kinds.HEAD_GAIN.key(m) for m in better)
     fitting = scores.get(kinds.FITTING_GAIN.key())
     if fitted in because and (late not in because or fitting is None or fitting.value >= 0):

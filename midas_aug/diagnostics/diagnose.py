@@ -19,7 +19,7 @@ from midas_aug.diagnostics.scores import LEARNED_AT
 from midas_aug.diagnostics.target_outcomes import TargetOutcomes, join_targets, observe_target
 from midas_aug.diagnostics.target_scores import metric_of
 from midas_aug.errors import MidasAugError
-from midas_aug.targets import ClassIndex, Distribution, Target
+from midas_aug.targets import ClassIndex, Distribution, Target, resolve_target
 
 __all__ = ["diagnose"]
 
@@ -183,11 +183,7 @@ def _observer(
     """What looks at a block: by classes, or by the score of the target."""
     if target is None:
         return partial(observe, num_classes=num_classes, **options)
-    if num_classes is not None:
-        raise MidasAugError(
-            f"expected num_classes or target, got both, {num_classes!r} and {target!r}; a target "
-            "says what the classes are: leave num_classes out"
-        )
+    target = resolve_target(num_classes, target)
     if isinstance(target, Distribution):
         return partial(observe, num_classes=target.num_classes, target=target, **options)
     metric_of(target)  # complain before the work

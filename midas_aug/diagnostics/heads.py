@@ -1,6 +1,7 @@
 """What the modalities' own classifiers know, alone and together: skill, and late fusion."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from midas_aug.diagnostics import bootstrap, scores
 from midas_aug.diagnostics.bootstrap import Statistic
 from midas_aug.diagnostics.fusion import FOLDS, cross_fitted_fusion, late_fusion
 from midas_aug.diagnostics.measures import row_correct
-from midas_aug.functional.skill import TEMPERATURES
+from midas_aug.functional.skill import nll_sums
 from midas_aug.targets import ClassIndex, Target
 
 __all__ = ["HeadRows", "fusion_statistics", "memorised", "skill_statistics"]
@@ -122,22 +123,25 @@ def skill_statistics(
     chance, floor = map(float, wanted.best_constant(sums, counted.sum()))
     if not chance > floor:
         return {}
-    temperatures = TEMPERATURES if wanted.takes_temperature else (1.0,)
     pieces = torch.split(torch.arange(len(labels)), max(1, AT_ONCE // logits.shape[2]))
 
-    def losses(scored: Tensor, index: Tensor, temperature: float) -> Tensor:
-        readable = wanted.filled(labels[index])[:, None]
-        return -wanted.log_likelihoods(scored[index] / temperature, readable)[:, 0]
-
+    readable = wanted.filled(labels)[:, None]
     found = {}
     for name, scored in zip(rows.names, logits, strict=True):
-        totals = torch.zeros(len(temperatures), dtype=torch.float64)
+        totals = torch.zeros(len(wanted.temperatures), dtype=torch.float64)
         for index in pieces:
-            totals += torch.stack([losses(scored, index, t).double().sum() for t in temperatures])
-        best = temperatures[int(torch.where(totals.isfinite(), totals, torch.inf).argmin())]
-        at_best = torch.cat([losses(scored, index, best) for index in pieces])
-        found[kind.key(name)] = bootstrap.skill(at_best - floor, chance - floor)
+            of_piece = partial(_log_likelihoods, wanted, readable[index])
+            totals += nll_sums(scored[index], of_piece, counted[index], wanted.temperatures)
+        best = wanted.temperatures[int(torch.where(totals.isfinite(), totals, torch.inf).argmin())]
+        at_best = torch.cat(
+            [wanted.log_likelihoods(scored[i] / best, readable[i])[:, 0] for i in pieces]
+        )
+        found[kind.key(name)] = bootstrap.skill(-at_best - floor, chance - floor)
     return found
+
+
+def _log_likelihoods(target: Target, labels: Tensor, scores: Tensor) -> Tensor:
+    return target.log_likelihoods(scores, labels)
 
 
 def fusion_statistics(rows: HeadRows, whole: Tensor, *, seed: int) -> dict[str, Statistic]:

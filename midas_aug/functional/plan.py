@@ -94,7 +94,10 @@ def plan_swaps(
     classes = as_labels(labels, "labels")
     if num_classes is not None:
         check_label_range(classes, num_classes)
-    has = None if present is None else check_present(present, len(classes), num_modalities)
+    has = None
+    if present is not None:
+        why = "one flag a row and modality"
+        has = check_flags(present, (len(classes), num_modalities), "present", why)
     if has is not None:
         classes = classes.masked_fill(~has.any(dim=1), -1)
     rows = draw_rows(
@@ -169,15 +172,15 @@ def draw_rows(
     return plan if present is None else plan._replace(valid=plan.valid & has_parts(plan, present))
 
 
-def check_present(present: Array, n_rows: int, num_modalities: int) -> Tensor:
-    """The ``(N, M)`` bool mask of the modalities that rows have."""
-    has = as_tensor(present, "present")
+def check_flags(present: Array, shape: tuple[int, ...], name: str, why: str) -> Tensor:
+    """Flags of ``shape`` as a bool tensor: True where a row has a modality."""
+    has = as_tensor(present, name)
     if has.dtype != torch.bool:
         raise MidasAugError(
-            f"expected present to have the dtype bool, True where a row has the modality, got "
-            f"{has.dtype}; convert it with present.bool()"
+            f"expected {name} to have the dtype bool, True where a row has the modality, got "
+            f"{has.dtype}; convert it with .bool()"
         )
-    check_shape(has, (n_rows, num_modalities), "present", "one flag a row and modality")
+    check_shape(has, shape, name, why)
     return has
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from midas_aug._arrays import as_scores, check_shape
 from midas_aug._draws import STEP, stirred
 from midas_aug.errors import MidasAugError
+from midas_aug.functional.skill import TEMPERATURES
 
 __all__ = ["ID_MASK", "Target", "hash_rows", "share_rows"]
 
@@ -55,6 +56,11 @@ class Target(ABC):
     n_outputs: int | None = None
     num_ids: int | None = None
     takes_temperature: bool = False
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """What predictions are divided by to find out which of it suits them best."""
+        return TEMPERATURES if self.takes_temperature else (1.0,)
 
     @abstractmethod
     def check(self, labels: Any, *, force: bool = False) -> Tensor:
