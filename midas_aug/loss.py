@@ -56,7 +56,7 @@ class MidasLoss(StatefulModule):
             unimodal term counts: the fusion head gets no gradient at all and α does not change.
             A loop may read ``warming_up`` to skip the swap and the fusion meanwhile.
         warmup_steps: The same in training steps, for streams, which have no epochs. Counts the
-            calls in training mode.
+            calls in training mode; compile the loss after it.
 
     Attributes:
         weak_modality: The module that holds α, or None.
@@ -121,7 +121,9 @@ class MidasLoss(StatefulModule):
         self.register_state("epoch", functools.partial(torch.zeros, (), dtype=torch.int64))
         self.register_state("steps", functools.partial(torch.zeros, (), dtype=torch.int64))
         # Python values of the two: to branch on a buffer would be a sync.
-        self._epoch = Mirror(int, 0)
+        # A truth, not the epoch itself: a compiled graph is made anew for every number it has seen.
+        below = functools.partial(_is_below, warmup_epochs)
+        self._early = Mirror(below, warmup_epochs > 0)
         self._steps = Mirror(int, 0)
         self._epoch_known = False
         self._missed_logits = False
@@ -150,13 +152,13 @@ class MidasLoss(StatefulModule):
         """Whether only the unimodal term counts in training now."""
         if self.warmup_steps:
             return self._steps.of(self.steps) < self.warmup_steps
-        return self.warmup_epochs > 0 and self._epoch.of(self.epoch) < self.warmup_epochs
+        return self._early.of(self.epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the criterion which epoch (from 0) begins; ends the warm-up when it is time."""
         self._epoch_known = True
         self.epoch.fill_(epoch)
-        self._epoch.set(self.epoch, epoch)
+        self._early.set(self.epoch, epoch < self.warmup_epochs)
 
     def forward(
         self, logits: Tensor, out: LabelledRows, unimodal_logits: UnimodalLogits | None = None
@@ -209,6 +211,12 @@ class MidasLoss(StatefulModule):
         self.ready()
         warms_up = self.warmup_epochs or self.warmup_steps
         warming_up = bool(warms_up) and self.training and self.warming_up
+        if warming_up and self.warmup_steps and torch.compiler.is_compiling():
+            raise MidasAugError(
+                f"expected a warm-up in epochs where the loss is compiled, got warmup_steps="
+                f"{self.warmup_steps}: a graph cannot branch on how often it has run; use "
+                "warmup_epochs and criterion.set_epoch(...), or compile after the warm-up"
+            )
         if (warming_up or unimodal_logits is None) and not torch.compiler.is_compiling():
             self._warn(out, unimodal_logits, warming_up)
         target = target_of(out, logits)
@@ -335,6 +343,10 @@ def _in_order(unimodal_logits: Any, out: Any) -> list[Tensor]:
     if isinstance(unimodal_logits, Mapping):
         return list(unimodal_logits.values())
     return list(unimodal_logits)
+
+
+def _is_below(limit: int, epoch: Tensor) -> bool:
+    return int(epoch) < limit
 
 
 def _know_epoch(module: Any, _: Any) -> None:

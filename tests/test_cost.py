@@ -177,3 +177,42 @@ def test_calls_are_those_of_this_package() -> None:
     augment = MisalignAugment(NAMES, CLASSES)
     assert calls_of_this_package(lambda: augment.needs_model) == 1
     assert calls_of_this_package(lambda: re.compile("a")) == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
+def test_a_compiled_warm_up_has_two_graphs_however_many_epochs_there_are() -> None:
+    """PyTorch gives up after eight: it must not see the number of the epoch."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    augment, criterion = MisalignAugment(NAMES, CLASSES, seed=0), MidasLoss(2, warmup_epochs=3)
+    features = {name: torch.randn(ROWS, CLASSES) for name in NAMES}
+    labels = torch.arange(ROWS) % CLASSES
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def loss() -> Any:
+        out = augment(features, labels, unimodal_logits=features)
+        return criterion(out["a"] + out["b"], out, features)
+
+    losses = []
+    for epoch in range(12):
+        criterion.set_epoch(epoch)
+        losses.append(float(loss()))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert losses[0] == losses[1] == losses[2]  # of the unimodal heads alone
+    assert all(later > losses[0] for later in losses[3:])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_warm_up_by_steps_is_not_compiled_and_can_be_once_it_is_over() -> None:
+    torch._dynamo.reset()
+    out = MisalignAugment(NAMES, CLASSES, confidence="uniform", hardness=None)(
+        {name: torch.zeros(2, 3) for name in NAMES}, torch.tensor([0, 1])
+    )
+    logits, unimodal = torch.zeros(6, CLASSES), [torch.zeros(2, CLASSES)] * 2
+    criterion = MidasLoss(2, warmup_steps=2)
+    fast = torch.compile(criterion, fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match="expected a warm-up in epochs where the loss is compiled"):
+        fast(logits, out, unimodal)
+    for _ in range(2):
+        criterion(logits, out, unimodal)
+    assert fast(logits, out, unimodal) > criterion.compute(logits, out, unimodal).unimodal
