@@ -6,6 +6,7 @@ python -m benchmarks report --suite full  # from the kept runs alone
 python -m benchmarks freeze full          # the kept runs as one file
 python -m benchmarks speed                # pairing, swap, loss, steps, goals
 python -m benchmarks diagnose openmoji    # what three models listen to
+python -m benchmarks probes               # what their encoders have learned
 
 The paper's own data sets, from where you have them:
 

@@ -70,6 +70,14 @@ class Diagnose:
 
 
 @dataclass(frozen=True)
+class Probes:
+    """Train four methods where modalities compete, and probe what their encoders have learned."""
+
+    out: Path = RESULTS
+    """Where the tuning of the suite competition is; probes.jsonl and the page go there too."""
+
+
+@dataclass(frozen=True)
 class Speed:
     """Measure the speed of pairing, swap, loss and whole steps, and write the page."""
 
@@ -125,7 +133,17 @@ class Throughput:
 
 
 Command: TypeAlias = (
-    Fetch | Run | Report | Freeze | Speed | Diagnose | Check | Reproduce | Sample | Throughput
+    Fetch
+    | Run
+    | Report
+    | Freeze
+    | Speed
+    | Diagnose
+    | Probes
+    | Check
+    | Reproduce
+    | Sample
+    | Throughput
 )
 
 
@@ -138,6 +156,7 @@ def parse(arguments: Sequence[str] | None = None, description: str | None = None
         | Annotated[Freeze, tyro.conf.subcommand("freeze")]
         | Annotated[Speed, tyro.conf.subcommand("speed")]
         | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+        | Annotated[Probes, tyro.conf.subcommand("probes")]
         | Annotated[Check, tyro.conf.subcommand("check")]
         | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
         | Annotated[Sample, tyro.conf.subcommand("sample")]
