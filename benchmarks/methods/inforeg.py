@@ -48,7 +48,8 @@ class InfoReg(ComparingMethod):
     before the first count as 0: the window is at least that long.
 
     Ours: every encoder has a window of its own, where the code watches one of two; with three
-    modalities or more, the gap to the mean of the others.
+    modalities or more, the gap to the mean of the others. The code has β exp(tanh(gap)) for a, and
+    a threshold of 0.04; these are the paper's.
 
     Attributes:
         beta: β: 0.9 to 0.95 in the source.

@@ -29,8 +29,9 @@ class DataRemixing(ComparingMethod):
     the others' features are 0, and the loss is CE(z, y) + γ CE(h_m, y); first all batches of the
     first modality, then those of the next.
 
-    The optimiser and the schedule are the suite's, not the original's Adam; its batches are not
-    shortened either.
+    The optimiser and the schedule are those of the run, not the original's Adam. As there, a row is
+    in one batch an epoch. Encoders of features that are set to 0 still run, and go on updating their
+    batch norm statistics.
 
     Attributes:
         warmup: Fraction of the epochs; 10 of 60 in the source.
