@@ -213,6 +213,8 @@ COMPETITION_LEADERS = {
         for name in ("skill", "midas", "plain-swap")
     },
 }
+# Rows of the competition suite that came to it later; see its protocol.
+COMPETITION_LATER = ("inforeg", "cggm", "remix", "pdmp", "aug", "masam")
 # Untuned, at the rate of joint training.
 COMPETITION_BESIDE = {
     name: Entry(title, method, fixed, follows="joint", tuned=False)

@@ -30,8 +30,8 @@ class DataRemixing(ComparingMethod):
     first modality, then those of the next.
 
     The optimiser and the schedule are those of the run, not the original's Adam. As there, a row is
-    in one batch an epoch. Encoders of features that are set to 0 still run, and go on updating their
-    batch norm statistics.
+    in one batch an epoch. Encoders of features that are set to 0 still run, and go on updating
+    their batch norm statistics.
 
     Attributes:
         warmup: Fraction of the epochs; 10 of 60 in the source.
