@@ -3,13 +3,17 @@
 python -m benchmarks fetch all            # or digits, openmoji, watch, …
 python -m benchmarks run --suite quick    # goes on where it was stopped
 python -m benchmarks report --suite full  # from the kept runs alone
-python -m benchmarks freeze full          # the kept runs as one file
+python -m benchmarks freeze full          # publish: runs, tables, figures
 python -m benchmarks speed                # pairing, swap, loss, steps, goals
 python -m benchmarks diagnose openmoji    # what three models listen to
 python -m benchmarks probes               # what their encoders have learned
 
+Everything is written into runs/, or where --out says; `freeze` alone
+writes into benchmarks/results, where the published results are.
+
 The paper's own data sets, from where you have them:
 
+python -m benchmarks prepare cremad --root DIR    # sound, frames out of videos
 python -m benchmarks check cremad --root DIR      # is the copy whole?
 python -m benchmarks reproduce cremad --root DIR  # the paper's protocol
 python -m benchmarks sample cremad DIR            # a small made-up copy

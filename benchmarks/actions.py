@@ -1,6 +1,7 @@
 """What the commands do."""
 
 import sys
+from pathlib import Path
 
 import joblib
 import torch
@@ -13,6 +14,7 @@ from benchmarks.command_line import (
     Diagnose,
     Fetch,
     Freeze,
+    Prepare,
     Probes,
     Report,
     Reproduce,
@@ -32,7 +34,6 @@ from benchmarks.compare.suite import (
     finished_stages,
     freeze,
     run_job,
-    single_files,
     stages,
 )
 from benchmarks.compare.tasks import TASKS
@@ -40,10 +41,13 @@ from benchmarks.paper.datasets import paper_data
 from benchmarks.paper.datasets.check import check
 from benchmarks.paper.datasets.check import report as report_check
 from benchmarks.paper.datasets.sample import write_image_encoder, write_sample, write_text_encoder
+from benchmarks.paper.prepare import prepare_clips
+from benchmarks.paper.prepare import report as report_prepared
 from benchmarks.paper.ranks import start_ranks
 from benchmarks.paper.run import reproduce
 from benchmarks.paper.throughput import measure
 from benchmarks.speed.run import run_speed
+from midas_aug.diagnostics.advice import steps
 
 
 def perform(command: Command) -> None:
@@ -57,14 +61,15 @@ def perform(command: Command) -> None:
         elif isinstance(command, Report):
             report(command, console)
         elif isinstance(command, Freeze):
-            need_writable(command.into / command.suite)
-            console.print(f"Written: {freeze(command.suite, command.out, command.into)}")
+            publish(command, console)
         elif isinstance(command, Speed):
             speed(command, console)
         elif isinstance(command, Diagnose):
             diagnose(command, console)
         elif isinstance(command, Probes):
             probe(command, console)
+        elif isinstance(command, Prepare):
+            prepare_copy(command, console)
         elif isinstance(command, Check):
             check_copy(command, console)
         elif isinstance(command, Reproduce):
@@ -100,7 +105,7 @@ def fetch(command: Fetch, console: Console) -> None:
 def run(command: Run, console: Console) -> None:
     """Run the stages of a suite, then write its report."""
     folder = command.out / command.suite
-    need_writable(folder, single_files(folder))
+    need_writable(folder)
     for dataset in {TASKS[task].dataset for task in SUITES[command.suite].tasks}:
         data.load(dataset)  # a set that was not fetched is missed now, not in an hour
     for title, jobs in stages(command.suite, command.out):
@@ -138,8 +143,20 @@ def report(command: Report, console: Console) -> None:
     need_writable(command.out / command.suite)
     for _ in finished_stages(command.suite, command.out):
         pass
+    write(command.suite, command.out, console)
+
+
+def publish(command: Freeze, console: Console) -> None:
+    """Write the runs as one file, and tables and figures from that."""
+    need_writable(command.into / command.suite)
+    console.print(f"Written: {freeze(command.suite, command.out, command.into)}")
+    write(command.suite, command.into, console)
+
+
+def write(suite: str, folder: Path, console: Console) -> None:
+    """Write tables and figures of a suite from the runs in a folder."""
     try:
-        for file in write_report(command.suite, SUITES[command.suite].tasks, command.out):
+        for file in write_report(suite, SUITES[suite].tasks, folder):
             console.print(f"Written: {file}")
     except ValueError as error:  # runs of another tuning are among them
         sys.exit(str(error))
@@ -164,6 +181,16 @@ def probe(command: Probes, console: Console) -> None:
         console.print(f"{key.task}, {key.entry}, seed {key.seed}: probed")
     write_text(page, probes.page(probes.read_probes(file)))
     console.print(f"Written: {page}")
+
+
+def prepare_copy(command: Prepare, console: Console) -> None:
+    """Print what came of the clips; fail if one is not whole."""
+    data = paper_data(command.name)
+    videos = command.root if command.videos is None else command.videos
+    prepared = prepare_clips(data, command.root, videos, command.workers, console)
+    console.print(report_prepared(data, command.root, prepared), markup=False, soft_wrap=True)
+    if prepared.problems:
+        sys.exit(1)
 
 
 def check_copy(command: Check, console: Console) -> None:
@@ -196,7 +223,7 @@ def throughput(command: Throughput, console: Console) -> None:
 
 
 def diagnose(command: Diagnose, console: Console) -> None:
-    """Print the comparison and the findings of each model, and keep them with a figure."""
+    """Print the comparison, and of each model what it does and what to do; keep them, drawn."""
     if command.task not in TASKS:
         sys.exit(f"there is no task {command.task}; choose from {', '.join(TASKS)}")
     folder = command.out / "diagnosis"
@@ -211,5 +238,7 @@ def diagnose(command: Diagnose, console: Console) -> None:
     write_text(page, "\n\n".join(part.strip() for part in parts) + "\n")
     console.print(str(comparison), markup=False, soft_wrap=True)
     for one in comparison.reports:
-        console.print(f"\n{one.name}:", *(f"- {found.text}" for found in one.findings), sep="\n")
+        findings = [f"- {found.text}" for found in one.findings]
+        lines = [f"\n{one.name}:", *findings, "", *steps(one.advice)]
+        console.print(*lines, sep="\n", markup=False, soft_wrap=True)
     console.print(f"Written: {page} and {figure}")

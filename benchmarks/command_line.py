@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
-from benchmarks.common.records import RESULTS
+from benchmarks.common.records import RESULTS, RUNS
 from benchmarks.paper.settings import Settings
 
 Name = Literal["quick", "full", "skill", "competition", "labels"]
@@ -32,9 +32,9 @@ class Run:
     labels: tags, a number, and modalities that are missing, an hour."""
     jobs: int = 2
     """How many runs at a time, each in a process with one thread."""
-    out: Path = RESULTS
-    """Where the report goes and the finished runs are looked for, and kept; those that come to the
-    published ones are kept in runs/compare until they are frozen."""
+    out: Path = RUNS / "compare"
+    """Where finished runs are looked for, and kept, and where the report goes. Published runs count
+    as finished in runs/compare, and nowhere else: another folder begins from nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,20 @@ class Report:
 
     suite: Name = "quick"
     """Which."""
-    out: Path = RESULTS
-    """Where the finished runs are kept."""
+    out: Path = RUNS / "compare"
+    """Where the finished runs are kept, as for run; the report goes there, too."""
 
 
 @dataclass(frozen=True)
 class Freeze:
-    """Put the finished runs of a suite into one file, sorted, a line each."""
+    """Publish a suite: its finished runs as one file, sorted, a line each, and its report."""
 
     suite: tyro.conf.Positional[Name]
     """Which."""
-    out: Path = RESULTS
+    out: Path = RUNS / "compare"
     """Where the finished runs are kept, as for run."""
     into: Path = RESULTS
-    """The file is SUITE/runs.jsonl in here."""
+    """They become SUITE/runs.jsonl in here, with README.md and the figures beside it."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,18 @@ class Diagnose:
 
     task: tyro.conf.Positional[str]
     """One of the tasks, such as openmoji."""
-    out: Path = RESULTS
-    """Where the full suite's runs are, for the tuned configurations; the figure goes there too."""
+    out: Path = RUNS / "compare"
+    """Where the full suite's runs are, for the tuned configurations, as for run; the page and its
+    figure go to diagnosis in here."""
 
 
 @dataclass(frozen=True)
 class Probes:
     """Train four methods where modalities compete, and probe what their encoders have learned."""
 
-    out: Path = RESULTS
-    """Where the tuning of the suite competition is; probes.jsonl and the page go there too."""
+    out: Path = RUNS / "compare"
+    """Where the runs of the suite competition are, for the tuned configurations, as for run;
+    probes.jsonl and the page go to competition in here."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,24 @@ class Speed:
 
     device: Literal["cpu", "cuda"] = "cpu"
     """cuda does everything that a GPU is needed for, too."""
-    out: Path = RESULTS / "speed"
+    out: Path = RUNS / "speed"
     """Where cpu.json, cuda.json and the page are kept."""
     small: bool = False
     """Tiny sizes and two rounds, to see that it works."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Take sound and frames out of the videos of one of the paper's data sets, as check expects."""
+
+    name: tyro.conf.Positional[str]
+    """cremad or kinetics-sounds."""
+    root: Path
+    """Its folder: sound and frames go there, and lists of clips may be there."""
+    videos: Path | None = None
+    """Where the videos are, in this folder or in folders of it; by default in the root."""
+    workers: int = 2
+    """How many videos at a time."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,7 @@ Command: TypeAlias = (
     | Speed
     | Diagnose
     | Probes
+    | Prepare
     | Check
     | Reproduce
     | Sample
@@ -157,6 +174,7 @@ def parse(arguments: Sequence[str] | None = None, description: str | None = None
         | Annotated[Speed, tyro.conf.subcommand("speed")]
         | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
         | Annotated[Probes, tyro.conf.subcommand("probes")]
+        | Annotated[Prepare, tyro.conf.subcommand("prepare")]
         | Annotated[Check, tyro.conf.subcommand("check")]
         | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
         | Annotated[Sample, tyro.conf.subcommand("sample")]

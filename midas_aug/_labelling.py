@@ -2,16 +2,17 @@
 
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import as_scores, check_shape, may_read_values
-from midas_aug._hardness import HardnessSetting, measure_hardness
+from midas_aug._drawn import Draw, LabelRule, MixLabels
+from midas_aug._hardness import measure_hardness
 from midas_aug._logits import warn_of_probabilities
 from midas_aug._rows import first_rows
 from midas_aug._tree import get_groups, in_order, map_items
@@ -19,7 +20,6 @@ from midas_aug.confidence.base import (
     ConfidenceProvider,
     check_finite,
     check_unimodal_logits,
-    own_log_likelihoods,
     without_absent,
 )
 from midas_aug.errors import MidasAugError
@@ -28,15 +28,15 @@ from midas_aug.functional.shares import label_shares
 from midas_aug.targets import Target
 
 __all__ = [
-    "Draw",
-    "LabelRule",
-    "MixLabels",
     "aligned_data",
+    "ask",
     "carries_two_labels",
     "check_logits",
     "divisor_of",
     "from_confidence",
     "from_logits",
+    "labels_at",
+    "shares_of_all",
     "weigh",
     "weigh_by_hardness",
 ]
@@ -47,105 +47,6 @@ LEAST = -1e30
 
 # Rules whose first batch was not weighed, of which their owners were told.
 _told_of_hardness: "weakref.WeakSet[LabelRule]" = weakref.WeakSet()
-
-
-@dataclass(frozen=True, eq=False)
-class LabelRule:
-    """Settings of an augmentation that its batches are labelled by.
-
-    Attributes:
-        keys: For each modality, by its name, the one key of the batch that holds it, or several.
-        keep: Keys of the batch whose values have no rows.
-        target: What a label is.
-        hardness: How samples are weighed.
-        misaligned_weight: λ.
-        provider: The class of the confidence that has to label a drawn batch; None where unimodal
-            logits do, too.
-        validate: Whether values on an accelerator are looked at.
-    """
-
-    keys: Mapping[Any, tuple[Any, ...]]
-    keep: tuple[Any, ...]
-    target: Target
-    hardness: HardnessSetting
-    misaligned_weight: float
-    provider: str | None
-    validate: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Draw:
-    """Facts of one draw, as tensors.
-
-    Attributes:
-        labels: ``(N, …)``, as the target has them.
-        ids: ``(N,)`` int64: equal for rows of the same label, negative for ignored rows.
-        source: ``(N + S, M)`` int64.
-        anchor: ``(N + S,)`` int64.
-        valid: ``(N + S,)`` bool.
-        ignored: ``(N + S,)`` bool, ``~valid``: confidence, loss and unimodal losses ask for it.
-        absent: ``(N + S, M)`` bool: the source of a modality does not have it; None: all have all.
-        anchors_repeat: The misaligned rows are anchored in the batch, over and over.
-        block_wise: Block m of the misaligned rows replaces modality m alone.
-    """
-
-    labels: Tensor
-    ids: Tensor
-    source: Tensor
-    anchor: Tensor
-    valid: Tensor
-    ignored: Tensor
-    absent: Tensor | None
-    anchors_repeat: bool
-    block_wise: bool
-
-    @property
-    def present(self) -> Tensor | None:
-        """``(N, M)`` bool: which modalities each row of the batch has; None: all."""
-        return None if self.absent is None else ~self.absent[: self.labels.shape[0]]
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Draw":
-        """The same facts with ``function(tensor)`` in place of every tensor."""
-        valid, labels = function(self.valid), function(self.labels)
-        return replace(
-            self,
-            labels=labels,
-            ids=labels if self.ids is self.labels else function(self.ids),
-            absent=None if self.absent is None else function(self.absent),
-            source=function(self.source),
-            anchor=function(self.anchor),
-            valid=valid,
-            ignored=~valid,
-        )
-
-
-@dataclass(eq=False)
-class MixLabels:
-    """What labels a draw. One of the first two is there; a drawn batch has none of it.
-
-    Attributes:
-        confidence: ``(N, M)`` float32.
-        log_confidence: ``(N, M)`` float32, where unimodal logits tell.
-        shares: ``(S, M)`` float32 of the misaligned rows.
-        hard_weights: ``(S,)`` float32, or None where samples are not weighed.
-    """
-
-    confidence: Tensor | None = None
-    log_confidence: Tensor | None = None
-    shares: Tensor | None = None
-    hard_weights: Tensor | None = None
-
-    def confidence_of(self, drawn: Draw) -> Tensor:
-        """``(N, M)`` confidences in the labels of ``drawn``; 0 in rows without one."""
-        if self.confidence is not None or self.log_confidence is None:
-            return torch.as_tensor(self.confidence)
-        n_rows = drawn.labels.shape[0]
-        return self.log_confidence.exp().masked_fill_(drawn.ignored[:n_rows, None], 0.0)
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "MixLabels":
-        """The same with ``function(tensor)`` in place of every tensor."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return MixLabels(**{n: None if p is None else function(p) for n, p in parts.items()})
 
 
 def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels:
@@ -162,16 +63,29 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
             "confidence='uniform' or a provider of midas_aug.confidence"
         )
     logits, n_rows = check_logits(rule, drawn, unimodal_logits), drawn.labels.shape[0]
-    found = own_log_likelihoods(rule.target, logits, drawn.labels).float()
+    # By modality, as memory has it: a CPU takes seven times longer over rows of two numbers.
+    found = rule.target.head_log_likelihoods(logits, drawn.readable).float()
     # Not −∞, whose softmax over modalities would be NaN where all of them are.
-    found = found.masked_fill(drawn.ignored[:n_rows, None], 0.0).clamp_(min=LEAST)
+    found = found.masked_fill(drawn.ignored[:n_rows], 0.0).clamp_(min=LEAST)
     if drawn.absent is not None:
-        found = found.masked_fill(drawn.absent[:n_rows], torch.finfo(found.dtype).min)
+        found = found.masked_fill(drawn.absent[:n_rows].t(), torch.finfo(found.dtype).min)
     if n_rows and (rule.validate or may_read_values(found)):
         check_no_nan(found)
-    # Along the first axis: a CPU takes seven times longer over rows of two numbers.
-    chosen = found.gather(0, drawn.source[n_rows:])
-    return MixLabels(log_confidence=found, shares=chosen.t().softmax(dim=0).t())
+    chosen = found.gather(1, drawn.source[n_rows:].t())
+    return MixLabels(log_confidence=found.t(), shares=chosen.softmax(dim=0).t())
+
+
+def ask(
+    provider: ConfidenceProvider,
+    labels: Any,
+    unimodal_logits: Any,
+    features: Any,
+    aligned_rows: Callable[[], Any],
+) -> Any:
+    """A provider's confidences: of logits if it takes them, else of features, else of the data."""
+    if unimodal_logits is not None and provider.takes_logits:
+        return provider.from_logits(unimodal_logits, labels)
+    return provider(aligned_rows() if features is None else features, labels)
 
 
 def from_confidence(
@@ -209,23 +123,37 @@ def from_confidence(
     return MixLabels(confidence=confidence, shares=stated.float())
 
 
-def divisor_of(target: Target, labels: Tensor, counted: Tensor) -> Tensor:
-    """What a mean over the rows that count divides by, positive: float32 without axes.
+def shares_of_all(drawn: Draw, mixed: Tensor | None) -> Tensor:
+    """Shares ``(N + S, M)``: even ones for the aligned rows, then those of the mixed rows."""
+    n_rows, width = drawn.labels.shape[0], drawn.source.shape[1]
+    if mixed is None:
+        mixed = drawn.source.new_empty((0, width), dtype=torch.float32)
+    shares = pad(mixed, (0, 0, n_rows, 0), value=1 / width)
+    if drawn.absent is not None:
+        shares[:n_rows] = without_absent(shares[:n_rows], drawn.absent[:n_rows])
+    return shares
+
+
+def divisor_of(
+    target: Target, labels: Tensor, counted: Tensor, count: Tensor | None = None
+) -> Tensor:
+    """What a mean over the rows that count divides by, a positive number without axes.
 
     Args:
         target: What a label is.
         labels: ``(N, …)``.
         counted: ``(N,)`` bool.
+        count: How many these are, at least 1, where it is known.
     """
     weights = target.row_weights(labels)
     if weights is None:
-        return counted.sum(dtype=torch.float32).clamp(min=1)
+        return counted.sum().clamp_(min=1) if count is None else count
     total = torch.where(counted, weights, 0.0).sum()
     return torch.where(total > 0, total, 1.0)
 
 
 def weigh(rule: LabelRule, drawn: Draw, divisor: Tensor, hard_weights: Tensor | None) -> Tensor:
-    """Weights ``(N + S,)`` whose plain mean with the losses is L_align + λ·L_mis (Eq. 11).
+    """Weights ``(N + S,)`` whose sum with the losses is L_align + λ·L_mis (Eq. 11).
 
     Args:
         rule: Settings.
@@ -234,7 +162,7 @@ def weigh(rule: LabelRule, drawn: Draw, divisor: Tensor, hard_weights: Tensor | 
         hard_weights: ``(S,)``, or None.
     """
     n_rows, total_rows = drawn.labels.shape[0], drawn.source.shape[0]
-    weights = drawn.valid / (divisor / total_rows)
+    weights = (drawn.valid / divisor).float()
     if total_rows > n_rows:
         mixed = weights[n_rows:]
         factor: Tensor | float = rule.misaligned_weight * n_rows / (total_rows - n_rows)
@@ -301,6 +229,11 @@ def carries_two_labels(drawn: Draw) -> Tensor:
     return ((ids != first) & ~absent).any(dim=1)
 
 
+def labels_at(labels: Tensor, source: Tensor) -> Tensor:
+    """Labels ``(N, …)`` of the rows ``(R, M)``: ``(R, M, …)``."""
+    return labels.take(source) if labels.ndim == 1 else labels[source]
+
+
 def aligned_data(rule: LabelRule, drawn: Draw, data: Any) -> Any:
     """The N rows that came in of N + S, beside what was kept."""
     n_rows, keep = drawn.labels.shape[0], rule.keep
@@ -317,9 +250,9 @@ def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Ten
 
 
 def check_no_nan(log_confidence: Tensor) -> None:
-    """Raise for NaN, which is in no row that does not count; −∞ is a confidence of 0."""
+    """Raise for NaN in ``(M, N)``, which is in no ignored row; −∞ is a confidence of 0."""
     if bool(log_confidence.sum().isnan()):
-        bad = log_confidence.isnan().any(dim=1)
+        bad = log_confidence.isnan().any(dim=0)
         raise MidasAugError(
             f"expected unimodal logits that are numbers, got NaN or infinity in {int(bad.sum())} "
             f"of {len(bad)} rows; a head has diverged (lower the learning rate, or look at its "

@@ -1,7 +1,7 @@
 """Where a batch has its modalities and labels, and how its rows are taken."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,7 +49,13 @@ class BatchLayout:
         return get_groups(batch, self.keys)
 
     def swap(
-        self, batch: Any, n_rows: int, source: Tensor, anchor: Tensor, anchors_repeat: bool
+        self,
+        batch: Any,
+        n_rows: int,
+        source: Tensor,
+        anchor: Tensor,
+        anchors_repeat: bool,
+        swapped_blocks: Sequence[int] | None,
     ) -> Any:
         """A batch of the rows ``source`` of each modality and the rows ``anchor`` of the rest.
 
@@ -61,6 +67,7 @@ class BatchLayout:
             anchors_repeat: Whether the anchors are the batch over and over. The host knows them
                 then without asking a device: lists and CPU leaves can follow a batch on an
                 accelerator.
+            swapped_blocks: As in `Draw`.
         """
         columns = self._columns(batch)
         blocks = anchor.shape[0] // max(n_rows, 1)
@@ -70,7 +77,9 @@ class BatchLayout:
             column = columns.get(key)
             path = f"batch[{key!r}]"
             if column is not None:
-                return take_rows(value, source[:, column], n_rows, path=path, modality=True)
+                index = source[:, column]
+                swapped = None if swapped_blocks is None else swapped_blocks[column]
+                return take_rows(value, index, n_rows, path=path, modality=True, swapped=swapped)
             if value is None or key in self.keep:
                 return value
             return take_rows(value, anchor, n_rows, path=path, modality=False, host_index=on_host)

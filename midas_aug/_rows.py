@@ -38,6 +38,7 @@ def take_rows(
     path: str,
     modality: bool,
     host_index: HostIndex | None = None,
+    swapped: int | None = None,
 ) -> Any:
     """Index every leaf of ``tree`` that has rows with ``index``.
 
@@ -49,6 +50,7 @@ def take_rows(
         modality: Whether ``tree`` is (a part of) a modality, where every leaf must have rows.
         host_index: Gives ``index`` as Python numbers where they are known without asking the
             device. With it, lists and CPU leaves follow labels on an accelerator.
+        swapped: See `select_rows`.
 
     Raises:
         MidasAugError: A leaf has another number of rows, is of a kind that cannot be indexed by
@@ -58,7 +60,7 @@ def take_rows(
         if tree.layout is torch.strided and not tree.is_nested:
             shape = tree.shape
             if shape and shape[0] == n_rows:
-                return _take_tensor(tree, index, path, host_index)
+                return _take_tensor(tree, index, path, host_index, swapped)
             if shape or modality:
                 raise MidasAugError(_other_size(path, tuple(shape), n_rows, modality))
             return tree
@@ -91,6 +93,7 @@ def take_rows(
                 path=f"{path}[{key!r}]",
                 modality=modality,
                 host_index=host_index,
+                swapped=swapped,
             )
 
         return map_items(inside, tree)
@@ -150,7 +153,9 @@ def as_columns(batch: Any, sample: Any) -> Any:
     return batch
 
 
-def _take_tensor(tensor: Tensor, index: Tensor, path: str, host_index: HostIndex | None) -> Tensor:
+def _take_tensor(
+    tensor: Tensor, index: Tensor, path: str, host_index: HostIndex | None, swapped: int | None
+) -> Tensor:
     if tensor.device != index.device:
         if tensor.device.type != "cpu" or host_index is None:
             raise MidasAugError(
@@ -158,7 +163,7 @@ def _take_tensor(tensor: Tensor, index: Tensor, path: str, host_index: HostIndex
                 f"{tensor.device}; move the whole batch to one device first"
             )
         index = _on_host(index, path, host_index)
-    return select_rows(tensor, index)
+    return select_rows(tensor, index, swapped)
 
 
 def _on_host(index: Tensor, path: str, host_index: HostIndex | None) -> Tensor:

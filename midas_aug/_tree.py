@@ -7,6 +7,7 @@ with one row per item, except at the top of a batch, where it is a tuple batch.
 
 import copy
 import dataclasses
+import functools
 import sys
 from collections import UserDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -94,6 +95,8 @@ def get_groups(batch: Any, keys: Mapping[Any, Sequence[Any]]) -> list[Any]:
 
 def in_order(values: Any, keys: Sequence[Key], what: str) -> list[Any]:
     """One value a key: looked up by it, or in the order of a list, a tuple or a stacked array."""
+    if type(values) is dict and values.keys() >= set(keys):
+        return [values[key] for key in keys]
     if is_array(values) or (type(values) in (list, tuple)):
         if len(values) != len(keys):
             raise MidasAugError(
@@ -122,8 +125,15 @@ def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
     return tree
 
 
-def select_rows(array: Tensor, index: Tensor) -> Tensor:
-    """``index_select`` of rows, with a backward that is fast on a CPU."""
+def select_rows(array: Tensor, index: Tensor, swapped: int | None = None) -> Tensor:
+    """``index_select`` of rows, with a backward that is fast on a CPU.
+
+    Args:
+        array: ``(N, …)``.
+        index: ``(R,)`` int64.
+        swapped: ``index`` is blocks of N rows, all of them the rows in order but this one; None:
+            nobody knows.
+    """
     if (
         array.requires_grad
         and torch.is_grad_enabled()
@@ -131,7 +141,7 @@ def select_rows(array: Tensor, index: Tensor) -> Tensor:
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()  # torch.func wants its own kind
     ):
-        selected: Tensor = _SelectRows.apply(array, index)  # type: ignore[no-untyped-call]
+        selected: Tensor = _SelectRows.apply(array, index, swapped)  # type: ignore[no-untyped-call]
         return selected
     return array.index_select(0, index)
 
@@ -141,20 +151,29 @@ class _SelectRows(torch.autograd.Function):
 
     The gradient of one modality in ``torch.cat(..., dim=1)`` is a strided slice, on which the CPU's
     ``index_add`` is several times slower than on a contiguous copy, up to a thousand rows or so.
+    Blocks that are the rows in order need none of it: they are added up as they stand.
     """
 
     # Not setup_context: it costs a look at the signature in every call.
     @staticmethod
-    def forward(ctx: Any, array: Tensor, index: Tensor) -> Tensor:
+    def forward(ctx: Any, array: Tensor, index: Tensor, swapped: int | None) -> Tensor:
         ctx.shape = array.shape
+        ctx.swapped = swapped
         ctx.save_for_backward(index)
         return array.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (index,) = ctx.saved_tensors
-        rows = gradient.new_zeros(ctx.shape)
-        return rows.index_add_(0, index, gradient.contiguous()), None
+        n_rows, swapped = ctx.shape[0], ctx.swapped
+        if swapped is None or n_rows == 0:
+            rows = gradient.new_zeros(ctx.shape)
+            return rows.index_add_(0, index, gradient.contiguous()), None, None
+        blocks = torch.split(gradient, n_rows)
+        in_order = [block for number, block in enumerate(blocks) if number != swapped]
+        rows = in_order[0].clone() if len(in_order) == 1 else functools.reduce(torch.add, in_order)
+        there = index[swapped * n_rows : (swapped + 1) * n_rows]
+        return rows.index_add_(0, there, blocks[swapped].contiguous()), None, None
 
 
 def is_container(tree: Any) -> bool:

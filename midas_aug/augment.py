@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import Array
+from midas_aug._drawn import Draw, LabelRule
 from midas_aug._draws import Draws
 from midas_aug._hardness import HardnessSetting, check_hardness
-from midas_aug._labelling import Draw, LabelRule
 from midas_aug._layout import BatchLayout
 from midas_aug._present import as_present
 from midas_aug._settings import (
@@ -40,6 +40,7 @@ from midas_aug.functional.plan import (
     check_pairing,
     check_swap,
     draw_rows,
+    swapped_blocks,
 )
 from midas_aug.targets import Target, resolve_target
 
@@ -141,6 +142,8 @@ class MisalignAugment:
         self.seed = check_seed(seed)
         self.validate = validate
         self.stream = DrawStream(self.seed)
+        self._swapped_blocks = swapped_blocks(swap, len(keys))
+        self._block_wise = swap == "each" and pairing == "uniform"
         self._layout = BatchLayout(keys, self.label, self.keep)
         self._rule = LabelRule(
             keys=keys,
@@ -180,7 +183,7 @@ class MisalignAugment:
             materialize: See `draw`.
 
         Raises:
-            MidasAugError: The batch does not fit what was announced.
+            MidasAugError: The batch is not what the constructor was told to expect.
         """
         drawn = self.draw(
             batch,
@@ -205,26 +208,26 @@ class MisalignAugment:
         generator: Draws = None,
         materialize: bool = True,
     ) -> MisalignedBatch:
-        """Draw the misaligned samples of a batch, without labels of the mix: `label` comes later.
+        """Draw the misaligned samples of a batch, to be labelled later by `MisalignedBatch.label`.
 
         Args:
             batch: Mapping, sequence, named tuple or dataclass that holds the modalities, N rows
                 each. Everything else that has rows follows the anchor.
             labels: ``(N,)`` integers, in place of the batch's own. Negative ones are ignored rows.
-                With a ``target``: labels as that has them.
+                With a ``target``, labels as it takes them.
             present: Which modalities each row has: a mapping from their names to ``(N,)`` bool, or
-                ``(N, M)`` bool; in place of what the batch says. An absent modality is given to
-                nobody, has no share in a label, no unimodal loss and no hardness. A mixed row whose
-                anchor has nothing left, or for whose modality there is no donor, weighs 0, and so
-                does a row without any. What an absent modality holds is up to the model: fill it
-                with zeros, or mask it in the fusion by ``out.present``.
+                ``(N, M)`` bool; in place of what the batch says. An absent modality is never given
+                to another row, and has no share in a label, no unimodal loss and no hardness. A
+                mixed row whose anchor has nothing left, or whose modality no partner has, weighs
+                0, and so does a row without any. What stands in for an absent modality is up to
+                the model: fill it with zeros, or mask it in the fusion by ``out.present``.
             plan: Draws to replay, as from `midas_aug.functional.plan_swaps` or ``out.plan``.
             generator: Where this call's draws come from, instead of ``seed``.
             materialize: False keeps the N rows of data as they are, for a head that swaps by
                 ``out.source`` itself (`FactoredLinear`) or for ``out.gather(name, features)``.
 
         Raises:
-            MidasAugError: The batch does not fit what was announced.
+            MidasAugError: The batch is not what the constructor was told to expect.
         """
         if isinstance(batch, MisalignedBatch):
             raise MidasAugError(
@@ -238,31 +241,31 @@ class MisalignAugment:
         if has is not None:
             ids = ids.masked_fill(~has.any(dim=1), -1)
         enabled = self.enabled
-        own_plan = plan is None or not enabled
-        if enabled and plan is None:
-            rows = self._draw_rows(batch, given, ids, generator, has)
+        replayed = plan if enabled else None
+        swapped = self._swapped_blocks if enabled and plan is None else None
+        if swapped is not None:
+            rows, n_labelled = self._draw_rows(batch, given, ids, generator, has)
         else:
-            rows = aligned_rows(ids, len(self.modalities), plan if enabled else None, has)
+            rows, n_labelled = aligned_rows(ids, len(self.modalities), replayed, has)
         source, anchor, valid = rows
         if materialize:
-            data = self._layout.swap(batch, n_rows, source, anchor, own_plan)
+            data = self._layout.swap(batch, n_rows, source, anchor, replayed is None, swapped)
         else:
             self._layout.check_modalities(batch, n_rows)
             data = batch
         drawn = Draw(
             labels=checked,
+            readable=self.target.filled(checked),
             ids=ids,
+            n_labelled=n_labelled,
             source=source,
             anchor=anchor,
             valid=valid,
             ignored=~valid,
             absent=None if has is None else ~has.gather(0, source),
-            anchors_repeat=own_plan,
-            block_wise=own_plan
-            and enabled
-            and has is None
-            and self.swap == "each"
-            and self.pairing == "uniform",
+            anchors_repeat=replayed is None,
+            swapped_blocks=swapped,
+            block_wise=self._block_wise and swapped is not None and has is None,
         )
         return MisalignedBatch(
             data,
@@ -350,7 +353,7 @@ class MisalignAugment:
 
     def _draw_rows(
         self, batch: Any, given: Any, ids: Tensor, generator: Draws, present: Tensor | None
-    ) -> SwapPlan:
+    ) -> tuple[SwapPlan, Tensor]:
         features: list[Any] | None = None
         if self.pairing != "uniform":
             features = self._layout.modalities(batch)

@@ -9,10 +9,10 @@ from typing_extensions import Self
 
 import midas_aug._labelling as labelling
 from midas_aug._arrays import Array
-from midas_aug._labelling import Draw, LabelRule
+from midas_aug._drawn import Draw, LabelRule, MixLabels
 from midas_aug._rows import take_rows
 from midas_aug._tree import get_item, item_keys, map_arrays, resolve_key
-from midas_aug.confidence.base import as_provider, without_absent
+from midas_aug.confidence.base import as_provider
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
 
@@ -36,6 +36,7 @@ class MisalignedBatch:
         materialized: Whether ``data`` has N + S rows.
         labelled_by_logits: Whether the shares came from unimodal logits.
         is_numpy: Whether the arrays of this batch are NumPy's.
+        drawn: The facts of the draw, as tensors.
 
     Example:
         >>> import torch
@@ -60,10 +61,8 @@ class MisalignedBatch:
         self.num_classes = rule.target.num_classes
         self.materialized = materialized
         self.labelled_by_logits = False
-        self._drawn = drawn
-        self._rule = rule
+        self.drawn, self._rule, self._mix = drawn, rule, MixLabels()
         self.is_numpy = numpy
-        self._mix = labelling.MixLabels()
         self._forget()
 
     def _forget(self) -> None:
@@ -114,68 +113,68 @@ class MisalignedBatch:
             features: An array or nesting of arrays with N rows; gradients flow through.
 
         Raises:
-            MidasAugError: ``name`` is no modality, or a leaf has not N rows.
+            MidasAugError: ``name`` is no modality, or an array does not have N rows.
         """
         if name not in self.modalities:
             raise MidasAugError(
                 f"expected the name of a modality, one of {self.modalities!r}, got {name!r}; "
                 "only modalities are swapped"
             )
-        column = self._drawn.source[:, self.modalities.index(name)]
-        path = f"features of {name!r}"
-        return take_rows(features, column, self._n_rows, path=path, modality=True)
+        number, blocks = self.modalities.index(name), self.drawn.swapped_blocks
+        index, path = self.drawn.source[:, number], f"features of {name!r}"
+        swapped = None if blocks is None else blocks[number]
+        return take_rows(features, index, self._n_rows, path=path, modality=True, swapped=swapped)
 
     # -- provenance ------------------------------------------------------------------------------
 
     @property
     def labels(self) -> Any:
-        """``(N, …)`` labels of the aligned rows, as the target has them: int64 class indices."""
-        return self._give(self._drawn.labels) if self.is_numpy else self._drawn.labels
+        """``(N, …)`` labels of the aligned rows as the target takes them, such as int64 classes."""
+        return self._give(self.drawn.labels) if self.is_numpy else self.drawn.labels
 
     @property
     def source(self) -> Any:
         """``(N + S, M)`` int64: the batch row that supplies each modality."""
-        return self._give(self._drawn.source) if self.is_numpy else self._drawn.source
+        return self._give(self.drawn.source) if self.is_numpy else self.drawn.source
 
     @property
     def anchor(self) -> Any:
         """``(N + S,)`` int64: the batch row that each sample belongs to."""
-        return self._give(self._drawn.anchor) if self.is_numpy else self._drawn.anchor
+        return self._give(self.drawn.anchor) if self.is_numpy else self.drawn.anchor
 
     @property
     def valid(self) -> Any:
         """``(N + S,)`` bool: False for ignored rows and rows without a partner (weight 0)."""
-        return self._give(self._drawn.valid) if self.is_numpy else self._drawn.valid
+        return self._give(self.drawn.valid) if self.is_numpy else self.drawn.valid
 
     @property
     def ignored(self) -> Any:
         """``(N + S,)`` bool: the rows that are not valid."""
-        return self._give(self._drawn.ignored) if self.is_numpy else self._drawn.ignored
+        return self._give(self.drawn.ignored) if self.is_numpy else self.drawn.ignored
 
     @property
     def source_labels(self) -> Any:
         """``(N + S, M, …)``: the label of each modality's source."""
         if self._source_labels is None:
-            labels, source = self._drawn.labels, self._drawn.source
-            self._source_labels = labels.take(source) if labels.ndim == 1 else labels[source]
+            self._source_labels = labelling.labels_at(self.drawn.labels, self.drawn.source)
         return self._give(self._source_labels) if self.is_numpy else self._source_labels
 
     @property
     def is_misaligned(self) -> Any:
         """``(N + S,)`` bool: the modalities that this row has carry different labels."""
-        return self._give(labelling.carries_two_labels(self._drawn))
+        return self._give(labelling.carries_two_labels(self.drawn))
 
     @property
     def present(self) -> Any:
         """``(N + S, M)`` bool: the source of each modality has it."""
-        absent, source = self._drawn.absent, self._drawn.source
+        absent, source = self.drawn.absent, self.drawn.source
         found = torch.ones_like(source, dtype=torch.bool) if absent is None else ~absent
         return self._give(found)
 
     @property
     def absent(self) -> Tensor | None:
         """``~present``, a tensor; None where every row has every modality."""
-        return self._drawn.absent
+        return self.drawn.absent
 
     @property
     def aligned(self) -> slice:
@@ -185,17 +184,14 @@ class MisalignedBatch:
     @property
     def misaligned(self) -> slice:
         """The rows that the augmentation added."""
-        return slice(self._n_rows, self._drawn.source.shape[0])
+        return slice(self._n_rows, self.drawn.source.shape[0])
 
     @property
     def plan(self) -> SwapPlan:
         """The draws, to replay them: ``augment(batch, plan=out.plan)``."""
-        index, drawn = self.misaligned, self._drawn
-        return SwapPlan(
-            self._give(drawn.source[index]),
-            self._give(drawn.anchor[index]),
-            self._give(drawn.valid[index]),
-        )
+        drawn, n_rows = self.drawn, self.drawn.labels.shape[0]
+        plan = SwapPlan(drawn.source[n_rows:], drawn.anchor[n_rows:], drawn.valid[n_rows:])
+        return SwapPlan(*(self._give(part) for part in plan)) if self.is_numpy else plan
 
     # -- labels ----------------------------------------------------------------------------------
 
@@ -207,10 +203,10 @@ class MisalignedBatch:
     @property
     def source_confidence(self) -> Any:
         """``(N + S, M)``: each modality's confidence in the label of its source."""
-        if self._drawn.source.shape[0] == self._n_rows and self._mix.shares is None:
-            return self._give(torch.ones_like(self._drawn.source, dtype=torch.float32))
+        if self.drawn.source.shape[0] == self._n_rows and self._mix.shares is None:
+            return self._give(torch.ones_like(self.drawn.source, dtype=torch.float32))
         confidence = self._require_confidence("source_confidence")
-        return self._give(confidence.gather(0, self._drawn.source))
+        return self._give(confidence.gather(0, self.drawn.source))
 
     @property
     def hard_weights(self) -> Any:
@@ -222,21 +218,14 @@ class MisalignedBatch:
     def shares(self) -> Any:
         """``(N + S, M)``: each modality's share in the label (Eq. 2-3); aligned rows are even."""
         if self._shares is None:
-            shape, device = (self._n_rows, len(self.modalities)), self._drawn.labels.device
-            even = torch.full(shape, 1 / shape[1], dtype=torch.float32, device=device)
-            if self._drawn.absent is not None:
-                even = without_absent(even, self._drawn.absent[: self._n_rows])
-            if self._drawn.source.shape[0] > self._n_rows:
-                even = torch.cat([even, self._mixed_shares("shares")])
-            self._shares = even
+            self._shares = labelling.shares_of_all(self.drawn, self._mixed_shares("shares"))
         return self._give(self._shares) if self.is_numpy else self._shares
 
     @property
     def targets(self) -> Any:
-        """``(N + S, C)`` soft labels, those of the sources mixed by shares; some targets refuse."""
+        """``(N + S, C)`` soft labels, the sources' mixed by shares; an error for some targets."""
         if self._targets is None:
-            if self._drawn.source.shape[0] > self._n_rows:
-                self._mixed_shares("targets")
+            self._mixed_shares("targets")
             shares, labels = torch.as_tensor(self.shares), torch.as_tensor(self.source_labels)
             self._targets = self._rule.target.dense(labels, shares)
         return self._give(self._targets)
@@ -248,21 +237,26 @@ class MisalignedBatch:
         Both means run over the rows with a label; weak-modality weights (α) are the loss's.
         """
         if self._weights is None:
-            if self._drawn.source.shape[0] > self._n_rows:
-                self._mixed_shares("weights")
-            hard = self._mix.hard_weights
-            self._weights = labelling.weigh(self._rule, self._drawn, self.divisor, hard)
+            self._weights = self.sum_weights * self.drawn.source.shape[0]
         return self._give(self._weights) if self.is_numpy else self._weights
 
     @property
+    def sum_weights(self) -> Tensor:
+        """`weights` / (N + S), a tensor: for a sum over the rows in place of a mean."""
+        self._mixed_shares("weights")
+        hard = self._mix.hard_weights
+        return labelling.weigh(self._rule, self.drawn, self.divisor, hard)
+
+    @property
     def divisor(self) -> Tensor:
-        """What a mean over the aligned rows divides by: a positive float32 tensor without axes.
+        """What a mean over the aligned rows divides by: a positive tensor without axes.
 
         The number of rows with a label; with class weights of class indices the sum of these.
         """
         if self._divisor is None:
-            labels, counted = self._drawn.labels, self._drawn.valid[: self._n_rows]
-            self._divisor = labelling.divisor_of(self.target, labels, counted)
+            drawn, counted = self.drawn, self.drawn.valid[: self._n_rows]
+            facts = drawn.labels, counted, drawn.n_labelled
+            self._divisor = labelling.divisor_of(self.target, *facts)
         return self._divisor
 
     def folded_targets(self) -> Any:
@@ -285,8 +279,8 @@ class MisalignedBatch:
 
         Args:
             confidence: ``(N, M)`` confidences, or a provider: it is given the logits if it takes
-                them and there are some, else ``features``, else the N rows of data. None: the
-                unimodal logits tell.
+                them and there are some, else ``features``, else the N rows of data. None: it
+                is taken from the unimodal logits.
             unimodal_logits: Logits ``(N, C)`` of the aligned rows, a mapping by modality or a
                 sequence in modality order.
             features: Encoder outputs of the N aligned rows, by modality or in order; hardness is
@@ -298,7 +292,7 @@ class MisalignedBatch:
         Raises:
             MidasAugError: There is nothing to label with, or shapes do not fit.
         """
-        rule, drawn, by_logits = self._rule, self._drawn, True
+        rule, drawn, by_logits = self._rule, self.drawn, True
         if confidence is None:
             mix = labelling.from_logits(rule, drawn, unimodal_logits)
         else:
@@ -306,15 +300,10 @@ class MisalignedBatch:
                 labelling.check_logits(rule, drawn, unimodal_logits)
             provider = as_provider(confidence) if callable(confidence) else None
             by_logits = provider is not None and provider.takes_logits
-            if provider is None:
-                scored: Any = confidence
-            elif unimodal_logits is not None and by_logits:
-                scored = provider.from_logits(unimodal_logits, self.labels)
-            else:
-                batch = self.data if features is None else features
-                if features is None and self.materialized:
-                    batch = labelling.aligned_data(rule, drawn, batch)
-                scored = provider(batch, self.labels)
+            scored: Any = confidence
+            if provider is not None:
+                given = (self.labels, unimodal_logits, features, self._aligned_rows)
+                scored = labelling.ask(provider, *given)
             mix = labelling.from_confidence(rule, drawn, scored, provider, self._give)
         out = self._copy()
         out.labelled_by_logits = by_logits
@@ -344,12 +333,12 @@ class MisalignedBatch:
         out._data = map_arrays(
             lambda array: function(array) if hasattr(array, "pin_memory") else array, self.data
         )
-        out._drawn = self._drawn.map(function)
+        out.drawn = self.drawn.map(function)
         out._mix = self._mix.map(function)
         return out
 
     def with_data(self, data: Any) -> Self:
-        """The same rows with other data, such as none: for what travels beside a model's inputs."""
+        """The same rows with other data, or with None where a model gets its inputs separately."""
         out = self._copy()
         out._data = data
         return out
@@ -358,7 +347,12 @@ class MisalignedBatch:
 
     @property
     def _n_rows(self) -> int:
-        return self._drawn.labels.shape[0]
+        return self.drawn.labels.shape[0]
+
+    def _aligned_rows(self) -> Any:
+        """The N rows of data that came in."""
+        whole = self.materialized
+        return labelling.aligned_data(self._rule, self.drawn, self._data) if whole else self._data
 
     def _copy(self) -> Self:
         """Another batch of the same rows; what is computed once is left out."""
@@ -367,19 +361,23 @@ class MisalignedBatch:
         out._forget()
         return out
 
-    def _mixed_shares(self, name: str) -> Tensor:
-        """The shares ``(S, M)`` of the misaligned rows; an error says that ``name`` needs them."""
+    def _mixed_shares(self, name: str) -> Tensor | None:
+        """The shares ``(S, M)`` of the misaligned rows, or None where there are no such rows."""
+        if self.drawn.source.shape[0] > self._n_rows:
+            self._require_label(name)
+        return self._mix.shares
+
+    def _require_label(self, name: str) -> None:
         if self._mix.shares is None:
             raise MidasAugError(
                 f"expected a labelled batch for .{name}, got one that was only drawn; call "
                 "out = out.label(unimodal_logits=..., features=...) in the training loop"
             )
-        return self._mix.shares
 
     def _require_confidence(self, name: str) -> Tensor:
-        self._mixed_shares(name)
+        self._require_label(name)
         if self._confidence is None:
-            self._confidence = self._mix.confidence_of(self._drawn)
+            self._confidence = self._mix.confidence_of(self.drawn)
         return self._confidence
 
     def _give(self, tensor: Tensor) -> Any:
@@ -389,7 +387,7 @@ class MisalignedBatch:
         return self._copy().__dict__
 
     def __repr__(self) -> str:
-        rows = f"{self._n_rows} aligned + {len(self._drawn.source) - self._n_rows} misaligned"
+        rows = f"{self._n_rows} aligned + {len(self.drawn.source) - self._n_rows} misaligned"
         state = "labelled" if self._mix.shares is not None else "not labelled yet"
         hard = "without" if self._mix.hard_weights is None else "with"
         return (

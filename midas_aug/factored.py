@@ -112,10 +112,14 @@ class FactoredLinear(nn.Linear):
             why = "one row a row of the batch, as wide as this head was built for"
             check_shape(part, (count, dim), f"features[{key!r}]", why)
         source = None if out is None else self._source(out, count)
+        blocks = out.drawn.swapped_blocks if type(out) is MisalignedBatch else None
         terms = []
         for number, weight in enumerate(torch.split(self.weight, list(self.feature_dims), dim=1)):
             term = F.linear(parts[number], weight, self.bias if number == 0 else None)
-            terms.append(term if source is None else select_rows(term, source[:, number]))
+            if source is not None:
+                swapped = None if blocks is None else blocks[number]
+                term = select_rows(term, source[:, number], swapped)
+            terms.append(term)
         return functools.reduce(torch.add, terms)
 
     def _keys(self, features: Any, out: Any) -> tuple[Any, ...]:

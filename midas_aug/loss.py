@@ -52,15 +52,15 @@ class MidasLoss(StatefulModule):
             `WeakModalityWeight` with other settings, `RatioWeakModalityWeight`.
         unimodal_weight: Factor of the *sum* of the unimodal losses. 1 is the paper's; 1/M gives
             the public code's mean; with 0 they are not computed.
-        warmup_epochs: E_w. In training, while ``set_epoch`` was told a smaller number, only the
-            unimodal term counts: the fusion head gets no gradient at all and α rests.
-            ``warming_up`` tells, for a loop that wants to save itself the swap and the fusion.
+        warmup_epochs: E_w. In training, while the epoch given to `set_epoch` is below it, only the
+            unimodal term counts: the fusion head gets no gradient at all and α does not change.
+            A loop may read ``warming_up`` to skip the swap and the fusion meanwhile.
         warmup_steps: The same in training steps, for streams, which have no epochs. Counts the
             calls in training mode.
 
     Attributes:
         weak_modality: The module that holds α, or None.
-        epoch: int64 buffer, what `set_epoch` was told last.
+        epoch: int64 buffer, the epoch last given to `set_epoch`.
         steps: int64 buffer, the training steps so far; counted while warming up by steps.
 
     Raises:
@@ -161,7 +161,7 @@ class MidasLoss(StatefulModule):
     def forward(
         self, logits: Tensor, out: LabelledRows, unimodal_logits: UnimodalLogits | None = None
     ) -> Tensor:
-        """The scalar loss; in training mode α steps afterwards.
+        """The scalar loss; in training mode α is updated afterwards.
 
         Args:
             logits: ``(N + S, C)`` of the multimodal head, for the rows of ``out``.
@@ -172,12 +172,35 @@ class MidasLoss(StatefulModule):
         Raises:
             MidasAugError: Shapes do not fit, or a warm-up has no unimodal logits to train.
         """
-        return self.compute(logits, out, unimodal_logits).total
+        parts, unimodal = self._parts(logits, out, unimodal_logits)
+        total = self._weighted(unimodal)
+        if parts is None:
+            return total
+        factors, terms = parts
+        return total - torch.dot(factors.flatten(), terms.flatten())
 
     def compute(
         self, logits: Tensor, out: LabelledRows, unimodal_logits: UnimodalLogits | None = None
     ) -> LossTerms:
-        """The loss with its parts, in place of `forward`: it steps α, too."""
+        """The loss with its parts. Call it in place of `forward`, not beside it: it updates α."""
+        parts, unimodal = self._parts(logits, out, unimodal_logits)
+        total = self._weighted(unimodal)
+        if parts is None:
+            nothing = torch.zeros_like(unimodal)
+            return LossTerms(total, nothing, nothing, unimodal)
+        # Not two slices, whose gradients are two tensors of all rows.
+        n_rows, total_rows = out.labels.shape[0], parts[0].shape[0]
+        means = torch.split(parts[0] * parts[1], [n_rows, total_rows - n_rows])
+        aligned, misaligned = (mean.sum().neg() for mean in means)
+        return LossTerms(total + aligned + misaligned, aligned, misaligned, unimodal)
+
+    def _parts(
+        self, logits: Tensor, out: LabelledRows, unimodal_logits: UnimodalLogits | None
+    ) -> tuple[tuple[Tensor, Tensor] | None, Tensor]:
+        """Factors and minus losses, ``(N + S, M)`` each, and the unimodal term.
+
+        None in a warm-up, where the rows do not count. Steps α.
+        """
         if not isinstance(out, MisalignedBatch) and not hasattr(out, "source_labels"):
             raise MidasAugError(
                 f"expected a MisalignedBatch as the second argument, got {type(out).__name__}; "
@@ -193,27 +216,17 @@ class MidasLoss(StatefulModule):
         unimodal = self._unimodal(unimodal_logits, out, target, scores, warming_up)
         if warming_up:
             self._count_step()
-            nothing = torch.zeros((), device=scores.device)
-            return LossTerms(self._weighted(unimodal), nothing, nothing, unimodal)
+            return None, unimodal
 
         rows = rows_of(out, self.num_modalities, target, scores)
-        weights = as_tensor(out.weights, "weights")
-        total_rows, n_rows = rows.shares.shape[0], out.labels.shape[0]
-        if weights.shape != (total_rows,):
-            check_shape(weights, (total_rows,), "weights", "one weight per row of logits")
         terms, log_p = loss_terms_of(target, scores, rows)
-        # Not a mean: an empty batch has the loss 0, with a gradient.
-        factors = rows.shares * (weights / -max(total_rows, 1))[:, None]
+        factors = rows.shares * _sum_weights(out, len(rows.shares))[:, None]
         weak = self.weak_modality
         if weak is not None:
-            factors[n_rows:].mul_(weak.coefficients(out))
-        # Not two slices, whose gradients are two tensors of all rows.
-        parts = torch.split(factors * terms, [n_rows, total_rows - n_rows])
-        aligned, misaligned = parts[0].sum(), parts[1].sum()
-        if self.training and weak is not None:
-            weak.step(log_p.detach(), out, rows)
-        total = aligned + misaligned + self._weighted(unimodal)
-        return LossTerms(total, aligned, misaligned, unimodal)
+            factors[out.labels.shape[0] :].mul_(weak.coefficients(out))
+            if self.training:
+                weak.step(log_p.detach(), out, rows)
+        return (factors.to(terms.dtype), terms), unimodal
 
     def _weighted(self, unimodal: Tensor) -> Tensor:
         return unimodal if self.unimodal_weight == 1 else self.unimodal_weight * unimodal
@@ -273,33 +286,45 @@ class MidasLoss(StatefulModule):
                 f"{len(by_modality)}; pass one (N, C) tensor per modality"
             )
         if type(out) is MisalignedBatch and not out.is_numpy:
-            labels, n_rows = out.labels, out.labels.shape[0]
+            labels, readable, n_rows = out.labels, out.drawn.readable, out.labels.shape[0]
             ignored, divisor = out.ignored[:n_rows], out.divisor
         else:
             labels = target.check(out.labels)
-            n_rows = labels.shape[0]
+            readable, n_rows = target.filled(labels), labels.shape[0]
             ignored = ~as_tensor(out.valid, "valid")[:n_rows]
             divisor = divisor_of(target, labels, ~ignored)
-        absent = getattr(out, "absent", None)
-        if absent is not None:
-            ignored = ignored[:, None] | absent[:n_rows]
-            each = [divisor_of(target, labels, ~column) for column in ignored.unbind(1)]
-            divisor = torch.stack(each)
-        masks = [ignored[:, None]] * self.num_modalities
-        if ignored.ndim == 2:
-            masks = list(ignored.split(1, dim=1))
         found: list[Tensor] = []
-        for number, (logits, mask) in enumerate(zip(by_modality, masks, strict=True)):
+        for number, logits in enumerate(by_modality):
             name = f"unimodal_logits[{number}]"
             rows = target.predictions(logits, name)
             if (*rows.shape,) != (n_rows, target.n_outputs):
                 check_shape(rows, (n_rows, None), name, "the N aligned rows")
                 target.check_width(rows, labels, name)
-            found.append(rows.masked_fill(mask, 0.0))  # whatever an ignored row holds
-        sums = target.loss_sums(found, labels, ignored)
-        if ignored.ndim == 2:
-            return (torch.stack(sums) / divisor).sum()
-        return functools.reduce(torch.add, sums) / divisor
+            found.append(rows)
+        stacked = torch.stack(found)
+        absent = getattr(out, "absent", None)
+        if absent is None:
+            stacked.masked_fill_(ignored[:, None], 0.0)  # whatever an ignored row holds
+            return target.loss_sum(stacked, readable, ignored) / divisor
+        left_out = (ignored[:, None] | absent[:n_rows]).t()
+        stacked.masked_fill_(left_out[:, :, None], 0.0)
+        counted = ~left_out
+        counts = counted.sum(dim=1).clamp_(min=1)
+        sums = target.losses(stacked, readable, left_out).sum(dim=1)
+        divisors = [
+            divisor_of(target, labels, *those) for those in zip(counted, counts, strict=True)
+        ]
+        return (sums / torch.stack(divisors)).sum()
+
+
+def _sum_weights(out: LabelledRows, total_rows: int) -> Tensor:
+    """``(N + S,)`` weights for a sum over the rows."""
+    if type(out) is MisalignedBatch:
+        return out.sum_weights
+    weights = as_tensor(out.weights, "weights")
+    if weights.shape != (total_rows,):
+        check_shape(weights, (total_rows,), "weights", "one weight per row of logits")
+    return weights / max(total_rows, 1)  # an empty batch has the loss 0, with a gradient
 
 
 def _in_order(unimodal_logits: Any, out: Any) -> list[Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape, like
+from midas_aug._labelling import labels_at
 from midas_aug._ranks import add_up
 from midas_aug._replay import Replay, recomputing
 from midas_aug._state import StatefulModule
@@ -71,7 +72,7 @@ class Rows(NamedTuple):
     """What a loss reads of R rows.
 
     Attributes:
-        source_labels: ``(R, M, …)``.
+        source_labels: ``(R, M, …)``, as `Target.filled` gives them.
         shares: ``(R, M)``.
         ignored: ``(R,)`` bool, the rows that do not count.
         absent: ``(R, M)`` bool, or None where every row has every modality.
@@ -187,7 +188,8 @@ class WeakModalityWeight(StatefulModule):
             scaled = rows.shares.clone()
             scaled[out.labels.shape[0] :].mul_(self.coefficients(out))
             mass = scaled.sum(dim=1)
-            targets = target.dense(rows.source_labels, scaled / mass[:, None])
+            labels = as_tensor(out.source_labels, "source_labels")
+            targets = target.dense(labels, scaled / mass[:, None])
             weights = as_tensor(out.weights, "weights") * mass
         return like(targets, out.labels), like(weights, out.labels)
 
@@ -295,10 +297,10 @@ def rows_of(
     absent: Tensor | None = getattr(out, "absent", None)
     if type(out) is MisalignedBatch and scores is not None and not out.is_numpy:
         # It was checked at its own door.
-        source_labels = out.source_labels
-        expected = (source_labels.shape[0], target.n_outputs)
-        if (*scores.shape,) == expected and source_labels.shape[1] == n_modalities:
-            return Rows(source_labels, out.shares, out.ignored, absent)
+        expected = (out.ignored.shape[0], target.n_outputs)
+        if (*scores.shape,) == expected and len(out.modalities) == n_modalities:
+            readable = labels_at(out.drawn.readable, out.drawn.source)
+            return Rows(readable, out.shares, out.ignored, absent)
     if isinstance(target, ClassIndex):
         source_labels = as_labels(out.source_labels, "source_labels", ndim=2)
     else:
@@ -318,7 +320,7 @@ def rows_of(
         )
         check_shape(scores, (total_rows, None), "logits", why)
         target.check_width(scores, source_labels, "logits")
-    return Rows(source_labels, shares, ~valid, absent)
+    return Rows(target.filled(source_labels), shares, ~valid, absent)
 
 
 def loss_terms_of(target: Target, scores: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -328,7 +330,7 @@ def loss_terms_of(target: Target, scores: Tensor, rows: Rows) -> tuple[Tensor, T
     to their predictions, whatever these hold.
     """
     counted = scores.masked_fill(rows.ignored[:, None], 0.0)
-    return target.loss_terms(counted, target.filled(rows.source_labels))
+    return target.loss_terms(counted, rows.source_labels)
 
 
 def raw_rows_of(out: Any) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,7 @@ TESTS = {
         "functional/test_weak_modality.py",
         "functional/test_ratio_rule.py",
     ),
+    "_drawn.py": (*_BATCH, "test_shared.py"),
     "_labelling.py": (*_BATCH, "test_replayed.py", "test_loss.py"),
     "_draws.py": ("functional/test_pairing.py", "functional/test_plan.py", "test_resume.py"),
     "_stream.py": ("test_augment.py", "test_resume.py", "test_state.py", "test_replayed.py"),

@@ -179,8 +179,8 @@ def test_pinning_pins_every_tensor(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
     out = MisalignAugment(("image", "text"), C, confidence="uniform")(raw_batch())
     again = out.pin_memory()
-    assert len(pinned) == 10  # image, ids, length, label; labels, source, anchor, valid,
-    # confidence, shares
+    assert len(pinned) == 12  # image, ids, length, label; labels, readable, n_labelled, source,
+    # anchor, valid, confidence, shares
     assert torch.equal(again.targets, out.targets)
 
 

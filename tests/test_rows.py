@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch.nn.utils.rnn import pack_sequence
 
-from midas_aug import MidasAugError, MisalignAugment
+from midas_aug import FactoredLinear, MidasAugError, MisalignAugment
 
 N = 3
 LABELS = torch.tensor([0, 1, 2])
@@ -155,3 +155,39 @@ def test_a_pair_in_each_sample_is_two_columns_whatever_the_number_of_rows(rows):
     assert torch.equal(first, source)
     assert torch.equal(second, 10 + source)
     assert torch.equal(third, 20 + source)
+
+
+@pytest.mark.parametrize("swap", ["each", "one", "permute"])
+@pytest.mark.parametrize("replayed", [False, True])
+def test_the_gradient_of_a_swap_is_that_of_plain_indexing(swap, replayed):
+    """Blocks that are the batch in order are added up as they stand; a replayed plan has none."""
+    names = ("a", "b", "c")
+    augment = MisalignAugment(names, 4, swap=swap, confidence="uniform", hardness=None)
+    labels = torch.tensor([0, 1, 2, 3, 0, -1, 1])
+    batch = {name: torch.randn(7, 5, requires_grad=True) for name in names}
+    out = augment(batch, labels)
+    if replayed:
+        out = augment(batch, labels, plan=out.plan)
+    drawn = augment.draw(batch, labels, plan=out.plan, materialize=False)
+    head = FactoredLinear(dict.fromkeys(names, 5), 4)
+    for number, name in enumerate(names):
+        gradient = torch.randn(len(out.source), 5)
+        (want,) = torch.autograd.grad(batch[name][out.source[:, number]], batch[name], gradient)
+        for rows in (out[name], out.gather(name, batch[name]), drawn.gather(name, batch[name])):
+            (have,) = torch.autograd.grad(rows, batch[name], gradient)
+            torch.testing.assert_close(have, want)
+    joined = torch.cat([batch[name][out.source[:, m]] for m, name in enumerate(names)], dim=1)
+    gradient = torch.randn(len(out.source), 4)
+    every = list(batch.values())
+    want_all = torch.autograd.grad(head(joined), every, gradient)
+    found = torch.autograd.grad(head(batch, out), every, gradient)
+    for have, want in zip(found, want_all, strict=True):
+        torch.testing.assert_close(have, want)
+
+
+def test_a_swap_can_be_differentiated_twice():
+    out = MisalignAugment(("a", "b"), 3, confidence="uniform", hardness=None).draw(
+        {name: torch.zeros(4, 2) for name in "ab"}, torch.tensor([0, 1, 2, 0]), materialize=False
+    )
+    rows = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda given: out.gather("a", given), rows)

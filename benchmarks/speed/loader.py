@@ -12,6 +12,7 @@ from benchmarks.speed.measure import Call, Case
 from midas_aug import MisalignAugment
 
 NAMES = ("image", "text")
+LOADER = "DataLoader with workers"
 
 
 def cases(device: torch.device, small: bool) -> Iterator[Case]:
@@ -31,16 +32,19 @@ def cases(device: torch.device, small: bool) -> Iterator[Case]:
     batches, rows = (2, 8) if small else (24, 64)
     data = Samples(batches * rows, side=8 if small else 64)
     uniform = MisalignAugment(NAMES, 10, confidence="uniform", hardness=None, seed=0)
-    yield Case(
-        "DataLoader, 1 worker",
-        {"rows an epoch": len(data), "batch": rows},
-        {
-            "default_collate": _epoch(data, rows, default_collate),
-            "ours, materialize=False": _epoch(data, rows, uniform.collate(materialize=False)),
-            "ours": _epoch(data, rows, uniform.collate()),
-        },
-        reference="default_collate",
-    )
+    for workers in (1,) if small else (1, 2):
+        yield Case(
+            LOADER,
+            {"rows an epoch": len(data), "batch": rows, "workers": workers},
+            {
+                "default_collate": _epoch(data, rows, workers, default_collate),
+                "ours, materialize=False": _epoch(
+                    data, rows, workers, uniform.collate(materialize=False)
+                ),
+                "ours": _epoch(data, rows, workers, uniform.collate()),
+            },
+            reference="default_collate",
+        )
 
 
 def _augment(batch: Any, labels: Any) -> Call:
@@ -62,9 +66,14 @@ class Samples(Dataset[dict[str, Any]]):
         return {"image": picture, "text": torch.randint(30_000, (64,)), "label": row % 10}
 
 
-def _epoch(data: Samples, rows: int, collate: Any) -> Call:
+def _epoch(data: Samples, rows: int, workers: int, collate: Any) -> Call:
     loader = DataLoader(
-        data, rows, num_workers=1, collate_fn=collate, persistent_workers=True, prefetch_factor=4
+        data,
+        rows,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=True,
+        prefetch_factor=4,
     )
 
     def run() -> None:

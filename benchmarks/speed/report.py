@@ -10,7 +10,9 @@ from benchmarks.common import palette
 from benchmarks.common.markdown import table
 from benchmarks.common.records import damaged, read_json, write_figure, write_text
 from benchmarks.speed.goals import CPU_GOALS, H100_GOALS, MAX_OPERATORS
+from benchmarks.speed.loader import LOADER
 from benchmarks.speed.measure import Result, Spread
+from benchmarks.speed.phases import CLASSES, ROWS, WIDTH
 
 Record = dict[str, Any]
 
@@ -42,6 +44,8 @@ def read_record(file: Path) -> Record:
     try:  # as the page does
         machine(record), tables(results_of(record)), operators(record)
         record["operators"]["ours"]
+        if file.stem == "cpu":
+            phases(record), throughput(results_of(record))
         if file.stem == "cuda":
             cuda_goals(record)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -74,6 +78,10 @@ def text(records: dict[str, Record], figures: Sequence[Path]) -> str:
             cpu_goals(cpu),
             "## Operators",
             operators(cpu),
+            "## Where a drop-in step goes",
+            phases(cpu),
+            "## Samples a second out of a DataLoader",
+            throughput(results_of(cpu)),
         ]
     parts += ["## Goals on one H100", cuda_goals(records.get("cuda"))]
     parts += [f"![{file.stem.replace('-', ' ')}]({file.name})" for file in figures]
@@ -121,7 +129,10 @@ def cuda_goals(record: Record | None) -> str:
         shown = "not yet measured" if value is None else f"{number(value)} {goal.unit}".strip()
         limit = f"≤ {number(goal.limit)} {goal.unit}".strip()
         rows.append((goal.text, limit, shown, "" if value is None else verdict(value, goal.limit)))
-    about = "`python -m benchmarks speed --device cuda` fills this in, on one GPU in some minutes."
+    about = (
+        "`python -m benchmarks speed --device cuda --out benchmarks/results/speed` fills this in, "
+        "on one GPU in some minutes."
+    )
     if record is not None:
         about = machine(record)
     return about + "\n\n" + table(("goal", "limit", "measured", ""), rows)
@@ -134,6 +145,45 @@ def operators(record: Record) -> str:
         for name, count in record["operators"].items()
     ]
     return table(("heads, forward and backward", "operators", "syncs"), rows)
+
+
+def phases(record: Record) -> str:
+    """Operators, calls of Python and time of each part of a drop-in step."""
+    found = record["phases"]
+    total = {key: sum(part[key] for part in found.values()) for key in next(iter(found.values()))}
+    rows = [
+        (
+            name,
+            str(part["operators"]),
+            str(part["calls"]),
+            number(part["microseconds"]),
+            f"{part['microseconds'] / total['microseconds']:.0%}",
+        )
+        for name, part in [*found.items(), ("the whole step", total)]
+    ]
+    about = (
+        f"{ROWS} rows, {WIDTH} features a modality, {CLASSES} classes. Operators are those that a "
+        "GPU would get; calls are of Python functions, PyTorch's included."
+    )
+    head = ("part", "operators", "calls of Python", "µs, median", "of the step")
+    return about + "\n\n" + table(head, rows)
+
+
+def throughput(results: Sequence[Result]) -> str:
+    """Samples a second of each way to collate."""
+    loaders = [result for result in results if result.name == LOADER]
+    names = list(loaders[0].microseconds) if loaders else []
+    rows = [
+        [
+            *(cell(value) for value in result.size.values()),
+            *(
+                f"{number(1e6 * int(result.size['rows an epoch']) / spread.median)}"
+                for spread in (result.microseconds[name] for name in names)
+            ),
+        ]
+        for result in loaders
+    ]
+    return table([*(loaders[0].size if loaders else ()), *names], rows)
 
 
 def tables(results: Sequence[Result]) -> list[str]:

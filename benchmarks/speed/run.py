@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.common.records import versions, write_json
-from benchmarks.speed import cuda, loader, losses, pairing, step, swap
+from benchmarks.speed import beyond, cuda, loader, losses, pairing, step, swap
 from benchmarks.speed.measure import Case, measure
 from benchmarks.speed.operators import count_operators
+from benchmarks.speed.phases import measure_phases
 from benchmarks.speed.report import write_speed_report
 
 
@@ -41,6 +42,8 @@ def run_speed(
     def keep() -> None:
         write_json(file, record)
 
+    if device.type == "cpu":
+        record["phases"] = measure_phases(rounds=20 if small else 300)
     if device.type == "cuda":  # first, and kept: it is what a GPU is needed for
         record["checks"] = cuda.run_checks(device, rounds=rounds, seconds=seconds, small=small)
         keep()
@@ -57,7 +60,7 @@ def run_speed(
 
 
 def _cases(device: torch.device, small: bool) -> Iterator[Case]:
-    for module in (pairing, swap, losses, step, loader):
+    for module in (pairing, swap, losses, step, beyond, loader):
         yield from module.cases(device, small)
 
 

@@ -10,15 +10,16 @@ from torch.nn import functional as F
 from benchmarks.speed.measure import Call, Case
 from midas_aug import FactoredLinear, MidasLoss, MisalignAugment
 from midas_aug.functional import SwapPlan, plan_swaps
+from midas_aug.functional.plan import Swap
 
 NAMES = ("audio", "video")
 Features = dict[str, Tensor]
 
 
 def cases(device: torch.device, small: bool) -> Iterator[Case]:
-    """Heads at four batch sizes; whole steps with an MLP and with a small ResNet."""
+    """Heads at several sizes; whole steps with MLPs and small ResNets."""
     for rows in (8,) if small else (64, 256, 1024, 8192):
-        for width, classes in ((16, 4),) if small else ((512, 6), (512, 101)):
+        for width, classes in ((16, 4),) if small else ((512, 6), (512, 101), (512, 1000)):
             heads = Heads.build(rows, width, classes, device)
             size: dict[str, int | str] = {"N": rows, "D": width, "C": classes}
             yield Case("heads", size, heads.variants(), reference="joint + unimodal")
@@ -28,6 +29,15 @@ def cases(device: torch.device, small: bool) -> Iterator[Case]:
         yield _whole("ResNet", rows, device, small)
     for rows in (8,) if small else (64, 256, 1024):
         yield _compiled(rows, device)
+
+
+def backward(loss: Callable[..., Tensor], *given: object) -> Call:
+    """A loss and its backward pass."""
+
+    def step() -> None:
+        loss(*given).backward()  # type: ignore[no-untyped-call]
+
+    return step
 
 
 @dataclass
@@ -43,16 +53,25 @@ class Heads:
     public_alpha: float = 1.0
 
     @classmethod
-    def build(cls, rows: int, width: int, classes: int, device: torch.device) -> "Heads":
+    def build(
+        cls,
+        rows: int,
+        width: int,
+        classes: int,
+        device: torch.device,
+        *,
+        names: tuple[str, ...] = NAMES,
+        swap: Swap = "each",
+    ) -> "Heads":
         """Random features, ``(N, width)`` each."""
         torch.manual_seed(0)
         return cls(
-            {name: torch.randn(rows, width, device=device, requires_grad=True) for name in NAMES},
+            {name: torch.randn(rows, width, device=device, requires_grad=True) for name in names},
             torch.randint(classes, (rows,), device=device),
-            nn.ModuleDict({name: nn.Linear(width, classes) for name in NAMES}).to(device),
-            FactoredLinear(dict.fromkeys(NAMES, width), classes, device=device),
-            MisalignAugment(NAMES, classes),
-            MidasLoss(2).to(device),
+            nn.ModuleDict({name: nn.Linear(width, classes) for name in names}).to(device),
+            FactoredLinear(dict.fromkeys(names, width), classes, device=device),
+            MisalignAugment(names, classes, swap=swap),
+            MidasLoss(len(names)).to(device),
         )
 
     def variants(self) -> dict[str, Call]:
@@ -64,21 +83,15 @@ class Heads:
             "ours, factored": self.factored,
             "public code": self.public_code,
         }
-        return {name: self._step(loss) for name, loss in losses.items()}
-
-    def _step(self, loss: Callable[[Features], Tensor]) -> Call:
-        def step() -> None:
-            loss(self.features).backward()  # type: ignore[no-untyped-call]
-
-        return step
+        return {name: backward(loss, self.features) for name, loss in losses.items()}
 
     def concatenate(self, features: Features) -> Tensor:
         """The ordinary input of a fusion head."""
-        return torch.cat([features[name] for name in NAMES], dim=1)
+        return torch.cat([features[name] for name in features], dim=1)
 
     def classify(self, features: Features) -> Features:
         """Unimodal logits."""
-        return {name: self.unimodal[name](features[name]) for name in NAMES}
+        return {name: self.unimodal[name](features[name]) for name in features}
 
     def joint(self, features: Features) -> Tensor:
         """Joint training with unimodal losses."""
@@ -103,7 +116,7 @@ class Heads:
         """MIDAS, drop-in: swapped features, concatenated, any fusion head."""
         unimodal = self.classify(features)
         out = self.augment(features, self.labels, unimodal_logits=unimodal)
-        logits = self.fusion(torch.cat([out[name] for name in NAMES], dim=1))
+        logits = self.fusion(torch.cat([out[name] for name in features], dim=1))
         return self.criterion(logits, out, unimodal)  # type: ignore[no-any-return]
 
     def factored(self, features: Features) -> Tensor:
@@ -158,7 +171,7 @@ class Heads:
 def _whole(kind: str, rows: int, device: torch.device, small: bool) -> Case:
     """The same steps behind encoders; input-level augmentation sends 3N rows through them."""
     heads = Heads.build(rows, 128, 10, device)
-    encoder = _mlp if kind == "MLP" else _resnet
+    encoder = mlp if kind == "MLP" else _resnet
     encoders = nn.ModuleDict({name: encoder() for name in NAMES}).to(device)
     shape = (256,) if kind == "MLP" else (3, 8, 8) if small else (3, 32, 32)
     inputs = {name: torch.randn(rows, *shape, device=device) for name in NAMES}
@@ -174,26 +187,21 @@ def _whole(kind: str, rows: int, device: torch.device, small: bool) -> Case:
         mean: Tensor = (losses * out.weights).mean()
         return mean
 
-    def step(loss: Callable[[], Tensor]) -> Call:
-        def run() -> None:
-            loss().backward()  # type: ignore[no-untyped-call]
-
-        return run
-
     variants = {
-        "joint + unimodal": step(lambda: heads.joint(encode(inputs))),
-        "Mixup of features": step(lambda: heads.mixup(encode(inputs))),
-        "ours": step(lambda: heads.ours(encode(inputs))),
-        "ours, factored": step(lambda: heads.factored(encode(inputs))),
-        "public code": step(lambda: heads.public_code(encode(inputs))),
-        "ours, input level": step(at_input_level),
+        "joint + unimodal": backward(lambda: heads.joint(encode(inputs))),
+        "Mixup of features": backward(lambda: heads.mixup(encode(inputs))),
+        "ours": backward(lambda: heads.ours(encode(inputs))),
+        "ours, factored": backward(lambda: heads.factored(encode(inputs))),
+        "public code": backward(lambda: heads.public_code(encode(inputs))),
+        "ours, input level": backward(at_input_level),
     }
     return Case(f"step, {kind}", {"N": rows}, variants, reference="joint + unimodal")
 
 
-def _mlp() -> nn.Module:
+def mlp(width: int = 128) -> nn.Module:
+    """An encoder of 256 numbers."""
     return nn.Sequential(
-        nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128)
+        nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, width)
     )
 
 
@@ -236,11 +244,6 @@ def _compiled(rows: int, device: torch.device) -> Case:
 
     one_graph = torch.compile(step, fullgraph=True, dynamic=True)
 
-    def run(function: Callable[..., Tensor]) -> Call:
-        def call() -> None:
-            function(heads.features, heads.labels, plan).backward()  # type: ignore[no-untyped-call]
-
-        return call
-
-    variants = {"eager": run(step), "compiled": run(one_graph)}
+    given = (heads.features, heads.labels, plan)
+    variants = {"eager": backward(step, *given), "compiled": backward(one_graph, *given)}
     return Case("augment and loss", {"N": rows, "D": 128, "C": 10}, variants, reference="eager")

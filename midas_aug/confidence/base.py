@@ -268,15 +268,8 @@ def _target_confidence(
     logits = check_unimodal_logits(unimodal_logits, modalities, checked.shape[0], target)
     if temperatures is not None:
         logits = [scores / t for scores, t in zip(logits, temperatures, strict=True)]
-    confidence = own_log_likelihoods(target, logits, checked).exp_()
+    confidence = target.head_log_likelihoods(logits, target.filled(checked)).t().exp_()
     return like(confidence.masked_fill_(ignored[:, None], 0.0), labels)
-
-
-def own_log_likelihoods(target: Target, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Of each modality's predictions for each row's own label, ``(N, M)``, without gradient."""
-    readable = target.filled(labels)[:, None]
-    columns = [target.log_likelihoods(scores.detach(), readable) for scores in logits]
-    return torch.cat(columns, dim=1)
 
 
 def refuse_in_worker(provider: object) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from midas_aug._arrays import NDArray
 from midas_aug.diagnostics import findings as finding_rules
-from midas_aug.diagnostics.advice import Advice, advise
+from midas_aug.diagnostics.advice import Advice, advise, steps
 from midas_aug.diagnostics.bootstrap import Score, interval
 from midas_aug.diagnostics.class_pairs import ClassPair
 from midas_aug.diagnostics.findings import Finding
@@ -100,6 +100,10 @@ class ModalityReport:
         tables = [_markdown(header, lines) for header, lines in self._tables()]
         return "\n\n".join([f"**{self.name}**: {self._how()}", *tables, *self._listed()]) + "\n"
 
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.to_markdown()
+
     def to_html(self) -> str:
         """One page to send: advice, findings, figure, tables (needs the extra ``diagnostics``)."""
         return page(
@@ -157,10 +161,8 @@ class ModalityReport:
         return Comparison((self, *others))
 
     def _listed(self) -> list[str]:
-        lines = [f"- {finding.text}" for finding in self.findings]
-        steps = [f"{number}. {advice.text}" for number, advice in enumerate(self.advice, start=1)]
-        found = ["\n".join(lines)] if lines else []
-        return [*found, "\n".join(["What to do:", "", *steps])] if steps else found
+        found = [f"- {finding.text}" for finding in self.findings]
+        return ["\n".join(lines) for lines in (found, steps(self.advice)) if lines]
 
     def _how(self) -> str:
         return f"{self.describe()}\n(%, in brackets 95 % bootstrap intervals)"
@@ -237,6 +239,10 @@ class Comparison:
     def to_markdown(self) -> str:
         """The table in GitHub's Markdown."""
         return _markdown(*self._table()) + "\n"
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.to_markdown()
 
     def to_html(self) -> str:
         """One page to send: advice, findings, figure, tables (needs the extra ``diagnostics``)."""

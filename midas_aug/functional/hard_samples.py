@@ -80,16 +80,16 @@ def hard_sample_weights(
     if present is not None:
         has = as_tensor(present, "present")
         compared = replaced & has.index_select(0, anchor) & has.gather(0, source)
-    similarities = []
-    for number, rows in enumerate(_feature_rows(features)):
-        # One pass over N rows instead of two over S.
-        vectors = _unit(rows) if similarity == "cosine" else rows
-        here = vectors.index_select(0, anchor)
-        there = vectors.index_select(0, source[:, number])
-        similarities.append(
-            (here * there).sum(dim=1) if similarity == "cosine" else similarity(here, there)
-        )
-    total = torch.stack(similarities, dim=1).masked_fill(~compared, 0.0).sum(dim=1)
+    checked, similarities = _feature_rows(features), []
+    for number, rows in enumerate(checked):
+        donor = source[:, number]
+        if similarity == "cosine":
+            similarities.append(_cosine_of_rows(rows, anchor, donor, _are_few(checked)))
+        else:
+            here, there = rows.index_select(0, anchor), rows.index_select(0, donor)
+            similarities.append(similarity(here, there))
+    stacked = torch.stack(similarities, dim=1).nan_to_num_(0.0, 0.0, 0.0)
+    total = stacked.masked_fill_(~compared, 0.0).sum(dim=1)
     count = compared.sum(dim=1)
     # Nothing is more alike than a row that a pairing swapped with itself.
     mean = (total / count.clamp(min=1)).masked_fill(count == 0, 1.0)
@@ -105,21 +105,44 @@ def each_block_weights(features: Sequence[Tensor], plan: SwapPlan) -> Tensor:
     """
     checked = _feature_rows(features)
     partner = torch.as_tensor(plan.source)[: checked[0].shape[0], 0]
-    cosines = []
-    for rows in checked:
-        vectors = _unit(rows)
-        cosines.append((vectors * vectors.index_select(0, partner)).sum(dim=1))
-    return _hardness_of(torch.cat(cosines))
+    if _are_few(checked):
+        unit = _unit(torch.stack(checked))
+        return _hardness_of(unit.index_select(1, partner).mul_(unit).sum(dim=2).view(-1))
+    dots = torch.cat([rows.index_select(0, partner).mul_(rows).sum(dim=1) for rows in checked])
+    lengths = torch.stack([torch.linalg.vector_norm(rows, dim=1) for rows in checked])
+    scale = lengths.index_select(1, partner).mul_(lengths)
+    return _hardness_of(dots.div_(scale.view(-1)))
+
+
+def _are_few(features: Sequence[Tensor]) -> bool:
+    """Whether unit vectors pay: copies of all features cost less than more operators then.
+
+    One answer for both functions above: a plan that is replayed gives the same weights, to the bit.
+    """
+    first = features[0]
+    few = first.numel() <= 1 << 15 and not torch.compiler.is_compiling()  # a graph is fused anyway
+    return few and len({rows.shape for rows in features}) == 1
+
+
+def _cosine_of_rows(rows: Tensor, anchor: Tensor, donor: Tensor, units: bool) -> Tensor:
+    """Cosine of the rows ``anchor`` ``(S,)`` and ``donor``; NaN for zeros."""
+    vectors = _unit(rows) if units else rows
+    dots = vectors.index_select(0, anchor).mul_(vectors.index_select(0, donor)).sum(dim=1)
+    if units:
+        return dots
+    length = torch.linalg.vector_norm(rows, dim=1)
+    return dots.div_(length.index_select(0, anchor).mul_(length.index_select(0, donor)))
 
 
 def _unit(rows: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / length.clamp_min_(1e-12)
+    """Of length 1 along the last axis; NaN for zeros."""
+    length: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows / length
 
 
 def _hardness_of(cosine: Tensor) -> Tensor:
-    """1 + (s + 1) / 2, also where rounding took s beyond ±1 (Eq. 8)."""
-    return cosine.nan_to_num(0.0).clamp_(-1, 1).mul_(0.5).add_(1.5)
+    """1 + (s + 1) / 2, also where rounding took s beyond ±1, in place (Eq. 8); s = 0 for NaN."""
+    return cosine.nan_to_num_(0.0, 0.0, 0.0).clamp_(-1, 1).mul_(0.5).add_(1.5)
 
 
 def _feature_rows(features: Sequence[Array]) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Partners: which row of the batch each row trades a modality with (Sec. 3.2)."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -74,13 +74,33 @@ def sample_partners(
     return like(partner, labels), like(valid, labels)
 
 
+class RowFacts(NamedTuple):
+    """What pairing, plan and loss all need to know of N rows.
+
+    Attributes:
+        own: ``(N,)`` int64, 0 … N − 1.
+        labelled: ``(N,)`` bool, the rows that are not ignored.
+        n_labelled: How many these are, but at least 1: an int64 tensor without axes.
+    """
+
+    own: Tensor
+    labelled: Tensor
+    n_labelled: Tensor
+
+
+def facts_of(labels: Tensor) -> RowFacts:
+    """The facts of ``labels`` ``(N,)``, of which negative ones are ignored rows."""
+    labelled = labels >= 0
+    own = torch.arange(labels.shape[0], device=labels.device)
+    return RowFacts(own, labelled, labelled.sum().clamp_(min=1))
+
+
 def partners_from_draws(
     labels: Tensor,
     draws: Tensor,
     num_classes: int | None = None,
     *,
-    own: Tensor | None = None,
-    labelled: Tensor | None = None,
+    facts: RowFacts | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Turn N draws, uniform in ``0 … 2^40 - 1``, into a partner of another class for each row.
 
@@ -89,19 +109,16 @@ def partners_from_draws(
     """
     rows = labels.shape[0]
     check_size(rows)
-    if own is None:
-        own = torch.arange(rows, device=labels.device)
-    if labelled is None:
-        labelled = labels >= 0
+    own, labelled, n_labelled = facts or facts_of(labels)
     if rows == 0:
         return own, labelled
     keys = torch.where(labelled, labels, _LAST)  # ignored rows come after all others
     if num_classes is not None and rows >= _TABLE_ROWS and rows >= num_classes:
-        order, end, others, count = _blocks_by_class(keys, num_classes)
+        order, end, others = _blocks_by_class(keys, num_classes)
     else:
-        order, end, others, count = _blocks_by_row(labels, keys, labelled)
+        order, end, others = _blocks_by_row(labels, keys, n_labelled)
     walk = (draws * others) >> DRAW_BITS
-    position = (walk + end).remainder(count.clamp(min=1))
+    position = (walk + end).remainder(n_labelled)
     valid = others > 0
     return torch.where(valid, order.index_select(0, position), own), valid
 
@@ -151,21 +168,20 @@ _NARROW_ROWS = 1 << 15
 
 
 def _blocks_by_row(
-    labels: Tensor, keys: Tensor, labelled: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    labels: Tensor, keys: Tensor, n_labelled: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The sorted order of the rows, where each row's class block ends, how many rows lie outside.
 
-    An ignored row has none outside (a number ≤ 0). The last value is the number of labelled rows.
+    An ignored row has none outside, a number ≤ 0, even where ``n_labelled`` is 1 for none.
     """
     ordered, order = torch.sort(keys, stable=True)  # the same draws in every version of torch
     # An ignored row asks with a negative label: its block starts at 0 and holds all labelled rows.
     start = torch.searchsorted(ordered, labels.contiguous())  # warns of a copy that it makes itself
     end = torch.searchsorted(ordered, keys, right=True)
-    count = labelled.sum()
-    return order, end, start - end + count, count
+    return order, end, start - end + n_labelled
 
 
-def _blocks_by_class(keys: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _blocks_by_class(keys: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """`_blocks_by_row`, worked out once a class; ignored rows are one class more."""
     keys = keys.clamp(max=num_classes)
     narrow = len(keys) >= _NARROW_ROWS and num_classes < 1 << 15
@@ -173,10 +189,9 @@ def _blocks_by_class(keys: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Te
     classes = torch.arange(num_classes + 1, dtype=ordered.dtype, device=keys.device)
     start = torch.searchsorted(ordered, classes)
     end = torch.searchsorted(ordered, classes, right=True)
-    labelled = start[num_classes]
-    others = start - end + labelled
+    others = start - end + start[num_classes]  # how many have a label
     others[num_classes:] = 0
-    return order, end.index_select(0, keys), others.index_select(0, keys), labelled
+    return order, end.index_select(0, keys), others.index_select(0, keys)
 
 
 def permutation_partners(

@@ -1,5 +1,6 @@
 """Swap plans: which batch row supplies each modality of each misaligned sample (Sec. 3.2, A.2)."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -13,6 +14,7 @@ from midas_aug.functional.pairing import (
     OWN_PAIRINGS,
     Pairing,
     check_partners,
+    facts_of,
     partners_from_draws,
     partners_of_each,
 )
@@ -100,7 +102,7 @@ def plan_swaps(
         has = check_flags(present, (len(classes), num_modalities), "present", why)
     if has is not None:
         classes = classes.masked_fill(~has.any(dim=1), -1)
-    rows = draw_rows(
+    rows, _ = draw_rows(
         labels,
         classes,
         num_modalities,
@@ -125,8 +127,8 @@ def draw_rows(
     num_classes: int | None,
     generator: Draws,
     present: Tensor | None = None,
-) -> SwapPlan:
-    """`plan_swaps` with the N aligned rows in front, as tensors.
+) -> tuple[SwapPlan, Tensor]:
+    """`plan_swaps` with the N aligned rows in front, as tensors, and `RowFacts.n_labelled`.
 
     ``classes`` are the ids of ``labels``, of which a pairing of somebody else's is told; negative
     for ignored rows, and for those without any modality. The columns of ``source`` are contiguous:
@@ -134,8 +136,8 @@ def draw_rows(
     """
     n_rows = classes.shape[0]
     bits = as_draws(labels, generator)
-    own = torch.arange(n_rows, device=classes.device)
-    labelled = classes >= 0
+    facts = facts_of(classes)
+    own = facts.own
     if callable(pairing):
         told = like(classes, labels) if pairing in OWN_PAIRINGS else labels
         drawn = pairing(told, features=features, generator=generator)
@@ -144,32 +146,43 @@ def draw_rows(
         partner, valid = partners_of_each(classes, present, bits((num_modalities, n_rows)))
     else:
         draws = bits((n_rows,))
-        partner, valid = partners_from_draws(
-            classes, draws, num_classes, own=own, labelled=labelled
-        )
+        partner, valid = partners_from_draws(classes, draws, num_classes, facts=facts)
 
+    numbers = range(num_modalities)
     if swap == "each":
-        blocks = num_modalities + 1
-        by_modality = own.repeat(num_modalities, blocks, 1)
-        # Modality m of block m + 1, as (N, M).
-        by_modality[:, 1:].diagonal().copy_(partner.t() if partner.ndim == 2 else partner[:, None])
+        n_blocks = num_modalities + 1
+        swapped = list(partner) if partner.ndim == 2 else [partner] * num_modalities
+        # Block 0 is the batch; block m + 1 replaces modality m.
+        blocks = [[swapped[m] if k == m + 1 else own for k in range(n_blocks)] for m in numbers]
     else:
-        blocks = 2
+        n_blocks = 2
         if swap == "one":
             modality = (bits((n_rows,)) * num_modalities) >> DRAW_BITS
             replaced = modality == torch.arange(num_modalities, device=classes.device)[:, None]
-            swapped = torch.where(replaced, partner, own)
+            dealt = torch.where(replaced, partner, own)
             if valid.ndim == 2:
                 valid = valid.gather(0, modality[None])[0]
         else:
-            swapped, valid = _deal(bits, classes, partner, valid, num_modalities, present)
-        by_modality = torch.stack([own.expand(num_modalities, -1), swapped], dim=1)
+            dealt, valid = _deal(bits, classes, partner, valid, num_modalities, present)
+        blocks = [[own, dealt[m]] for m in numbers]
+    # One concatenation: the sources of each modality in turn, then the anchors.
+    columns = torch.cat([*itertools.chain(*blocks), *[own] * n_blocks])
+    columns = columns.view(num_modalities + 1, n_blocks * n_rows)
     plan = SwapPlan(
-        source=by_modality.view(num_modalities, blocks * n_rows).t(),
-        anchor=own.repeat(blocks),
-        valid=torch.cat([labelled, *(valid if valid.ndim == 2 else [valid] * (blocks - 1))]),
+        source=columns[:num_modalities].t(),
+        anchor=columns[num_modalities],
+        valid=torch.cat(
+            [facts.labelled, *(valid if valid.ndim == 2 else [valid] * (n_blocks - 1))]
+        ),
     )
-    return plan if present is None else plan._replace(valid=plan.valid & has_parts(plan, present))
+    if present is not None:
+        plan = plan._replace(valid=plan.valid & has_parts(plan, present))
+    return plan, facts.n_labelled
+
+
+def swapped_blocks(swap: Swap, num_modalities: int) -> tuple[int, ...]:
+    """The one block of N rows of a drawn plan in which a modality is not the batch in order."""
+    return tuple(m + 1 if swap == "each" else 1 for m in range(num_modalities))
 
 
 def check_flags(present: Array, shape: tuple[int, ...], name: str, why: str) -> Tensor:
@@ -194,17 +207,17 @@ def has_parts(plan: SwapPlan, present: Tensor) -> Tensor:
 
 def aligned_rows(
     labels: Tensor, num_modalities: int, plan: SwapPlan | None, present: Tensor | None = None
-) -> SwapPlan:
-    """The aligned rows, and those of a plan that is replayed behind them."""
-    own = torch.arange(labels.shape[0], device=labels.device)
+) -> tuple[SwapPlan, Tensor]:
+    """The aligned rows, those of a plan that is replayed behind them, and `RowFacts.n_labelled`."""
+    own, labelled, n_labelled = facts_of(labels)
     source = own.repeat(num_modalities, 1).t()  # memory of its own, which can be pinned
-    aligned = SwapPlan(source, own, labels >= 0)
+    aligned = SwapPlan(source, own, labelled)
     if plan is None:
-        return aligned
+        return aligned, n_labelled
     swapped = check_plan(plan, labels, num_modalities)
     if present is not None:
         swapped = swapped._replace(valid=swapped.valid & has_parts(swapped, present))
-    return SwapPlan(*(torch.cat(parts) for parts in zip(aligned, swapped, strict=True)))
+    return SwapPlan(*(torch.cat(parts) for parts in zip(aligned, swapped, strict=True))), n_labelled
 
 
 def check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan:

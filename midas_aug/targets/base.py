@@ -121,19 +121,34 @@ class Target(ABC):
         """``(N,)`` what each aligned row counts in the divisor of a mean; None: 1 each."""
         return None
 
-    def loss_sums(self, scores: Sequence[Tensor], labels: Tensor, ignored: Tensor) -> list[Tensor]:
-        """The loss of each modality's predictions, summed over the rows that count.
+    def losses(self, scores: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
+        """The loss of K predictions of each row, ``(K, N)``; 0 where it does not count.
+
+        Args:
+            scores: ``(K, N, n_outputs)``, finite where ignored, too.
+            labels: ``(N, …)``, as `filled` gives them.
+            ignored: ``(N,)`` or ``(K, N)`` bool.
+        """
+        terms = self.loss_terms(scores.flatten(0, 1), _tiled(labels, scores.shape[0]))[0]
+        return terms.view(scores.shape[:2]).masked_fill(ignored, 0.0).neg()
+
+    def loss_sum(self, scores: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
+        """The sum of `losses`."""
+        return self.losses(scores, labels, ignored).sum()
+
+    def head_log_likelihoods(self, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """`log_likelihoods` of M predictions of each row for its own label, without gradient.
 
         Args:
             scores: M predictions ``(N, n_outputs)``.
-            labels: ``(N, …)``.
-            ignored: ``(N,)`` bool, or ``(N, M)`` where modalities leave out different rows.
+            labels: ``(N, …)``, as `filled` gives them.
+
+        Returns:
+            ``(M, N)``.
         """
-        readable = self.filled(labels)
-        tiled = readable.repeat(len(scores), *[1] * (readable.ndim - 1))[:, None]
-        terms = self.loss_terms(torch.cat(list(scores)), tiled)[0].view(len(scores), -1)
-        mask = ignored if ignored.ndim == 1 else ignored.t()
-        return list(terms.masked_fill(mask, 0.0).sum(dim=1).neg().unbind())
+        rows = torch.cat([predicted.detach() for predicted in scores])
+        found = self.log_likelihoods(rows, _tiled(labels, len(scores)))
+        return found.view(len(scores), -1)
 
     def dense(self, source_labels: Tensor, shares: Tensor) -> Tensor:
         """Soft targets ``(R, C)`` for a loss that is linear in them.
@@ -198,6 +213,11 @@ class Target(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def _tiled(labels: Tensor, times: int) -> Tensor:
+    """Labels ``(N, …)`` as ``(times · N, 1, …)``."""
+    return labels.repeat(times, *[1] * (labels.ndim - 1))[:, None]
 
 
 def _no_constant(target: Target) -> str:

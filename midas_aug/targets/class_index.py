@@ -134,24 +134,32 @@ class ClassIndex(Target):
         picked = found if weight is None else found * weight.take(labels)
         return self.weighting.smoothed(picked, log_p), found.detach()
 
-    def loss_sums(self, scores: Sequence[Tensor], labels: Tensor, ignored: Tensor) -> list[Tensor]:
-        """The cross-entropy of each modality's logits, summed over the rows that count."""
-        if ignored.ndim == 1:
-            columns = [labels.masked_fill(ignored, -1)] * len(scores)
-        else:
-            columns = list(labels[:, None].masked_fill(ignored, -1).unbind(1))
-        weight, smoothing = self.weighting.on(labels), self.weighting.label_smoothing
-        return [
-            F.cross_entropy(
-                rows,
-                classes,
-                None if weight is None else weight.to(rows.dtype),
-                ignore_index=-1,
-                reduction="sum",
-                label_smoothing=smoothing,
-            )
-            for rows, classes in zip(scores, columns, strict=True)
-        ]
+    def losses(self, scores: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
+        """The cross-entropy of K logits of each row, ``(K, N)``; 0 where it does not count."""
+        return self._cross_entropy(scores, labels, ignored, "none").view(scores.shape[:2])
+
+    def loss_sum(self, scores: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
+        """The sum of `losses`, in one kernel."""
+        return self._cross_entropy(scores, labels, ignored, "sum")
+
+    def _cross_entropy(
+        self, scores: Tensor, labels: Tensor, ignored: Tensor, reduction: str
+    ) -> Tensor:
+        weight = self.weighting.on(labels)
+        return F.cross_entropy(
+            scores.flatten(0, 1),
+            labels.expand(scores.shape[:2]).masked_fill(ignored, -1).view(-1),
+            None if weight is None else weight.to(scores.dtype),
+            ignore_index=-1,
+            reduction=reduction,
+            label_smoothing=self.weighting.label_smoothing,
+        )
+
+    def head_log_likelihoods(self, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Log-probability of each row's own label by M heads, ``(M, N)``, without gradient."""
+        log_p = torch.stack([logits.detach() for logits in scores]).log_softmax(dim=2)
+        at = labels.expand(log_p.shape[0], labels.shape[0])
+        return log_p.gather(2, at[:, :, None])[:, :, 0]
 
     def row_weights(self, labels: Tensor) -> Tensor | None:
         """The weight of each row's class, ``(N,)``; None without class weights."""

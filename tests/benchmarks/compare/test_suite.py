@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from joblib import parallel_config
@@ -25,6 +26,8 @@ from benchmarks.methods.entries import (
     LEARNING_RATE,
     SKILL_ENTRIES,
 )
+from midas_aug.diagnostics import diagnose
+from tests.helpers import planted
 
 ENTRIES_OF_THE_SMALL_SUITE = (
     "unimodal",
@@ -321,6 +324,39 @@ def test_a_frozen_suite_makes_the_same_report_and_needs_no_training(finished, tm
     )
 
 
+def test_freezing_publishes_the_report_with_the_runs(finished, tmp_path_factory):
+    published = tmp_path_factory.mktemp("published")
+    (published / "quick").mkdir()
+    (published / "quick" / "reading.md").write_text("What we make of it.")
+    actions.perform(Freeze("quick", finished, published))
+    names = {file.name for file in (published / "quick").iterdir()}
+    assert {"README.md", "methods.png", "reading.md", "runs.jsonl"} <= names
+    assert "What we make of it." in (published / "quick" / "README.md").read_text()
+    assert not (finished / "quick" / "README.md").exists()
+
+
+def test_published_runs_are_finished_in_the_default_folder_and_nowhere_else(
+    finished, tmp_path_factory, monkeypatch
+):
+    checkout = tmp_path_factory.mktemp("checkout")
+    monkeypatch.setattr(suite, "RESULTS", checkout / "published")
+    monkeypatch.setattr(suite, "KEPT", checkout / "runs" / "compare")
+    suite.freeze("quick", finished, suite.RESULTS)
+    monkeypatch.chdir(checkout)
+    for root in (suite.KEPT, Path("runs/compare")):
+        [(_, jobs)] = suite.stages("quick", root)
+        assert all(job.finished for job in jobs)
+        assert all(suite.KEPT in job.file.absolute().parents for job in jobs)
+        assert len(suite.load_records(root / "quick")) == len(jobs)
+    [(_, jobs)] = suite.stages("quick", checkout / "elsewhere")
+    assert not any(job.finished for job in jobs)
+    before = (suite.RESULTS / "quick" / "runs.jsonl").read_bytes()
+    actions.perform(Report("quick", suite.KEPT))
+    assert [file.name for file in (suite.RESULTS / "quick").iterdir()] == ["runs.jsonl"]
+    assert (suite.RESULTS / "quick" / "runs.jsonl").read_bytes() == before
+    assert (suite.KEPT / "quick" / "README.md").exists()
+
+
 def test_a_suite_that_is_not_finished_is_not_frozen(finished, tmp_path_factory):
     next(finished.rglob("mcr,*.json")).unlink()
     with pytest.raises(DataError, match=r"1 of .* runs are missing; run first"):
@@ -547,6 +583,27 @@ def test_a_suite_whose_tuning_is_missing_says_what_to_run(tmp_path, name):
 def test_models_without_tuned_configurations_are_not_diagnosed(tmp_path):
     with pytest.raises(SystemExit, match=r"a run of joint is missing .* run --suite full"):
         actions.perform(Diagnose("digits-2", tmp_path))
+
+
+def test_a_diagnosis_says_what_to_do(tmp_path, monkeypatch, capsys):
+    def diagnosed(task, root):
+        case = planted.make_case("dominated", rows=200, batch=200)
+        model = (case.model.encode, case.model.fuse)
+        reports = [
+            diagnose(
+                model, case.loader, ("audio", "video"), unimodal=case.unimodal, name=name, draws=1
+            )
+            for name in ("joint", "MIDAS")
+        ]
+        return reports[0].compare(*reports[1:])
+
+    monkeypatch.setattr(actions, "diagnose_task", diagnosed)
+    actions.perform(Diagnose("digits-2", tmp_path))
+    printed = capsys.readouterr().out
+    page = (tmp_path / "diagnosis" / "digits-2.md").read_text()
+    for text in (printed, page):
+        assert text.count("- video is ignored: ") == 2
+        assert text.count("What to do:\n\n1. ") == 2
 
 
 def test_hidden_files_beside_the_runs_are_no_runs(finished):

@@ -1,5 +1,6 @@
 """The speed benchmark: its variants do the same thing, its ratios and goals are what they say."""
 
+import functools
 import itertools
 import json
 import re
@@ -11,7 +12,19 @@ import torch
 from rich.console import Console
 
 from benchmarks.common.errors import DataError
-from benchmarks.speed import cuda, goals, loader, losses, pairing, report, run, step, swap
+from benchmarks.speed import (
+    beyond,
+    cuda,
+    goals,
+    loader,
+    losses,
+    pairing,
+    phases,
+    report,
+    run,
+    step,
+    swap,
+)
 from benchmarks.speed.measure import Case, Result, Spread, measure, peak_bytes
 from benchmarks.speed.operators import OperatorCount, count_operators
 
@@ -118,6 +131,42 @@ def test_whole_steps_run_at_small_sizes():
     for kind in ("MLP", "ResNet"):
         for call in step._whole(kind, 4, CPU, small=True).variants.values():
             call()
+
+
+def test_more_modalities_and_a_transformer_run_at_small_sizes():
+    cases = itertools.takewhile(lambda case: "compiled" not in case.name, beyond.cases(CPU, True))
+    for case in cases:
+        assert case.reference in case.variants
+        for call in case.variants.values():
+            call()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
+def test_the_steps_that_are_compiled_are_those_that_run_eagerly(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    *_, case = beyond.cases(CPU, True)
+    assert list(case.variants) == [
+        "joint, compiled",
+        "ours, compiled",
+        "joint, eager",
+        "ours, eager",
+    ]
+    for call in case.variants.values():
+        call()
+
+
+def test_the_parts_of_a_step_add_up_to_its_operators():
+    found = phases.measure_phases(rounds=2)
+    whole = count_operators()["ours"]["operators"]
+    assert sum(part["operators"] for part in found.values()) == whole
+    assert all(part["calls"] > 0 and part["microseconds"] > 0 for part in found.values())
+
+
+def test_calls_of_python_functions_are_counted():
+    def inner():
+        return len([1])
+
+    assert phases.count_calls(lambda: (inner(), inner())) == 2
 
 
 def test_operators_are_counted_and_syncs_seen():
