@@ -55,15 +55,15 @@ def keep_only(features: Features, keep: Tensor | None) -> Features:
     }
 
 
-def batch_places(epoch: EpochRows, order: torch.Generator) -> Iterator[Tensor]:
+def batch_places(epoch: EpochRows, order: torch.Generator, size: int) -> Iterator[Tensor]:
     """Places in ``epoch.rows``, in random order, a batch at a time and group by group."""
     group = epoch.group
     if group is None:
-        yield from torch.split(torch.randperm(len(epoch.rows), generator=order), BATCH_SIZE)
+        yield from torch.split(torch.randperm(len(epoch.rows), generator=order), size)
         return
     for number in sorted(set(group.tolist())):
         places = (group == number).nonzero().squeeze(1)
-        yield from torch.split(places[torch.randperm(len(places), generator=order)], BATCH_SIZE)
+        yield from torch.split(places[torch.randperm(len(places), generator=order)], size)
 
 
 @dataclass

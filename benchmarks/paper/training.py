@@ -177,7 +177,7 @@ class Training:
         rows, keep = chosen.rows, chosen.keep
         seeds = self.plan.seed, self.epoch
         order = torch.Generator().manual_seed(derived_seed(*seeds))
-        for start, places in enumerate(batch_places(chosen, order)):
+        for start, places in enumerate(batch_places(chosen, order, BATCH_SIZE)):
             readings = [
                 Reading(int(self.split.train[row]), (*seeds, start * BATCH_SIZE + number))
                 for number, row in enumerate(rows[places].tolist())
