@@ -6,6 +6,7 @@ python -m benchmarks report --suite full  # from the kept runs alone
 python -m benchmarks freeze full          # publish: runs, tables, figures
 python -m benchmarks speed                # pairing, swap, loss, steps, goals
 python -m benchmarks diagnose openmoji    # what three models listen to
+python -m benchmarks probes               # what their encoders have learned
 
 Everything is written into runs/, or where --out says; `freeze` alone
 writes into benchmarks/results, where the published results are.

@@ -15,6 +15,7 @@ from benchmarks.command_line import (
     Fetch,
     Freeze,
     Prepare,
+    Probes,
     Report,
     Reproduce,
     Run,
@@ -24,7 +25,7 @@ from benchmarks.command_line import (
 )
 from benchmarks.common.errors import DataError
 from benchmarks.common.records import need_writable, write_text
-from benchmarks.compare import data
+from benchmarks.compare import data, probes
 from benchmarks.compare.diagnosis import diagnose_task
 from benchmarks.compare.report import write_report
 from benchmarks.compare.suite import (
@@ -65,6 +66,8 @@ def perform(command: Command) -> None:
             speed(command, console)
         elif isinstance(command, Diagnose):
             diagnose(command, console)
+        elif isinstance(command, Probes):
+            probe(command, console)
         elif isinstance(command, Prepare):
             prepare_copy(command, console)
         elif isinstance(command, Check):
@@ -167,6 +170,17 @@ def speed(command: Speed, console: Console) -> None:
     device = torch.device(command.device)
     for file in run_speed(device, command.out, console, small=command.small):
         console.print(f"Written: {file}")
+
+
+def probe(command: Probes, console: Console) -> None:
+    """Probe what is not probed yet, then write the page."""
+    folder = command.out / probes.SUITE
+    need_writable(folder)
+    file, page = folder / "probes.jsonl", folder / "probes.md"
+    for key in probes.run_probes(file, command.out):
+        console.print(f"{key.task}, {key.entry}, seed {key.seed}: probed")
+    write_text(page, probes.page(probes.read_probes(file)))
+    console.print(f"Written: {page}")
 
 
 def prepare_copy(command: Prepare, console: Console) -> None:

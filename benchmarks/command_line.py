@@ -71,6 +71,15 @@ class Diagnose:
 
 
 @dataclass(frozen=True)
+class Probes:
+    """Train four methods where modalities compete, and probe what their encoders have learned."""
+
+    out: Path = RUNS / "compare"
+    """Where the runs of the suite competition are, for the tuned configurations, as for run;
+    probes.jsonl and the page go to competition in here."""
+
+
+@dataclass(frozen=True)
 class Speed:
     """Measure the speed of pairing, swap, loss and whole steps, and write the page."""
 
@@ -146,6 +155,7 @@ Command: TypeAlias = (
     | Freeze
     | Speed
     | Diagnose
+    | Probes
     | Prepare
     | Check
     | Reproduce
@@ -163,6 +173,7 @@ def parse(arguments: Sequence[str] | None = None, description: str | None = None
         | Annotated[Freeze, tyro.conf.subcommand("freeze")]
         | Annotated[Speed, tyro.conf.subcommand("speed")]
         | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+        | Annotated[Probes, tyro.conf.subcommand("probes")]
         | Annotated[Prepare, tyro.conf.subcommand("prepare")]
         | Annotated[Check, tyro.conf.subcommand("check")]
         | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]

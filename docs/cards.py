@@ -74,14 +74,17 @@ CARDS: dict[str, Pairs] = {
     "smv": _against_joint("smv"),
     "opm": _against_joint("opm"),
     "amco": _against_joint("amco"),
+    "remix": _against_joint("remix"),
     "tcmax": _against_joint("tcmax"),
     "lfm": _against_joint("lfm"),
     "mcr": _against_joint("mcr"),
+    "aug": _against_joint("aug"),
     "ogm": _against_joint("ogm", "ogm-ge"),
     "agm": _against_joint("agm"),
     "mmpareto": _against_joint("mmpareto"),
     "dgl": _against_joint("dgl"),
     "arl": _against_joint("arl", "arl-released"),
+    **{entry: _against_joint(entry) for entry in ("inforeg", "cggm", "pdmp", "masam")},
 }
 
 

@@ -93,6 +93,11 @@ def write_json(file: Path, value: object) -> None:
     write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def json_line(value: object) -> str:
+    """A value as JSON on one line, without spaces."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
 def write_figure(file: Path, figure: "Figure", dpi: int) -> None:
     """`write_whole` of a figure as PNG."""
     write_whole(file, lambda opened: figure.savefig(opened, format="png", dpi=dpi))

@@ -17,6 +17,7 @@ from benchmarks.common.records import (
     damaged,
     is_number,
     is_scores,
+    json_line,
     parse_json,
     read_json,
     write_text,
@@ -126,10 +127,11 @@ def _read_runs(file: Path, _modified: int, _size: int) -> Mapping[Identity, Reco
 def write_runs(file: Path, records: Iterable[Record]) -> None:
     """Write a ``runs.jsonl``: sorted, one run a line, the same runs always in the same bytes."""
     ordered = sorted(records, key=lambda record: identity(record).sort_key)
-    versions = sorted({_line(record["versions"]) for record in ordered})
+    versions = sorted({json_line(record["versions"]) for record in ordered})
     lines = [f'{{"versions":[{",".join(versions)}]}}']
     for record in ordered:
-        lines.append(_line({**record, "versions": versions.index(_line(record["versions"]))}))
+        place = versions.index(json_line(record["versions"]))
+        lines.append(json_line({**record, "versions": place}))
     write_text(file, "\n".join(lines) + "\n")
 
 
@@ -146,10 +148,6 @@ def read_folder(frozen: Path, single: Path) -> dict[Identity, Record]:
         record = read_run(file)
         runs.setdefault(identity(record), record)
     return runs
-
-
-def _line(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _checked(record: dict[str, Any], file: Path) -> Record:

@@ -15,7 +15,7 @@ from benchmarks.compare.encoders import WIDTH, build_encoder
 from benchmarks.compare.tasks import Rows, Split
 from benchmarks.methods.base import EncodedRows, Method, Setting
 from benchmarks.methods.reading import Reading
-from benchmarks.methods.training import BATCH_SIZE, Best, build_optimizer, keep_only
+from benchmarks.methods.training import BATCH_SIZE, Best, batch_places, build_optimizer, keep_only
 from midas_aug.functional import gather_rows
 
 DECAY_AT = 5 / 7  # of the epochs: the paper's StepLR(50) of 70
@@ -277,6 +277,6 @@ def _batches(
     method: Method, epoch: int, order: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The epoch's rows in random order, and which of their modalities are kept."""
-    rows, keep = method.epoch_rows(epoch)
-    for places in torch.split(torch.randperm(len(rows), generator=order), BATCH_SIZE):
-        yield rows[places], None if keep is None else keep[places]
+    chosen = method.epoch_rows(epoch)
+    for places in batch_places(chosen, order, BATCH_SIZE):
+        yield chosen.rows[places], None if chosen.keep is None else chosen.keep[places]

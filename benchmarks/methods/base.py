@@ -39,6 +39,7 @@ class EpochRows(NamedTuple):
 
     rows: Tensor  # (K,) numbers of training rows
     keep: Tensor | None = None  # (K, M) bool: the features of the others are set to 0
+    group: Tensor | None = None  # (K,) int64: no batch has two; lower ones come first
 
 
 @dataclass

@@ -7,11 +7,15 @@ from typing import TypeAlias
 
 from benchmarks.methods.agm import AGM
 from benchmarks.methods.amco import AMCo
+from benchmarks.methods.aug import AUG
 from benchmarks.methods.base import Method
+from benchmarks.methods.cggm import CGGM
 from benchmarks.methods.detached import Detached
+from benchmarks.methods.inforeg import InfoReg
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
 from benchmarks.methods.lemda import LeMDA
 from benchmarks.methods.lfm import LFM
+from benchmarks.methods.masam import MASAM
 from benchmarks.methods.mcr import MCR
 from benchmarks.methods.midas import Midas, MidasPublicCode
 from benchmarks.methods.mixup import Mixup
@@ -19,9 +23,11 @@ from benchmarks.methods.mmpareto import MMPareto
 from benchmarks.methods.modality_dropout import ModalityDropout
 from benchmarks.methods.ogm import OGM
 from benchmarks.methods.opm import OPM
+from benchmarks.methods.pdmp import PDMP
 from benchmarks.methods.powmix import PowMix
 from benchmarks.methods.pretrained import Pretrained
 from benchmarks.methods.reading import Alone, FittedWeights, Reading
+from benchmarks.methods.remix import DataRemixing
 from benchmarks.methods.same_class import SameClass
 from benchmarks.methods.skill import Skill
 from benchmarks.methods.smv import SMV
@@ -207,6 +213,8 @@ COMPETITION_LEADERS = {
         for name in ("skill", "midas", "plain-swap")
     },
 }
+# Rows of the competition suite that came to it later; see its protocol.
+COMPETITION_LATER = ("inforeg", "cggm", "remix", "pdmp", "aug", "masam")
 # Untuned, at the rate of joint training.
 COMPETITION_BESIDE = {
     name: Entry(title, method, fixed, follows="joint", tuned=False)
@@ -216,6 +224,12 @@ COMPETITION_BESIDE = {
         ("same-class", "same-class re-pairing", SameClass, {}),
         ("detached", "fusion on detached features", Detached, {}),
         ("modality-dropout", "modality dropout", ModalityDropout, {"rate": 0.5}),
+        ("inforeg", "InfoReg", InfoReg, {}),
+        ("cggm", "CGGM", CGGM, {}),
+        ("remix", "Data Remixing", DataRemixing, {}),
+        ("pdmp", "PDMP", PDMP, {}),  # the image, which is the first modality and the best alone
+        ("aug", "AUG", AUG, {}),
+        ("masam", "MASAM", MASAM, {}),
     )
 }
 # The rows of the competition suite, those first that matter most.
@@ -252,7 +266,7 @@ LABEL_ENTRIES: dict[str, Entry] = {
     },
 }
 
-# Rivals for competing modalities that no suite has run yet.
+# Rivals for competing modalities, each with what to tune in it: no suite has tuned them yet.
 RIVAL_ENTRIES: dict[str, Entry] = {
     "tcmax": Entry("TCMax", TCMax),
     "same-class": Entry("same-class re-pairing", SameClass),
@@ -265,4 +279,10 @@ RIVAL_ENTRIES: dict[str, Entry] = {
     "mmpareto": Entry("MMPareto", MMPareto),
     "arl": Entry("ARL, as printed", ARL, knob=("temperature", (8, 4))),
     "arl-released": Entry("ARL, as released", ARL, {"printed": False}, knob=("weight", (4, 1))),
+    "inforeg": Entry("InfoReg", InfoReg, knob=("beta", (0.95, 0.9))),
+    "cggm": Entry("CGGM", CGGM, knob=("direction", (0.2, 0.1))),
+    "remix": Entry("Data Remixing", DataRemixing, knob=("gamma", (1, 0.5))),
+    "pdmp": Entry("PDMP", PDMP, knob=("others", (0.5, 0.25))),
+    "aug": Entry("AUG", AUG, knob=("penalty", (0.5, 0.2))),
+    "masam": Entry("MASAM", MASAM, knob=("rho", (0.3, 0.05))),
 }

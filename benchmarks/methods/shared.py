@@ -1,6 +1,6 @@
 """What the methods share that watch how well each modality does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,14 @@ def mean_ratios(scores: Tensor) -> Tensor:
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Σ_m CE(h_m, y), each a mean over the rows, of logits ``(M, B, C)``."""
     return len(logits) * F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
+
+
+def scale_encoder_gradients(model: LateFusion, factors: Sequence[float]) -> None:
+    """Multiply what each encoder has for gradients by the factor of its modality."""
+    for name, factor in zip(model.modalities, factors, strict=True):
+        for parameter in model.encoders[name].parameters():
+            if parameter.grad is not None:
+                parameter.grad *= factor
 
 
 @dataclass

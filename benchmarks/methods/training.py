@@ -1,5 +1,6 @@
 """What every training loop of the benchmarks shares: the optimiser, and the choice of the epoch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.common.kinds import CLASSES, Kind
 from benchmarks.common.model import Features, LateFusion
-from benchmarks.methods.base import EncodedRows, Method
+from benchmarks.methods.base import EncodedRows, EpochRows, Method
 
 BATCH_SIZE = 64
 MOMENTUM = 0.9
@@ -52,6 +53,17 @@ def keep_only(features: Features, keep: Tensor | None) -> Features:
         name: feature * kept[:, None]
         for (name, feature), kept in zip(features.items(), columns, strict=True)
     }
+
+
+def batch_places(epoch: EpochRows, order: torch.Generator, size: int) -> Iterator[Tensor]:
+    """Places in ``epoch.rows``, in random order, a batch at a time and group by group."""
+    group = epoch.group
+    if group is None:
+        yield from torch.split(torch.randperm(len(epoch.rows), generator=order), size)
+        return
+    for number in sorted(set(group.tolist())):
+        places = (group == number).nonzero().squeeze(1)
+        yield from torch.split(places[torch.randperm(len(places), generator=order)], size)
 
 
 @dataclass

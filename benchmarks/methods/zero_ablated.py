@@ -8,7 +8,11 @@ from torch.nn import functional as F
 
 from benchmarks.common.model import Features, LateFusion
 from benchmarks.methods.base import Setting
-from benchmarks.methods.shared import ComparingMethod, summed_cross_entropy
+from benchmarks.methods.shared import (
+    ComparingMethod,
+    scale_encoder_gradients,
+    summed_cross_entropy,
+)
 
 
 def ablated_logits(model: LateFusion, features: Features, *, detach: bool = False) -> Tensor:
@@ -117,7 +121,4 @@ class ARL(ZeroAblated):
         return super().loss(features, labels)
 
     def after_backward(self) -> None:
-        for name, factor in zip(self.model.modalities, self._factors, strict=True):
-            for parameter in self.model.encoders[name].parameters():
-                if parameter.grad is not None:
-                    parameter.grad *= factor
+        scale_encoder_gradients(self.model, self._factors)

@@ -18,6 +18,7 @@ from benchmarks.methods.base import EncodedRows, Method, Setting
 from benchmarks.methods.training import (
     BATCH_SIZE,
     Best,
+    batch_places,
     build_optimizer,
     keep_only,
     validate,
@@ -172,12 +173,11 @@ class Training:
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor | None, list[Reading]]]:
         """Rows, which modalities are kept, and what to read, of each batch of the epoch."""
-        rows, keep = self.method.epoch_rows(self.epoch)
+        chosen = self.method.epoch_rows(self.epoch)
+        rows, keep = chosen.rows, chosen.keep
         seeds = self.plan.seed, self.epoch
-        order = torch.randperm(
-            len(rows), generator=torch.Generator().manual_seed(derived_seed(*seeds))
-        )
-        for start, places in enumerate(torch.split(order, BATCH_SIZE)):
+        order = torch.Generator().manual_seed(derived_seed(*seeds))
+        for start, places in enumerate(batch_places(chosen, order, BATCH_SIZE)):
             readings = [
                 Reading(int(self.split.train[row]), (*seeds, start * BATCH_SIZE + number))
                 for number, row in enumerate(rows[places].tolist())
@@ -195,6 +195,7 @@ class Training:
         torch.manual_seed(derived_seed(self.plan.seed, self.steps, 1 + self._ranks.rank))
         features = self._ranks.gather(self._encode(inputs), len(rows))
         labels = self.labels(self.split.train[rows.numpy()])
+        self.method.on_batch(rows)
         loss = self.method.loss(keep_only(features, keep), labels)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

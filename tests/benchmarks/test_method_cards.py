@@ -26,6 +26,7 @@ FIELDS = ("Cost", "Source", "Reproduced", "Differs")
 LICENSED = (
     "MIDAS", "Same-class re-pairing", "LeMDA", "SMV", "OPM", "AMCo", "TCMax", "LFM", "MCR",
     "OGM and OGM-GE", "AGM", "MMPareto", "DGL", "ARL",
+    "Data Remixing", "AUG", "InfoReg", "CGGM", "MASAM",
 )  # fmt: skip
 
 

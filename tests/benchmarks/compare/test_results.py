@@ -1,6 +1,7 @@
 """The committed results: complete, tuned as the protocol says, and what the pages print."""
 
 from functools import cache
+from statistics import mean
 
 import pytest
 
@@ -9,7 +10,12 @@ from benchmarks.compare import kept, suite
 from benchmarks.compare.report import labels, tables
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.tasks import TASKS
-from benchmarks.methods.entries import COMPETITION_ENTRIES, ENTRIES, SKILL_ENTRIES
+from benchmarks.methods.entries import (
+    COMPETITION_ENTRIES,
+    COMPETITION_LATER,
+    ENTRIES,
+    SKILL_ENTRIES,
+)
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
 PUBLISHED = ("full", "skill", "competition", "labels")
@@ -106,3 +112,46 @@ def test_one_training_of_the_competition_has_one_learning_rate_however_it_is_rea
                 for seed, record in row.records.items():
                     assert record["config"] == followed.records[seed]["config"]
                     assert record["seconds"] == followed.records[seed]["seconds"]
+
+
+def untuned(task, key):
+    """Mean accuracy of a row of the competition on the seeds of the untuned rows."""
+    row = (task.rows | task.beside)[key]
+    return mean(row.records[seed]["test"]["accuracy"] for seed in range(3000, 3003))
+
+
+def test_what_the_page_says_of_the_later_untuned_rows_holds():
+    above_joint = {}
+    for name, task in load("competition").items():
+        for key in set(COMPETITION_LATER) & task.beside.keys():
+            value = untuned(task, key)
+            assert value < untuned(task, "skill")
+            assert value < untuned(task, "unimodal-image")
+            assert (value > untuned(task, "midas")) is ((name, key) in ABOVE_MIDAS)
+            if value > untuned(task, "joint"):
+                above_joint.setdefault(key, set()).add(name)
+    assert above_joint == ABOVE_JOINT
+
+
+ABOVE_MIDAS = {
+    ("kanji-words", "aug"),
+    ("kanji-still", "aug"),
+    ("kanji-still", "masam"),
+    ("kanji-still", "pdmp"),
+}
+ABOVE_JOINT = {
+    "pdmp": {"kanji", "kanji3", "kanji-words", "kanji-still"},
+    "aug": {"kanji3", "kanji-words", "kanji-still"},
+    "inforeg": {"kanji3"},
+    "masam": {"kanji3", "kanji-still"},
+    "cggm": {"kanji3"},
+}
+
+
+def test_the_modality_that_pdmp_puts_first_is_the_best_alone_on_validation_rows():
+    first = COMPETITION_ENTRIES["pdmp"].build({}).best
+    for task in load("competition").values():
+        rows = [task.rows[f"unimodal-{modality}"].records for modality in task.modalities]
+        for seed in rows[0]:
+            reached = [row[seed]["validation"]["accuracy"] for row in rows]
+            assert reached.index(max(reached)) == first

@@ -93,6 +93,25 @@ def test_rows_that_are_not_kept_are_zero():
     assert all(bool((features["a"] != 0).any()) for features in seen)
 
 
+def test_no_batch_has_rows_of_two_groups_and_groups_come_in_order():
+    group = torch.arange(200) % 3 // 2  # every third row is of group 1
+    seen = []
+
+    @dataclass
+    class Grouped(Method):
+        def epoch_rows(self, epoch):
+            return EpochRows(torch.arange(200), group=group)
+
+        def on_batch(self, rows):
+            super().on_batch(rows)
+            seen.append(rows)
+
+    run(Grouped(), split=toy_split(rows=200), epochs=1)
+    assert [sorted(set(group[rows].tolist())) for rows in seen] == [[0], [0], [0], [1], [1]]
+    assert [len(rows) for rows in seen] == [64, 64, 6, 64, 2]
+    assert sorted(torch.cat(seen).tolist()) == list(range(200))
+
+
 def test_hooks_are_called_in_order():
     calls = []
 

@@ -107,8 +107,11 @@ def run(method: Method, model: LateFusion, epochs: int = 3, num_rows: int = 20) 
     losses = []
     for epoch in range(epochs):
         method.on_epoch_start(epoch)
-        rows, keep = method.epoch_rows(epoch)
-        for places in torch.arange(len(rows)).split(8):
+        rows, keep, group = method.epoch_rows(epoch)
+        group = torch.zeros(len(rows)) if group is None else group
+        apart = [(group == number).nonzero().squeeze(1) for number in sorted(set(group.tolist()))]
+        for places in (places for one in apart for places in one.split(8)):
+            method.on_batch(rows[places])
             features = model.encode({name: values[rows[places]] for name, values in inputs.items()})
             if keep is not None:
                 features = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -243,3 +244,85 @@ def test_a_rival_has_four_configurations_and_trains(name):
         method.loss(features, labels).backward()
         method.after_backward()
         assert all(bool(p.grad.isfinite().all()) for p in model.encoders.parameters())
+
+
+GROWN = ("inforeg", "cggm", "remix", "pdmp", "aug", "masam")  # what they keep grows with the run
+
+
+@pytest.mark.parametrize("name", RIVAL_ENTRIES)
+@pytest.mark.parametrize("num_modalities", [2, 3])
+def test_a_rival_learns_and_draws_from_its_generator_alone(name, num_modalities):
+    state = torch.get_rng_state()
+    model = tiny_model(num_modalities)
+    inputs, labels = tiny_rows(model, 20)
+    method = RIVAL_ENTRIES[name].build({})
+    set_up(method, model, epochs=12)
+    before = F.cross_entropy(method.predict(model.encode(inputs)), labels).item()
+    assert np.isfinite(run(method, model, epochs=12)).all()
+    after = F.cross_entropy(method.predict(model.encode(inputs)), labels).item()
+    assert after < before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", GROWN)
+def test_a_rival_refuses_one_modality(name):
+    with pytest.raises(ValueError, match=r"expected a model of 2 or more, got \['m0'\]"):
+        set_up(RIVAL_ENTRIES[name].build({}), tiny_model(1))
+
+
+@pytest.mark.parametrize("name", GROWN)
+def test_a_rival_that_is_stopped_within_an_epoch_goes_on_as_if_it_had_not(name):
+    """Two steps an epoch; stopped after the first step of the third of five epochs."""
+
+    def start():
+        model = tiny_model(3)
+        method = set_up(RIVAL_ENTRIES[name].build({}), model, epochs=5)
+        modules = [model, *method.extra_modules()]
+        weights = [weight for module in modules for weight in module.parameters()]
+        return model, method, torch.optim.SGD(weights, lr=0.1, momentum=0.9)
+
+    inputs, labels = tiny_rows(tiny_model(3), 12)
+
+    def go(model, method, optimizer, epochs, steps, resumed=None):
+        for epoch in epochs:
+            if resumed is None or epoch != epochs[0]:
+                method.on_epoch_start(epoch)
+            _, keep, group = method.epoch_rows(epoch)
+            order = torch.arange(12) if group is None else group.argsort(stable=True)
+            groups = (
+                [order] if group is None else [order[group[order] == g] for g in group.unique()]
+            )
+            batches = [half for one in groups for half in one.tensor_split(2) if len(half)]
+            for batch in batches[1 if resumed and epoch == epochs[0] else 0 :][: steps.get(epoch)]:
+                features = model.encode({key: values[batch] for key, values in inputs.items()})
+                method.on_batch(batch)
+                if keep is not None:
+                    columns = keep[batch].unbind(dim=1)
+                    features = {
+                        key: feature * column[:, None]
+                        for (key, feature), column in zip(features.items(), columns, strict=True)
+                    }
+                optimizer.zero_grad()
+                method.loss(features, labels[batch]).backward()
+                method.after_backward()
+                optimizer.step()
+                method.after_step()
+            if epoch in steps:
+                return
+            method.on_epoch_end(epoch)
+            with torch.no_grad():
+                method.on_validation(model.encode(inputs), labels)
+
+    whole = start()
+    go(*whole, range(5), {})
+    half = start()
+    go(*half, range(3), {2: 1})
+    states = [copy.deepcopy(part.state_dict()) for part in half]
+    again = start()
+    again[0].load_state_dict(states[0])
+    again[1].on_epoch_start(2)
+    again[1].load_state_dict(states[1])
+    again[2].load_state_dict(states[2])
+    go(*again, range(2, 5), {}, resumed=True)
+    for one, other in zip(whole[0].parameters(), again[0].parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -102,7 +102,7 @@ def test_smv_values_match_a_head_that_is_fed_zeros(m: int, n: int, seed: int) ->
 @given(st.integers(2, 4), st.integers(1, 8), seeds)
 def test_smv_enlarged_set_matches_a_slow_loop(m: int, n: int, seed: int) -> None:
     copies = np.random.default_rng(seed).integers(0, 4, size=(m, n))
-    rows, keep = smv.enlarged(torch.from_numpy(copies))
+    rows, keep, _ = smv.enlarged(torch.from_numpy(copies))
     assert keep is not None
     wanted = Counter({(row, (True,) * m): 1 for row in range(n)})
     for modality in range(m):
@@ -114,7 +114,7 @@ def test_smv_enlarged_set_matches_a_slow_loop(m: int, n: int, seed: int) -> None
 
 
 def test_smv_leaves_the_set_alone_where_all_rows_contribute_one() -> None:
-    rows, keep = smv.enlarged(smv.num_copies(torch.ones(2, 7)))
+    rows, keep, _ = smv.enlarged(smv.num_copies(torch.ones(2, 7)))
     assert rows.tolist() == list(range(7))
     assert keep is not None
     assert keep.shape == (7, 2)
@@ -125,7 +125,7 @@ def test_smv_trains_on_the_original_rows_within_the_warmup() -> None:
     method = set_up(SMV(warmup=0.5), lopsided_model(), num_rows=12, epochs=6)
     sizes = []
     for epoch in range(6):
-        rows, keep = method.epoch_rows(epoch)
+        rows, keep, _ = method.epoch_rows(epoch)
         sizes.append(len(rows))
         assert (keep is None) == (epoch < 3)
         method.on_epoch_end(epoch)
@@ -151,7 +151,7 @@ def test_smv_copies_rows_by_what_the_model_gets_right() -> None:
     method = set_up(SMV(warmup=0), model, num_rows=12)
     assert method.epoch_rows(0).keep is None
     method.on_epoch_end(0)
-    rows, keep = method.epoch_rows(1)
+    rows, keep, _ = method.epoch_rows(1)
     assert keep is not None
     inputs, labels = tiny_rows(model, 12)
     features = model.encode(inputs)
