@@ -9,6 +9,7 @@ python -m benchmarks diagnose openmoji    # what three models listen to
 
 The paper's own data sets, from where you have them:
 
+python -m benchmarks prepare cremad --root DIR    # sound, frames out of videos
 python -m benchmarks check cremad --root DIR      # is the copy whole?
 python -m benchmarks reproduce cremad --root DIR  # the paper's protocol
 python -m benchmarks sample cremad DIR            # a small made-up copy

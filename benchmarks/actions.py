@@ -13,6 +13,7 @@ from benchmarks.command_line import (
     Diagnose,
     Fetch,
     Freeze,
+    Prepare,
     Report,
     Reproduce,
     Run,
@@ -39,10 +40,13 @@ from benchmarks.paper.datasets import paper_data
 from benchmarks.paper.datasets.check import check
 from benchmarks.paper.datasets.check import report as report_check
 from benchmarks.paper.datasets.sample import write_image_encoder, write_sample, write_text_encoder
+from benchmarks.paper.prepare import prepare_clips
+from benchmarks.paper.prepare import report as report_prepared
 from benchmarks.paper.ranks import start_ranks
 from benchmarks.paper.run import reproduce
 from benchmarks.paper.throughput import measure
 from benchmarks.speed.run import run_speed
+from midas_aug.diagnostics.advice import steps
 
 
 def perform(command: Command) -> None:
@@ -62,6 +66,8 @@ def perform(command: Command) -> None:
             speed(command, console)
         elif isinstance(command, Diagnose):
             diagnose(command, console)
+        elif isinstance(command, Prepare):
+            prepare_copy(command, console)
         elif isinstance(command, Check):
             check_copy(command, console)
         elif isinstance(command, Reproduce):
@@ -152,6 +158,16 @@ def speed(command: Speed, console: Console) -> None:
         console.print(f"Written: {file}")
 
 
+def prepare_copy(command: Prepare, console: Console) -> None:
+    """Print what came of the clips; fail if one is not whole."""
+    data = paper_data(command.name)
+    videos = command.root if command.videos is None else command.videos
+    prepared = prepare_clips(data, command.root, videos, command.workers, console)
+    console.print(report_prepared(data, command.root, prepared), markup=False, soft_wrap=True)
+    if prepared.problems:
+        sys.exit(1)
+
+
 def check_copy(command: Check, console: Console) -> None:
     """Print the counts; fail if something cannot be used."""
     data = paper_data(command.name)
@@ -182,7 +198,7 @@ def throughput(command: Throughput, console: Console) -> None:
 
 
 def diagnose(command: Diagnose, console: Console) -> None:
-    """Print the comparison and the findings of each model, and keep them with a figure."""
+    """Print the comparison, and of each model what it does and what to do; keep them, drawn."""
     if command.task not in TASKS:
         sys.exit(f"there is no task {command.task}; choose from {', '.join(TASKS)}")
     folder = command.out / "diagnosis"
@@ -197,5 +213,7 @@ def diagnose(command: Diagnose, console: Console) -> None:
     write_text(page, "\n\n".join(part.strip() for part in parts) + "\n")
     console.print(str(comparison), markup=False, soft_wrap=True)
     for one in comparison.reports:
-        console.print(f"\n{one.name}:", *(f"- {found.text}" for found in one.findings), sep="\n")
+        findings = [f"- {found.text}" for found in one.findings]
+        lines = [f"\n{one.name}:", *findings, "", *steps(one.advice)]
+        console.print(*lines, sep="\n", markup=False, soft_wrap=True)
     console.print(f"Written: {page} and {figure}")

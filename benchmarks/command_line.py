@@ -82,6 +82,20 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Prepare:
+    """Take sound and frames out of the videos of one of the paper's data sets, as check expects."""
+
+    name: tyro.conf.Positional[str]
+    """cremad or kinetics-sounds."""
+    root: Path
+    """Its folder: sound and frames go there, and lists of clips may be there."""
+    videos: Path | None = None
+    """Where the videos are, in this folder or in folders of it; by default in the root."""
+    workers: int = 2
+    """How many videos at a time."""
+
+
+@dataclass(frozen=True)
 class Check:
     """Look whether a copy of one of the paper's data sets is whole."""
 
@@ -125,7 +139,17 @@ class Throughput:
 
 
 Command: TypeAlias = (
-    Fetch | Run | Report | Freeze | Speed | Diagnose | Check | Reproduce | Sample | Throughput
+    Fetch
+    | Run
+    | Report
+    | Freeze
+    | Speed
+    | Diagnose
+    | Prepare
+    | Check
+    | Reproduce
+    | Sample
+    | Throughput
 )
 
 
@@ -138,6 +162,7 @@ def parse(arguments: Sequence[str] | None = None, description: str | None = None
         | Annotated[Freeze, tyro.conf.subcommand("freeze")]
         | Annotated[Speed, tyro.conf.subcommand("speed")]
         | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+        | Annotated[Prepare, tyro.conf.subcommand("prepare")]
         | Annotated[Check, tyro.conf.subcommand("check")]
         | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
         | Annotated[Sample, tyro.conf.subcommand("sample")]

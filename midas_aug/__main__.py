@@ -30,8 +30,16 @@ and M modalities:
 Whatever is missing is left out of the report. Softmax outputs can be saved as
 their logarithm.
 
+or a table (.csv, .parquet; needs pandas), one column a class, numbered from 0:
+  label, logits_0, logits_1, ..., removed_<m>_0, ..., head_<m>_0, ...
+
+With --target, labels are (N, C): probabilities (distribution) or zeros and
+ones (multi-label); or (N,) or (N, C) numbers (continuous). Everything else has
+as many columns. In a table they are label_0, label_1, ...; one number: label.
+
 examples:
   python -m midas_aug diagnose --logits joint.npz
+  python -m midas_aug diagnose --logits tags.csv --target multi-label
   python -m midas_aug diagnose --logits joint.npz --out report.html report.json
 """
 COMMANDS = """\
@@ -79,10 +87,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     diagnose.add_argument(
-        "--logits", required=True, type=Path, metavar="FILE.npz", help="see below"
+        "--logits",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="of saved logits, .npz, .csv or .parquet; see below",
     )
     diagnose.add_argument(
         "--modalities", nargs="+", metavar="NAME", help="in the order of source_labels"
+    )
+    diagnose.add_argument(
+        "--target",
+        choices=("class", "distribution", "multi-label", "continuous"),
+        default="class",
+        metavar="KIND",
+        help="what a label is: class (an index), distribution, multi-label or continuous",
     )
     diagnose.add_argument("--name", default="model", help="what the table calls the model")
     diagnose.add_argument(
@@ -109,14 +128,18 @@ def _diagnose(options: argparse.Namespace) -> None:
     from midas_aug.diagnostics import report_from_logits
     from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
     from midas_aug.diagnostics.report import FORMATS
+    from midas_aug.diagnostics.saved import read_saved
+    from midas_aug.diagnostics.saved_targets import target_called
 
     check_numbers(**{"--resamples": options.resamples})
     check_seed(options.seed, "--seed")
     for path in options.out:
         _check_output(path, [*FORMATS, *FIGURES], overwrite=options.overwrite)
+    saved = read_saved(options.logits)
     report = report_from_logits(
-        options.logits,
+        saved,
         modalities=options.modalities,
+        target=target_called(options.target, saved),
         resamples=options.resamples,
         seed=options.seed,
         name=options.name,

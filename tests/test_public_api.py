@@ -82,7 +82,7 @@ SIGNATURES = {
     functional.misaligned_accuracy: "logits source_labels * valid same_label",
     diagnostics.diagnose: "model loader modalities * encode num_classes target present label "
     "unimodal training log removal draws resamples seed name device progress",
-    diagnostics.report_from_logits: "arrays * modalities resamples seed name",
+    diagnostics.report_from_logits: "arrays * modalities target resamples seed name",
 }
 EXTRAS = {  # what has to be there for a module of the integrations
     "midas_aug.integrations.lightning": ["lightning"],

@@ -110,7 +110,9 @@ def need_writable(*folders: Path) -> None:
 
 
 @contextmanager
-def at_work_on(file: Path, lock: Path) -> Iterator[None]:
+def at_work_on(
+    file: Path, lock: Path, *, advice: str = "wait for it, or write elsewhere with --out"
+) -> Iterator[None]:
     """Keep other processes from making the same file; the lock goes when this process does.
 
     Where the file system or the system has no locks, nobody is kept from it.
@@ -118,6 +120,7 @@ def at_work_on(file: Path, lock: Path) -> Iterator[None]:
     Args:
         file: What is made.
         lock: The file to lock; it is empty.
+        advice: What to do if another process is at work on it.
 
     Raises:
         DataError: Another process is at work on it.
@@ -130,9 +133,7 @@ def at_work_on(file: Path, lock: Path) -> Iterator[None]:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(
-                f"another process is at work on {file}; wait for it, or write elsewhere with --out"
-            ) from None
+            raise DataError(f"another process is at work on {file}; {advice}") from None
         except OSError:
             pass
         yield

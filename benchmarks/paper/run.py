@@ -32,6 +32,7 @@ from benchmarks.paper.datasets.splits import Split, saved_split
 from benchmarks.paper.datasets.store import Store, build_stores
 from benchmarks.paper.encoders import TINY, Sizes, build_model, load_tokenizer
 from benchmarks.paper.kept import read_run
+from benchmarks.paper.outcome import write_outcome
 from benchmarks.paper.protocol import PROTOCOLS, Protocol, method_config
 from benchmarks.paper.ranks import Ranks
 from benchmarks.paper.settings import Settings
@@ -48,7 +49,8 @@ class Prepared:
     data: PaperData
     protocol: Protocol
     sizes: Sizes
-    clips: Sequence[Clip]
+    found: Found
+    clips: Sequence[Clip]  # of those, the ones of a rehearsal
     stores: dict[str, Store]
     tokenizer: Any
     folder: Path  # of its splits, runs and table
@@ -78,6 +80,8 @@ def reproduce(
         if settings.rehearse:
             title += " in rehearsal (the numbers mean nothing)"
         write_table(title, prepared.data, prepared.folder, console)
+        file = write_outcome(prepared.data, prepared.found, prepared.folder)
+        console.print(f"Written: {file}", soft_wrap=True, markup=False)
 
 
 def prepare(name: str, settings: Settings, ranks: Ranks, console: Console) -> Prepared:
@@ -101,7 +105,7 @@ def prepare(name: str, settings: Settings, ranks: Ranks, console: Console) -> Pr
             stores = build_stores(
                 data, clips, sizes.resolution, settings.cache, settings.jobs, console
             )
-    return Prepared(data, protocol, sizes, clips, stores, tokenizer, folder)
+    return Prepared(data, protocol, sizes, found, clips, stores, tokenizer, folder)
 
 
 def few(clips: Sequence[Clip]) -> list[Clip]:
@@ -235,6 +239,7 @@ def _run(
     record = asked | {
         "versions": versions(),
         "processes": ranks.size,
+        "device": device_name(device),
         "text_encoder": settings.text_encoder if "text" in kinds.values() else None,
         "image_encoder": image_encoder,
         "epoch": training.best.epoch,
@@ -245,6 +250,11 @@ def _run(
         write_json(file, record)
         checkpoint.unlink(missing_ok=True)
     ranks.wait()
+
+
+def device_name(device: torch.device) -> str:
+    """What it trains on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def score(training: Training, split: Split, seed: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from midas_aug.diagnostics.bootstrap import Score
 from midas_aug.diagnostics.findings import IGNORED_COST, Finding, head_of, redundant
 from midas_aug.diagnostics.wording import beside, listed, percent
 
-__all__ = ["Action", "Advice", "advise"]
+__all__ = ["Action", "Advice", "advise", "steps"]
 
 GAIN = 0.03  # of late fusion or a head over the model: about this, and surely above 0
 MEMORISED = 0.2  # training minus held-out skill of a head; at least this
@@ -50,6 +50,12 @@ class Advice:
     def to_dict(self) -> dict[str, Any]:
         """The four fields by name."""
         return asdict(self)
+
+
+def steps(advice: Sequence[Advice]) -> list[str]:
+    """The lines of a numbered list under a heading; none where there is no advice."""
+    numbered = [f"{number}. {one.text}" for number, one in enumerate(advice, start=1)]
+    return ["What to do:", "", *numbered] if numbered else []
 
 
 def advise(

@@ -11,7 +11,7 @@ import numpy as np
 
 from midas_aug._arrays import NDArray
 from midas_aug.diagnostics import findings as finding_rules
-from midas_aug.diagnostics.advice import Advice, advise
+from midas_aug.diagnostics.advice import Advice, advise, steps
 from midas_aug.diagnostics.bootstrap import Score, interval
 from midas_aug.diagnostics.class_pairs import ClassPair
 from midas_aug.diagnostics.findings import Finding
@@ -157,10 +157,8 @@ class ModalityReport:
         return Comparison((self, *others))
 
     def _listed(self) -> list[str]:
-        lines = [f"- {finding.text}" for finding in self.findings]
-        steps = [f"{number}. {advice.text}" for number, advice in enumerate(self.advice, start=1)]
-        found = ["\n".join(lines)] if lines else []
-        return [*found, "\n".join(["What to do:", "", *steps])] if steps else found
+        found = [f"- {finding.text}" for finding in self.findings]
+        return ["\n".join(lines) for lines in (found, steps(self.advice)) if lines]
 
     def _how(self) -> str:
         return f"{self.describe()}\n(%, in brackets 95 % bootstrap intervals)"

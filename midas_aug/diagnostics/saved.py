@@ -14,11 +14,14 @@ from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.measures import row_correct
 from midas_aug.diagnostics.outcomes import Outcomes
 from midas_aug.diagnostics.report import ModalityReport
+from midas_aug.diagnostics.saved_targets import report_of_target
 from midas_aug.diagnostics.shapley import Subset
+from midas_aug.diagnostics.tables import TABLES, DataFrame, arrays_of_table, read_table
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import true_class_confidence
+from midas_aug.targets import ClassIndex, Distribution, Target, resolve_target
 
-__all__ = ["read_arrays", "report_from_logits"]
+__all__ = ["read_arrays", "read_saved", "report_from_logits"]
 
 PREFIXES = ("removed_", "alone_", "head_", "training_head_")
 OTHERS = (
@@ -33,9 +36,10 @@ OTHERS = (
 
 
 def report_from_logits(
-    arrays: Mapping[str, Any] | str | Path,
+    arrays: Mapping[str, Any] | DataFrame | str | Path,
     *,
     modalities: Sequence[str] | None = None,
+    target: Target | None = None,
     resamples: int = 1000,
     seed: int = 0,
     name: str = "model",
@@ -43,8 +47,10 @@ def report_from_logits(
     """Make a report from logits that some program saved; what is missing is left out.
 
     Args:
-        arrays: NumPy arrays or tensors by name, or the path of an ``.npz`` file of them. Needed:
-            ``logits`` (N, C) of the whole model and ``labels`` (N,). As far as there are any, for
+        arrays: NumPy arrays or tensors by name, or the path of an ``.npz`` file of them. Or a table
+            with a column for each class, ``logits_0``, ``removed_m_0``, … and ``label``: a
+            DataFrame, or the path of a ``.csv`` or ``.parquet`` file. Needed: ``logits`` (N, C) of
+            the whole model and ``labels`` (N,). As far as there are any, for
             a modality m: ``removed_m`` (N, C), the model with m removed; ``alone_m`` (N, C), the
             model with all others removed; ``head_m`` (N, C), a classifier of m alone;
             ``all_removed`` (N, C). Of training rows: ``training_labels`` (T,) and, for a modality,
@@ -52,6 +58,8 @@ def report_from_logits(
             ``source_labels`` (S, M), one column a modality. ``modalities``: their names in order.
         modalities: Names, in the order of the columns of ``source_labels``; None takes
             ``arrays["modalities"]``, or else the names found in the keys, in alphabetical order.
+        target: What a label is, as in `diagnose`, where it is no class index: ``labels`` are then
+            what the target takes, and ``logits`` and all others have its columns.
         resamples: Number of bootstrap samples of the rows.
         seed: Seed for the bootstrap.
         name: What tables and figures call the model.
@@ -73,13 +81,20 @@ def report_from_logits(
     """
     check_numbers(resamples=resamples)
     check_seed(seed)
-    given = _as_arrays(arrays)
+    given = read_saved(arrays)
     names = _names(given, modalities)
     for key in ("logits", "labels"):
         if key not in given:
             raise MidasAugError(f"expected an array {key!r}, got {sorted(given)!r}")
-    whole, labels = _logits(given, "logits"), _labels(given, "labels", ndim=1)
-    n_classes = whole.shape[1]
+    settings = {"level": "saved logits"}
+    if target is not None and not isinstance(
+        resolve_target(None, target), ClassIndex | Distribution
+    ):
+        return report_of_target(
+            given, names, target, name=name, settings=settings, resamples=resamples, seed=seed
+        )
+    whole, n_classes = _logits(given, "logits"), given["logits"].shape[1]
+    labels = _labels(given, "labels", target)
     _check_rows(whole, "logits", len(labels), n_classes)
     _check_range(labels, "labels", n_classes)
     keep = labels >= 0
@@ -96,7 +111,12 @@ def report_from_logits(
         return seen.usable(logits[keep], what)
 
     everything = Subset(names)
-    seen.add_whole(seen.usable(whole[keep], "of the whole model"))
+    whole = seen.usable(whole[keep], "of the whole model")
+    seen.add_whole(whole)
+    if isinstance(target, Distribution):
+        rows = target.check(np.array(given["labels"]))[keep]
+        target.check_width(whole, rows, "'logits'")
+        seen.losses = -target.log_likelihoods(whole, target.filled(rows)[:, None])[:, 0]
     found = {everything - {m}: read(f"removed_{m}", f"with {m} removed") for m in names}
     for m in names:
         alone = read(f"alone_{m}", f"with all but {m} removed")
@@ -114,9 +134,9 @@ def report_from_logits(
     if known:
         seen.head_rows = HeadRows(list(known), seed=seed)
         seen.head_rows.add(list(known.values()), labels)
-    _add_training(seen, given)
+    _add_training(seen, given, target)
     _add_misaligned(seen, given)
-    return seen.report(name, {"level": "saved logits"}, resamples=resamples, seed=seed)
+    return seen.report(name, settings, resamples=resamples, seed=seed)
 
 
 def read_arrays(path: str | Path) -> dict[str, NDArray]:
@@ -151,13 +171,20 @@ def _read_file(file: BinaryIO, source: str) -> dict[str, NDArray]:
     return {key: _read_array(loaded, key, source) for key in loaded.files}
 
 
-def _as_arrays(arrays: Mapping[str, Any] | str | Path) -> dict[str, NDArray]:
+def read_saved(arrays: Mapping[str, Any] | DataFrame | str | Path) -> dict[str, NDArray]:
+    """The arrays of a file, a table or a mapping, by name.
+
+    Raises:
+        MidasAugError: They cannot be read.
+    """
     if isinstance(arrays, str | Path):
-        return read_arrays(arrays)
+        return read_table(arrays) if str(arrays).lower().endswith(TABLES) else read_arrays(arrays)
+    if hasattr(arrays, "columns"):
+        return arrays_of_table(arrays)
     if not isinstance(arrays, Mapping):
         raise MidasAugError(
-            f"expected arrays by name or the path of an .npz file, got {type(arrays).__name__}; "
-            "pass a dict such as {'logits': ..., 'labels': ...}"
+            f"expected arrays by name, a table, or the path of a file, got "
+            f"{type(arrays).__name__}; pass a dict such as {{'logits': ..., 'labels': ...}}"
         )
     return {str(key): _read_array(arrays, key, "the arrays") for key in arrays}
 
@@ -218,7 +245,14 @@ def _logits(given: Mapping[str, NDArray], key: str) -> Tensor:
     return torch.from_numpy(wide)
 
 
-def _labels(given: Mapping[str, NDArray], key: str, *, ndim: int) -> Tensor:
+def _labels(given: Mapping[str, NDArray], key: str, target: Target | None) -> Tensor:
+    """Class indices ``(N,)``: as they are, or the most probable class."""
+    if isinstance(target, Distribution):
+        return target.label_ids(target.check(np.array(given[key]), force=True))
+    return _indices(given, key, ndim=1)
+
+
+def _indices(given: Mapping[str, NDArray], key: str, *, ndim: int) -> Tensor:
     array = given[key]
     if array.dtype.kind not in "iu":
         raise MidasAugError(
@@ -250,7 +284,7 @@ def _check_rows(logits: Tensor, key: str, n_rows: int, n_classes: int) -> None:
         )
 
 
-def _add_training(seen: Outcomes, given: Mapping[str, NDArray]) -> None:
+def _add_training(seen: Outcomes, given: Mapping[str, NDArray], target: Target | None) -> None:
     keys = {m: f"training_head_{m}" for m in seen.modalities if f"training_head_{m}" in given}
     if not keys and "training_labels" not in given:
         return
@@ -259,7 +293,7 @@ def _add_training(seen: Outcomes, given: Mapping[str, NDArray]) -> None:
             f"expected 'training_labels' and 'training_head_<modality>' together, got "
             f"{sorted(given)!r}; the skill of a head on training rows needs both"
         )
-    labels = _labels(given, "training_labels", ndim=1)
+    labels = _labels(given, "training_labels", target)
     _check_range(labels, "training_labels", seen.n_classes)
     keep = labels >= 0
     logits = []
@@ -281,7 +315,7 @@ def _add_misaligned(seen: Outcomes, given: Mapping[str, NDArray]) -> None:
                 f"expected an array {key!r}, got {sorted(given)!r}; misaligned rows need both "
                 "'misaligned_logits' and 'source_labels'"
             )
-    source_labels = _labels(given, "source_labels", ndim=2)
+    source_labels = _indices(given, "source_labels", ndim=2)
     logits = _logits(given, "misaligned_logits")
     _check_rows(logits, "misaligned_logits", len(source_labels), seen.n_classes)
     if source_labels.shape[1] != len(seen.modalities):

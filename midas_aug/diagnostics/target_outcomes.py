@@ -38,7 +38,8 @@ class TargetOutcomes:
         modalities: Names, in order.
         target: What the labels are.
         labels: ``(N,)`` integers, equal where labels are the same; negative ones do not count.
-        columns: ``(N, K)`` of the metric, for each subset of modalities that was kept.
+        columns: ``(N, K)`` of the metric, for each subset of modalities that was kept; what was
+            not observed is not there, and its scores are left out.
         heads: The same for each modality's own head.
         late: The same for the mean of the heads' predictions.
         mixed: Over swapped rows, for each modality m: ``("credit", m)``, ``("followed", m)`` and
@@ -64,6 +65,18 @@ class TargetOutcomes:
     def metric(self) -> Metric:
         """The score of the target."""
         return metric_of(self.target)
+
+    def add_heads(self, each: Mapping[str, Tensor], readable: Tensor) -> None:
+        """Take down ``(N, n_outputs)`` of each head; of all of them, late fusion, too."""
+        for m, predictions in each.items():
+            self.heads[m] = self.metric.columns(predictions, readable)
+        if len(each) < len(self.modalities):
+            return
+        table = torch.stack([each[m] for m in self.modalities])
+        # Of logits the mean probability, as a logit again; of numbers their mean.
+        is_logit = self.target.takes_temperature
+        late = table.sigmoid().mean(dim=0).logit() if is_logit else table.mean(dim=0)
+        self.late = self.metric.columns(late, readable)
 
     def report(
         self, name: str, settings: Mapping[str, Any], *, resamples: int, seed: int
@@ -106,16 +119,20 @@ class TargetOutcomes:
             found[scores.LATE_SCORE.key()] = scored(self.late)
             found[scores.LATE_FUSION_GAIN.key()] = difference(metric, self.late, whole)
         for m in self.modalities:
-            without, alone = self.columns[everything - {m}], self.columns[Subset({m})]
-            found[scores.WITHOUT.key(m)] = scored(without)
-            found[scores.COST.key(m)] = difference(metric, whole, without)
-            found[scores.ALONE.key(m)] = scored(alone)
+            without, alone = self.columns.get(everything - {m}), self.columns.get(Subset({m}))
+            if without is not None:
+                found[scores.WITHOUT.key(m)] = scored(without)
+                found[scores.COST.key(m)] = difference(metric, whole, without)
+            if alone is not None:
+                found[scores.ALONE.key(m)] = scored(alone)
             if m in self.heads:
                 found[scores.HEAD_SCORE.key(m)] = scored(self.heads[m])
-                found[scores.HEADROOM.key(m)] = difference(metric, self.heads[m], alone)
+                if alone is not None:
+                    found[scores.HEADROOM.key(m)] = difference(metric, self.heads[m], alone)
                 found[scores.HEAD_GAIN.key(m)] = difference(metric, self.heads[m], whole)
-            found[scores.CREDIT.key(m)] = self.mixed.ratio(("credit", m), ("odd", m))
-            found[scores.FOLLOWED.key(m)] = self.mixed.ratio(("followed", m), ("odd", m))
+            if self.mixed:
+                found[scores.CREDIT.key(m)] = self.mixed.ratio(("credit", m), ("odd", m))
+                found[scores.FOLLOWED.key(m)] = self.mixed.ratio(("followed", m), ("odd", m))
         for rows, kind in (
             (self.head_rows, scores.HEAD_SKILL),
             (self.training_rows, scores.TRAINING_SKILL),
@@ -200,7 +217,7 @@ def _ask_heads(block: Block, seen: TargetOutcomes, head_rows: HeadRows, readable
     unimodal = block.unimodal()
     if unimodal is None:
         return
-    metric, target, counted = seen.metric, seen.target, seen.labels >= 0
+    counted = seen.labels >= 0
     keys = [modality.key for modality in block.modalities]
     each = []
     for name, given in zip(
@@ -209,12 +226,8 @@ def _ask_heads(block: Block, seen: TargetOutcomes, head_rows: HeadRows, readable
         what = f"the predictions of the head of {name!r}"
         predictions = as_logits(given, len(seen.labels), what, width=block.width).cpu()
         each.append(seen.faults.usable(predictions, f"of the head of {name}", counted))
-        seen.heads[name] = metric.columns(each[-1], readable)
     head_rows.add(each, block.given, counted)
-    table = torch.stack(each)
-    # Of logits the mean probability, as a logit again; of numbers their mean.
-    late = table.sigmoid().mean(dim=0).logit() if target.takes_temperature else table.mean(dim=0)
-    seen.late = metric.columns(late, readable)
+    seen.add_heads(dict(zip(seen.modalities, each, strict=True)), readable)
 
 
 def _follow(

@@ -250,7 +250,7 @@ def test_a_damaged_file_that_numpy_has_opened_is_an_error_too(tmp_path):
 
 @pytest.mark.parametrize("arrays", [None, [1.0], np.zeros((3, 2))])
 def test_arrays_come_by_name(arrays):
-    with pytest.raises(MidasAugError, match="arrays by name or the path"):
+    with pytest.raises(MidasAugError, match="arrays by name, a table, or the path"):
         report_from_logits(arrays)
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -65,6 +65,24 @@ class Resolution(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Videos:
+    """How the clips of a data set come out of videos: one with sound for each.
+
+    Attributes:
+        names: Of the clips that the lists in a folder name; None: there are no lists.
+        write_lists: Writes the lists of these clips into a folder that has none, as far as they
+            are of the data set.
+        sources: Where the sound and the frames of a clip lie, by modality.
+        frame: What the pictures of a clip are called, by their number from 1, as ffmpeg reads it.
+    """
+
+    names: Callable[[Path], "list[str] | None"]
+    write_lists: Callable[[Path, Collection[str]], None]
+    sources: Callable[[Path, str], dict[str, Source]]
+    frame: str
+
+
+@dataclass(frozen=True)
 class PaperData:
     """One of the paper's data sets.
 
@@ -75,6 +93,7 @@ class PaperData:
         num_classes: C.
         published: The paper's counts.
         scan: Lists the clips in a folder; looks for files and does not open those of the clips.
+        videos: How the clips come out of videos, where `prepare` can do that.
     """
 
     name: str
@@ -83,15 +102,26 @@ class PaperData:
     num_classes: int
     published: Table5
     scan: Callable[[Path], "Found"]
+    videos: Videos | None = None
 
 
 @dataclass
 class Found:
-    """What a folder holds: the usable clips, and a problem for each of the others."""
+    """What a folder holds: the usable clips, and a problem for each of the others.
+
+    Attributes:
+        num_classes: C.
+        classes: Their names, where the folder has them.
+        clips: The usable ones.
+        problems: Of the others.
+        listed: How many clips have a label, by label, usable or not.
+    """
 
     num_classes: int
+    classes: Sequence[str] = ()
     clips: list[Clip] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    listed: Counter[int] = field(default_factory=Counter)
     _names: set[str] = field(default_factory=set)
 
     def reject(self, name: str, what: str) -> None:
@@ -105,6 +135,8 @@ class Found:
 
         A path is asked whether it exists.
         """
+        if name not in self._names and label.isdecimal():
+            self.listed[int(label)] += 1
         missing = [modality for modality, source in sources.items() if not exists(source)]
         if name in self._names:
             self.reject(name, "listed more than once")

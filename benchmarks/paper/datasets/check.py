@@ -1,8 +1,11 @@
 """Does a user's copy have what a run needs? Every file is decoded once, before any training."""
 
 import os
+import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,9 +24,12 @@ from benchmarks.paper.datasets.base import (
     describe,
     files_of,
 )
+from benchmarks.paper.datasets.circulating import compare_copies
 from benchmarks.paper.datasets.frames import pictures_of
 from benchmarks.paper.datasets.splits import draw_split
 from benchmarks.paper.datasets.store import fingerprint
+
+SHOWN = 34  # classes whose clips are counted one by one
 
 
 def check(data: PaperData, root: Path, console: Console, remembered: Path | None = None) -> Found:
@@ -77,7 +83,7 @@ def _remembered(file: Path, key: str, n_clips: int) -> dict[int, tuple[str, str]
 def _without(found: Found, broken: dict[int, tuple[str, str]]) -> Found:
     problems = [Problem(*broken[place]) for place in sorted(broken)]
     clips = [clip for place, clip in enumerate(found.clips) if place not in broken]
-    return Found(found.num_classes, clips, found.problems + problems)
+    return replace(found, clips=clips, problems=found.problems + problems)
 
 
 def _decode(
@@ -115,10 +121,9 @@ def _decode_source(source: Source) -> None:
 
 
 def report(data: PaperData, found: Found) -> str:
-    """Counts beside the paper's, of the split of seed 0, and what is wrong."""
+    """Counts beside those of the paper and of others, of the split of seed 0, and what is wrong."""
     lines = [f"{data.title}: {len(found.clips)} clips can be used, {len(found.problems)} cannot"]
-    classes = len({clip.label for clip in found.clips})
-    lines.append(f"classes: {classes} of {data.num_classes}")
+    lines += _classes(data, found)
     try:
         split = draw_split(found.clips, 0)
     except DataError as error:
@@ -128,6 +133,26 @@ def report(data: PaperData, found: Found) -> str:
             f"{part}: {len(ours)} (Table 5 of the paper: {theirs})"
             for part, ours, theirs in zip(split._fields, split, data.published, strict=True)
         ]
+    lines += compare_copies(data, found)
     if found.problems:
         lines.append(describe(found.problems))
     return "\n".join(lines)
+
+
+def _classes(data: PaperData, found: Found) -> list[str]:
+    """How many usable clips each class has; of many classes, the smallest and the largest."""
+    counts = Counter(dict.fromkeys(range(data.num_classes), 0))
+    counts.update(clip.label for clip in found.clips)
+    there = sum(count > 0 for count in counts.values())
+    lines = [f"classes: {there} of {data.num_classes}"]
+    # Without names, the number of a class is all that the lists give.
+    names = dict(enumerate(found.classes))
+    named = {label: f"{names.get(label, label)}: {count}" for label, count in counts.items()}
+    if len(named) <= SHOWN:
+        items = ", ".join(text.replace(" ", "\xa0") for text in named.values())  # unbroken
+        wrapped = textwrap.wrap(items, 76, initial_indent="  ", subsequent_indent="  ")
+        lines += [line.replace("\xa0", " ") for line in wrapped]
+    else:
+        ordered = counts.most_common()
+        lines.append(f"  from {named[ordered[-1][0]]} to {named[ordered[0][0]]}")
+    return lines

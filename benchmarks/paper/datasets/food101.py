@@ -32,7 +32,7 @@ def scan(root: Path) -> Found:
             f"{TITLE}: expected at most {NUM_CLASSES} labels, got {len(number)}, among them "
             f"{', '.join(list(number)[:5])}"
         )
-    found = Found(NUM_CLASSES)
+    found = Found(NUM_CLASSES, list(number))
     for part, image, text, label in recipes:
         name = f"{part}/{image}"
         found.offer(name, number[label], {"text": text, "image": root / "images" / name})

@@ -34,14 +34,15 @@ def scan(root: Path) -> Found:
     """List the clips."""
     need(root, TITLE, *LISTS, "classInd.txt", "frames_rgb", "flows_u", "flows_v")
     lines = table(root / "classInd.txt", None, 1)
-    indices = [line[0] for line in lines if len(line) == 2 and line[0].isdecimal()]
+    classes = [line for line in lines if len(line) == 2 and line[0].isdecimal()]
+    indices = [index for index, _ in classes]
     if len(indices) != NUM_CLASSES:
         raise DataError(
             f"{TITLE}: {root / 'classInd.txt'} should have {NUM_CLASSES} lines 'index name', got "
             f"{len(indices)}"
         )
     number = {index: str(place) for place, index in enumerate(indices)}
-    found = Found(NUM_CLASSES)
+    found = Found(NUM_CLASSES, [name for _, name in classes])
 
     def sources_of(name: str) -> dict[str, Source]:
         return {

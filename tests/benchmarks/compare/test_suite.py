@@ -25,6 +25,8 @@ from benchmarks.methods.entries import (
     LEARNING_RATE,
     SKILL_ENTRIES,
 )
+from midas_aug.diagnostics import diagnose
+from tests.helpers import planted
 
 ENTRIES_OF_THE_SMALL_SUITE = (
     "unimodal",
@@ -528,6 +530,27 @@ def test_a_suite_whose_tuning_is_missing_says_what_to_run(tmp_path, name):
 def test_models_without_tuned_configurations_are_not_diagnosed(tmp_path):
     with pytest.raises(SystemExit, match=r"a run of joint is missing .* run --suite full"):
         actions.perform(Diagnose("digits-2", tmp_path))
+
+
+def test_a_diagnosis_says_what_to_do(tmp_path, monkeypatch, capsys):
+    def diagnosed(task, root):
+        case = planted.make_case("dominated", rows=200, batch=200)
+        model = (case.model.encode, case.model.fuse)
+        reports = [
+            diagnose(
+                model, case.loader, ("audio", "video"), unimodal=case.unimodal, name=name, draws=1
+            )
+            for name in ("joint", "MIDAS")
+        ]
+        return reports[0].compare(*reports[1:])
+
+    monkeypatch.setattr(actions, "diagnose_task", diagnosed)
+    actions.perform(Diagnose("digits-2", tmp_path))
+    printed = capsys.readouterr().out
+    page = (tmp_path / "diagnosis" / "digits-2.md").read_text()
+    for text in (printed, page):
+        assert text.count("- video is ignored: ") == 2
+        assert text.count("What to do:\n\n1. ") == 2
 
 
 def test_hidden_files_beside_the_runs_are_no_runs(finished):

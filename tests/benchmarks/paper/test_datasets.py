@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.common.errors import DataError
 from benchmarks.paper.datasets import PAPER_DATA, mosi, paper_data, store
 from benchmarks.paper.datasets.audio import filter_bank, kaldi_filter_bank
-from benchmarks.paper.datasets.base import Clip, Frames, Resolution, list_frames, read_text
+from benchmarks.paper.datasets.base import Clip, Frames, Resolution, list_frames, read_text, table
 from benchmarks.paper.datasets.check import check, report
 from benchmarks.paper.datasets.frames import (
     Box,
@@ -593,6 +593,22 @@ def test_names_of_classes_may_be_in_quotes(copy):
     lines = (root / "stat.csv").read_text(encoding="utf-8-sig").splitlines()
     (root / "stat.csv").write_text("\n".join(quoted(line, ",") for line in lines))
     assert paper_data("cremad").scan(root).clips == before
+
+
+def test_a_cell_in_quotes_may_hold_the_separator_and_quotes(tmp_path):
+    file = tmp_path / "list"
+    file.write_text('"a, ""b""", c\n"",d\n')
+    assert list(table(file, ",", 2)) == [['a, "b"', "c"], ["", "d"]]
+    file.write_text('"a b"\tc\n')
+    assert list(table(file, None, 2)) == [["a b", "c"]]
+
+
+def test_the_names_of_classes_may_have_a_header(copy):
+    root = copy("cremad")
+    before = paper_data("cremad").scan(root)
+    lines = (root / "stat.csv").read_text(encoding="utf-8-sig").splitlines()
+    (root / "stat.csv").write_text("\n".join(["emotion,count", *lines]))
+    assert paper_data("cremad").scan(root) == before
 
 
 def test_a_quote_that_does_not_end_is_named_with_its_line(copy):

@@ -132,6 +132,35 @@ def test_check_and_reproduce(samples, tmp_path, name, monkeypatch, capsys):
         assert all(score == score for score in scores.values())  # no NaN
 
 
+def test_a_report_has_all_runs_and_no_folder_of_this_machine(samples, tmp_path):
+    asked = settings(samples, tmp_path / "out", "food101")
+    root = shutil.copytree(samples / "food101", tmp_path / "food101")
+    (root / "images" / "train" / "sour_0.jpg").unlink()
+    asked = replace(asked, root=root, leave_out_broken=True)
+    reproduce("food101", ["joint"], [1, 0], asked, Ranks(), QUIET)
+    folder = tmp_path / "out" / "food101-rehearsal"
+    text = (folder / "report.json").read_text()
+    assert str(tmp_path.parent) not in text
+    assert str(samples) not in text
+    told = json.loads(text)
+    assert told["data"]["clips"] == 29
+    assert told["data"]["clips of a class"] == {"dish-0": 9, "dish-1": 10, "dish-2": 10}
+    assert told["data"]["cannot be used"] == {"without image": 1}
+    assert "30 of 3 classes" in told["data"]["copies"][-2]
+    assert told["splits"].keys() == {"0", "1"}
+    assert told["splits"]["0"] != told["splits"]["1"]
+    for run in told["runs"]:
+        kept = json.loads((folder / "runs" / f"joint,seed={run['seed']}.json").read_text())
+        assert run == kept | {"text_encoder": "electra", "image_encoder": run["image_encoder"]}
+        assert run["device"] == "cpu"
+        assert {"versions", "protocol", "config", "precision", "test"} <= run.keys()
+    (folder / "splits" / "seed=0.json").unlink()
+    reproduce("food101", ["joint"], [1, 0], asked, Ranks(), QUIET)
+    again = json.loads((folder / "report.json").read_text())
+    assert again["splits"] == told["splits"] | {"0": None}
+    assert again["runs"] == told["runs"]
+
+
 def test_a_made_up_copy_has_what_a_rehearsal_needs(tmp_path, monkeypatch):
     root = tmp_path / "food101"
     encoders = f"--text-encoder {root}/text-encoder --image-encoder {root}/image-encoder"
