@@ -16,9 +16,10 @@ class Settings:
 
     Attributes:
         root: Folder of the data.
+        out: Where splits, runs and the table go, in a folder named after data set and
+            protocol.
         protocol: paper: the paper's. speakers: the same but for the split, which is by speaker
             (cremad).
-        out: Where splits, runs and the table go, in a folder of the data set's name.
         cache: Folder for decoded sound and frames; None: read the files every time.
         jobs: Processes that build the cache.
         workers: Processes that read clips during training.
@@ -31,8 +32,8 @@ class Settings:
     """
 
     root: Path
-    protocol: ProtocolName = "paper"
     out: Path = Path("runs/reproduce")
+    protocol: ProtocolName = "paper"
     cache: Path | None = None
     jobs: int = 2
     workers: int = 5

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from benchmarks.paper.datasets.sample import write_sample
 from benchmarks.paper.datasets.splits import FOLDS, GROUPS, draw_speaker_split, saved_split
 from benchmarks.paper.ranks import Ranks
 from benchmarks.paper.run import FEW, few, reproduce
-from benchmarks.paper.settings import Settings
+from benchmarks.paper.settings import ProtocolName, Settings
 
 QUIET = Console(quiet=True)
 ROOT = Path(__file__).parents[3]
@@ -110,6 +111,9 @@ def test_cremad_has_eighteen_or_nineteen_speakers_to_a_test_fold():
         for seed in range(FOLDS)
     ]
     assert sizes == [(63, 9, 19), *[(64, 9, 18)] * 3, (63, 10, 18)]
+    page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    for seeds, fold in (("0", sizes[0]), ("1, 2, 3", sizes[1]), ("4", sizes[4])):
+        assert f"| {seeds} | {fold[0]} | {fold[1]} | {fold[2]} |\n" in page
 
 
 def test_deals_differ():
@@ -140,6 +144,12 @@ def test_a_rehearsal_has_as_many_speakers_as_can_be():
     assert Counter(clip.label for clip in chosen) == dict.fromkeys(range(6), FEW)
     assert len({clip.name[:4] for clip in chosen}) == FEW
     assert len({clip.name[:4] for clip in few(clips_of(91, [82]))}) < GROUPS
+
+
+@pytest.mark.parametrize("page", ["reproduce.md", "protocols.md"])
+def test_the_pages_name_every_protocol_but_the_default(page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert set(re.findall(r"--protocol (\w+)", text)) == set(get_args(ProtocolName)) - {"paper"}
 
 
 # The command
