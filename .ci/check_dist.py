@@ -16,7 +16,10 @@ NEEDED = (  # by the tests and by make, in an unpacked sdist
 )  # fmt: skip
 
 
-def main(folder: Path) -> str:
+README = Path(__file__).parents[1] / "README.md"
+
+
+def main(folder: Path, readme: str | None = None) -> str:
     """Look at the one wheel and the one sdist of a folder; the version."""
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
@@ -34,7 +37,12 @@ def main(folder: Path) -> str:
     tag = os.environ.get("GITHUB_REF_NAME", "")
     if os.environ.get("GITHUB_REF_TYPE") == "tag" and tag != f"v{version}":
         sys.exit(f"the tag is {tag}, the version {version}; tag v{version}")
-    text = re.sub(r"```.*?```", "", str(message.get_payload()), flags=re.DOTALL)
+    shown = bytes(message.get_payload(decode=True)).decode("utf-8")
+    whole = README.read_text(encoding="utf-8") if readme is None else readme
+    code = re.findall(r"```python.*?```", whole, re.DOTALL)
+    if lost := [block for block in code if block not in shown]:
+        sys.exit(f"on an index README would have other code:\n{lost[0]}")
+    text = re.sub(r"```.*?```", "", shown, flags=re.DOTALL)
     if relative := re.findall(r"\]\((?!https://)[^)\s]+\)|<picture|<!--", text):
         sys.exit(f"on an index README would have dead links: {relative}")
     return version

@@ -3,9 +3,12 @@
 python -m benchmarks fetch all            # or digits, openmoji, watch, …
 python -m benchmarks run --suite quick    # goes on where it was stopped
 python -m benchmarks report --suite full  # from the kept runs alone
-python -m benchmarks freeze full          # the kept runs as one file
+python -m benchmarks freeze full          # publish: runs, tables, figures
 python -m benchmarks speed                # pairing, swap, loss, steps, goals
 python -m benchmarks diagnose openmoji    # what three models listen to
+
+Everything is written into runs/, or where --out says; `freeze` alone
+writes into benchmarks/results, where the published results are.
 
 The paper's own data sets, from where you have them:
 

@@ -1,6 +1,7 @@
 """What the commands do."""
 
 import sys
+from pathlib import Path
 
 import joblib
 import torch
@@ -32,7 +33,6 @@ from benchmarks.compare.suite import (
     finished_stages,
     freeze,
     run_job,
-    single_files,
     stages,
 )
 from benchmarks.compare.tasks import TASKS
@@ -61,8 +61,7 @@ def perform(command: Command) -> None:
         elif isinstance(command, Report):
             report(command, console)
         elif isinstance(command, Freeze):
-            need_writable(command.into / command.suite)
-            console.print(f"Written: {freeze(command.suite, command.out, command.into)}")
+            publish(command, console)
         elif isinstance(command, Speed):
             speed(command, console)
         elif isinstance(command, Diagnose):
@@ -105,7 +104,7 @@ def fetch(command: Fetch, console: Console) -> None:
 def run(command: Run, console: Console) -> None:
     """Run the stages of a suite, then write its report."""
     folder = command.out / command.suite
-    need_writable(folder, single_files(folder))
+    need_writable(folder)
     for dataset in {TASKS[task].dataset for task in SUITES[command.suite].tasks}:
         data.load(dataset)  # a set that was not fetched is missed now, not in an hour
     for title, jobs in stages(command.suite, command.out):
@@ -143,8 +142,20 @@ def report(command: Report, console: Console) -> None:
     need_writable(command.out / command.suite)
     for _ in finished_stages(command.suite, command.out):
         pass
+    write(command.suite, command.out, console)
+
+
+def publish(command: Freeze, console: Console) -> None:
+    """Write the runs as one file, and tables and figures from that."""
+    need_writable(command.into / command.suite)
+    console.print(f"Written: {freeze(command.suite, command.out, command.into)}")
+    write(command.suite, command.into, console)
+
+
+def write(suite: str, folder: Path, console: Console) -> None:
+    """Write tables and figures of a suite from the runs in a folder."""
     try:
-        for file in write_report(command.suite, SUITES[command.suite].tasks, command.out):
+        for file in write_report(suite, SUITES[suite].tasks, folder):
             console.print(f"Written: {file}")
     except ValueError as error:  # runs of another tuning are among them
         sys.exit(str(error))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
-from benchmarks.common.records import RESULTS
+from benchmarks.common.records import RESULTS, RUNS
 from benchmarks.paper.settings import Settings
 
 Name = Literal["quick", "full", "skill", "competition", "labels"]
@@ -32,9 +32,9 @@ class Run:
     labels: tags, a number, and modalities that are missing, an hour."""
     jobs: int = 2
     """How many runs at a time, each in a process with one thread."""
-    out: Path = RESULTS
-    """Where the report goes and the finished runs are looked for, and kept; those that come to the
-    published ones are kept in runs/compare until they are frozen."""
+    out: Path = RUNS / "compare"
+    """Where finished runs are looked for, and kept, and where the report goes. Published runs count
+    as finished in runs/compare, and nowhere else: another folder begins from nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,20 @@ class Report:
 
     suite: Name = "quick"
     """Which."""
-    out: Path = RESULTS
-    """Where the finished runs are kept."""
+    out: Path = RUNS / "compare"
+    """Where the finished runs are kept, as for run; the report goes there, too."""
 
 
 @dataclass(frozen=True)
 class Freeze:
-    """Put the finished runs of a suite into one file, sorted, a line each."""
+    """Publish a suite: its finished runs as one file, sorted, a line each, and its report."""
 
     suite: tyro.conf.Positional[Name]
     """Which."""
-    out: Path = RESULTS
+    out: Path = RUNS / "compare"
     """Where the finished runs are kept, as for run."""
     into: Path = RESULTS
-    """The file is SUITE/runs.jsonl in here."""
+    """They become SUITE/runs.jsonl in here, with README.md and the figures beside it."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ class Diagnose:
 
     task: tyro.conf.Positional[str]
     """One of the tasks, such as openmoji."""
-    out: Path = RESULTS
-    """Where the full suite's runs are, for the tuned configurations; the figure goes there too."""
+    out: Path = RUNS / "compare"
+    """Where the full suite's runs are, for the tuned configurations, as for run; the page and its
+    figure go to diagnosis in here."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Speed:
 
     device: Literal["cpu", "cuda"] = "cpu"
     """cuda does everything that a GPU is needed for, too."""
-    out: Path = RESULTS / "speed"
+    out: Path = RUNS / "speed"
     """Where cpu.json, cuda.json and the page are kept."""
     small: bool = False
     """Tiny sizes and two rounds, to see that it works."""

@@ -123,6 +123,7 @@ def _folder_page(folder: Path) -> str:
 # Notebooks
 
 INLINE = "%matplotlib inline"  # shows a figure that a cell returns
+DOWNLOAD = "[Download as a notebook]"
 
 
 def _run(files: Files, config: MkDocsConfig, path: str, text: str) -> str:
@@ -142,7 +143,7 @@ def _run(files: Files, config: MkDocsConfig, path: str, text: str) -> str:
     for name, data in resources["outputs"].items():
         _put(files, config, f"{posixpath.dirname(path)}/{name}", data)
     title, _, rest = body.strip().partition("\n\n")
-    link = f"[Download as a notebook]({posixpath.basename(saved)})"
+    link = f"{DOWNLOAD}({posixpath.basename(saved)})"
     return f"{title}\n\n{link}, with the outputs that are on this page.\n\n{rest}\n"
 
 
@@ -255,12 +256,14 @@ def _names(module: Path) -> Iterator[str]:
 
 
 _described: dict[str, str] = {}
+PROSE = re.compile(r"[^\W\d_]|\*\*|`[^`]|\[[^\]]")  # how prose begins; not code, not a table
 
 
 def on_page_context(context: Any, *, page: Page, **_: Any) -> Any:
     """Keep the first sentence of each page for llms.txt."""
     paragraphs = re.split(r"\n\s*\n", page.markdown or "")
-    first = next((text for text in paragraphs if re.match(r"[A-Z`\[*]", text)), "")
+    prose = (p for p in paragraphs if PROSE.match(p) and not p.startswith(DOWNLOAD))
+    first = next(prose, "")
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(first.split())).replace("**", "")
     _described[page.file.src_uri] = re.split(r"(?<=[.?!:]) (?=[A-Z`])", plain)[0]
     return context

@@ -147,11 +147,11 @@ def verdict(report: Report) -> str:
     """Which way of fusing is worth it, by the numbers: against the best modality alone."""
     start = f"{report.best_alone} has {report.rows[report.best_alone]['accuracy'].mean:.1f} %. "
     parts = [
-        f"{row} {gain(report, row):+.1f} ({wins(report, row)} of {report.seeds} seeds better)"
+        f"{row} {gain(report, row):+.1f} (better with {wins(report, row)} of {report.seeds} seeds)"
         for row in (*FUSED, ENSEMBLE)
     ]
     chance = " One seed says nothing about chance." if report.seeds == 1 else ""
-    return f"{start}Points more or less with all modalities: {', '.join(parts)}.{chance}"
+    return f"{start}With all modalities, points above or below that: {', '.join(parts)}.{chance}"
 
 
 def gain(report: Report, row: str) -> float:

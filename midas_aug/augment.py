@@ -183,7 +183,7 @@ class MisalignAugment:
             materialize: See `draw`.
 
         Raises:
-            MidasAugError: The batch does not fit what was announced.
+            MidasAugError: The batch is not what the constructor was told to expect.
         """
         drawn = self.draw(
             batch,
@@ -208,26 +208,26 @@ class MisalignAugment:
         generator: Draws = None,
         materialize: bool = True,
     ) -> MisalignedBatch:
-        """Draw the misaligned samples of a batch, without labels of the mix: `label` comes later.
+        """Draw the misaligned samples of a batch, to be labelled later by `MisalignedBatch.label`.
 
         Args:
             batch: Mapping, sequence, named tuple or dataclass that holds the modalities, N rows
                 each. Everything else that has rows follows the anchor.
             labels: ``(N,)`` integers, in place of the batch's own. Negative ones are ignored rows.
-                With a ``target``: labels as that has them.
+                With a ``target``, labels as it takes them.
             present: Which modalities each row has: a mapping from their names to ``(N,)`` bool, or
-                ``(N, M)`` bool; in place of what the batch says. An absent modality is given to
-                nobody, has no share in a label, no unimodal loss and no hardness. A mixed row whose
-                anchor has nothing left, or for whose modality there is no donor, weighs 0, and so
-                does a row without any. What an absent modality holds is up to the model: fill it
-                with zeros, or mask it in the fusion by ``out.present``.
+                ``(N, M)`` bool; in place of what the batch says. An absent modality is never given
+                to another row, and has no share in a label, no unimodal loss and no hardness. A
+                mixed row whose anchor has nothing left, or whose modality no partner has, weighs
+                0, and so does a row without any. What stands in for an absent modality is up to
+                the model: fill it with zeros, or mask it in the fusion by ``out.present``.
             plan: Draws to replay, as from `midas_aug.functional.plan_swaps` or ``out.plan``.
             generator: Where this call's draws come from, instead of ``seed``.
             materialize: False keeps the N rows of data as they are, for a head that swaps by
                 ``out.source`` itself (`FactoredLinear`) or for ``out.gather(name, features)``.
 
         Raises:
-            MidasAugError: The batch does not fit what was announced.
+            MidasAugError: The batch is not what the constructor was told to expect.
         """
         if isinstance(batch, MisalignedBatch):
             raise MidasAugError(

@@ -113,7 +113,7 @@ class MisalignedBatch:
             features: An array or nesting of arrays with N rows; gradients flow through.
 
         Raises:
-            MidasAugError: ``name`` is no modality, or a leaf has not N rows.
+            MidasAugError: ``name`` is no modality, or an array does not have N rows.
         """
         if name not in self.modalities:
             raise MidasAugError(
@@ -129,7 +129,7 @@ class MisalignedBatch:
 
     @property
     def labels(self) -> Any:
-        """``(N, …)`` labels of the aligned rows, as the target has them: int64 class indices."""
+        """``(N, …)`` labels of the aligned rows as the target takes them, such as int64 classes."""
         return self._give(self.drawn.labels) if self.is_numpy else self.drawn.labels
 
     @property
@@ -223,7 +223,7 @@ class MisalignedBatch:
 
     @property
     def targets(self) -> Any:
-        """``(N + S, C)`` soft labels, those of the sources mixed by shares; some targets refuse."""
+        """``(N + S, C)`` soft labels, the sources' mixed by shares; an error for some targets."""
         if self._targets is None:
             self._mixed_shares("targets")
             shares, labels = torch.as_tensor(self.shares), torch.as_tensor(self.source_labels)
@@ -279,8 +279,8 @@ class MisalignedBatch:
 
         Args:
             confidence: ``(N, M)`` confidences, or a provider: it is given the logits if it takes
-                them and there are some, else ``features``, else the N rows of data. None: the
-                unimodal logits tell.
+                them and there are some, else ``features``, else the N rows of data. None: it
+                is taken from the unimodal logits.
             unimodal_logits: Logits ``(N, C)`` of the aligned rows, a mapping by modality or a
                 sequence in modality order.
             features: Encoder outputs of the N aligned rows, by modality or in order; hardness is
@@ -338,7 +338,7 @@ class MisalignedBatch:
         return out
 
     def with_data(self, data: Any) -> Self:
-        """The same rows with other data, such as none: for what travels beside a model's inputs."""
+        """The same rows with other data, or with None where a model gets its inputs separately."""
         out = self._copy()
         out._data = data
         return out

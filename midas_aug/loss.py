@@ -52,15 +52,15 @@ class MidasLoss(StatefulModule):
             `WeakModalityWeight` with other settings, `RatioWeakModalityWeight`.
         unimodal_weight: Factor of the *sum* of the unimodal losses. 1 is the paper's; 1/M gives
             the public code's mean; with 0 they are not computed.
-        warmup_epochs: E_w. In training, while ``set_epoch`` was told a smaller number, only the
-            unimodal term counts: the fusion head gets no gradient at all and α rests.
-            ``warming_up`` tells, for a loop that wants to save itself the swap and the fusion.
+        warmup_epochs: E_w. In training, while the epoch given to `set_epoch` is below it, only the
+            unimodal term counts: the fusion head gets no gradient at all and α does not change.
+            A loop may read ``warming_up`` to skip the swap and the fusion meanwhile.
         warmup_steps: The same in training steps, for streams, which have no epochs. Counts the
             calls in training mode.
 
     Attributes:
         weak_modality: The module that holds α, or None.
-        epoch: int64 buffer, what `set_epoch` was told last.
+        epoch: int64 buffer, the epoch last given to `set_epoch`.
         steps: int64 buffer, the training steps so far; counted while warming up by steps.
 
     Raises:
@@ -161,7 +161,7 @@ class MidasLoss(StatefulModule):
     def forward(
         self, logits: Tensor, out: LabelledRows, unimodal_logits: UnimodalLogits | None = None
     ) -> Tensor:
-        """The scalar loss; in training mode α steps afterwards.
+        """The scalar loss; in training mode α is updated afterwards.
 
         Args:
             logits: ``(N + S, C)`` of the multimodal head, for the rows of ``out``.
@@ -182,7 +182,7 @@ class MidasLoss(StatefulModule):
     def compute(
         self, logits: Tensor, out: LabelledRows, unimodal_logits: UnimodalLogits | None = None
     ) -> LossTerms:
-        """The loss with its parts, in place of `forward`: it steps α, too."""
+        """The loss with its parts. Call it in place of `forward`, not beside it: it updates α."""
         parts, unimodal = self._parts(logits, out, unimodal_logits)
         total = self._weighted(unimodal)
         if parts is None:

@@ -54,7 +54,7 @@ def paper(
         num_classes: C, short for ``target=ClassIndex(C)``.
         target: What a label is: one of `midas_aug.targets`.
         warmup_epochs: E_w: 10 of 70 epochs on the paper's audio-visual sets, 2 of 30 on Food-101.
-            Tell ``criterion.set_epoch(epoch)`` in every epoch.
+            Call ``criterion.set_epoch(epoch)`` at the start of every epoch.
         hardness: As in `MisalignAugment`.
         misaligned_weight: λ.
         label: As in `MisalignAugment`.

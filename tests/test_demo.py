@@ -122,9 +122,9 @@ def test_the_verdict_counts_points_and_seeds_against_the_best_modality_alone():
     report = demo_report.summarise(scores, TWO)
     words = demo_report.verdict(report)
     assert words.startswith("image alone has 55.0 %.")
-    assert "joint -15.0 (0 of 2 seeds better)" in words
-    assert "skill +5.0 (1 of 2 seeds better)" in words
-    assert "fitted late fusion +15.0 (1 of 2 seeds better)" in words
+    assert "joint -15.0 (better with 0 of 2 seeds)" in words
+    assert "skill +5.0 (better with 1 of 2 seeds)" in words
+    assert "fitted late fusion +15.0 (better with 1 of 2 seeds)" in words
 
 
 def test_a_stopped_demo_goes_on_where_it_was(tmp_path):

@@ -41,14 +41,19 @@ def test_a_workflow_runs_targets_of_the_makefile_and_nothing_else(path):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_an_action_is_named_with_a_version_and_a_job_may_only_read_unless_it_says_so(path):
+def test_an_action_is_pinned_by_commit_and_a_job_may_only_read_unless_it_says_so(path):
     text = path.read_text(encoding="utf-8")
-    actions = re.findall(r"uses: (\S+)", text)
+    actions = re.findall(r"uses: (.+)", text)
     assert actions
-    assert all(
-        re.fullmatch(r"[\w.-]+/[\w.-]+@(v\d+|release/v\d+|[0-9a-f]{40})", a) for a in actions
-    )
+    for action in actions:
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action)
     assert "\npermissions:\n  contents: read\n" in text
+
+
+def test_an_action_has_one_version_in_all_workflows():
+    texts = [path.read_text(encoding="utf-8") for path in WORKFLOWS]
+    pins = {pin for text in texts for pin in re.findall(r"uses: (.+)", text)}
+    assert len({pin.partition("@")[0] for pin in pins}) == len(pins)
 
 
 def test_the_tests_run_on_each_system_and_each_python():
@@ -96,15 +101,27 @@ def pack(folder: Path, held: Any, readme: str = "", extra: str = "midas_aug/py.t
 def test_archives_are_checked(checker, tmp_path, monkeypatch):
     for name in ("GITHUB_REF_NAME", "GITHUB_REF_TYPE"):
         monkeypatch.delenv(name, raising=False)
-    whole = "```python\na[b](c)\n```\n[d](https://e)"
-    assert checker.main(pack(tmp_path, checker.NEEDED, whole)) == "1.0"
+    code = "```python\na[b](c)  # ½\n```"
+    whole = f"{code}\n[d](https://e)"
+    assert checker.main(pack(tmp_path, checker.NEEDED, whole), code) == "1.0"
     with pytest.raises(SystemExit, match="the sdist lacks LICENSE"):
         checker.main(pack(tmp_path, set(checker.NEEDED) - {"LICENSE"}))
     with pytest.raises(SystemExit, match=r"nothing else: \['tests/x"):
         checker.main(pack(tmp_path, checker.NEEDED, extra="tests/x.py"))
     with pytest.raises(SystemExit, match=r"dead links: .*\(docs/a.md\)"):
-        checker.main(pack(tmp_path, checker.NEEDED, "[a](docs/a.md)"))
+        checker.main(pack(tmp_path, checker.NEEDED, "[a](docs/a.md)"), "")
+    with pytest.raises(SystemExit, match=r"other code:\n```python\na\[b\]\(c\)"):
+        checker.main(pack(tmp_path, checker.NEEDED, "```python\nab\n```"), code)
     monkeypatch.setenv("GITHUB_REF_TYPE", "tag")
     monkeypatch.setenv("GITHUB_REF_NAME", "v0.9")
     with pytest.raises(SystemExit, match=r"tag v1\.0"):
         checker.main(pack(tmp_path, checker.NEEDED))
+
+
+def test_the_address_of_the_repository_is_named_everywhere_or_nowhere():
+    """Links of README on an index, too, go where the project's address says."""
+    text = text_of("pyproject.toml")
+    found = re.search(r"^\[project\.urls\]\n(?:.*\n)*?(?:\w+) = \"(https://[^\"]+)\"", text, re.M)
+    rest = text.partition("[tool.hatch.metadata")[2]
+    named = [text_of("CITATION.cff"), text_of("mkdocs.yml"), rest]
+    assert all(found[1] in one if found else "github.com" not in one for one in named)

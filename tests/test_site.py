@@ -71,6 +71,22 @@ def test_what_only_the_tests_read_is_not_on_the_site(hooks):
     assert shown == "a\n[b](../examples/base.py.md#c)"
 
 
+@pytest.mark.parametrize(
+    ("text", "described"),
+    [
+        ("# A\n\n[Download as a notebook](a.ipynb), too.\n\nSay it. More.\n", "Say it."),
+        ("# A\n\nλ, `weight`, is one. Start at 1.\n\n```python\nx\n```\n", "λ, `weight`, is one."),
+        ("# A\n\n```python\nx\n```\n\n`run` [it](b.md) now\n", "`run` it now"),
+        ("# A\n\n[](){#a.b}\n\n::: a.b\n", ""),
+        ("# A\n\n| a |\n| --- |\n\n- b\n\n**C** is.\n", "C is."),
+    ],
+)
+def test_a_page_is_summed_up_by_its_first_sentence(hooks, text, described):
+    page = SimpleNamespace(markdown=text, file=SimpleNamespace(src_uri="docs/a.md"))
+    hooks.on_page_context({}, page=page)
+    assert hooks._described["docs/a.md"] == described
+
+
 def test_docstrings_have_their_examples_and_formulas_as_markdown():
     docstring = "Do.\n\n.. math:: a +\n    b\n\nNo more.\n\nExample:\n    >>> 1\n    1\n"
     wanted = "Do.\n\n```math\na +\n    b\n```\n\nNo more.\n\nExamples:\n    >>> 1\n    1\n"

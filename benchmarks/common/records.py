@@ -27,7 +27,8 @@ except ModuleNotFoundError:  # Windows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RESULTS = Path(__file__).parents[1] / "results"  # the published ones, tracked by git
+RESULTS = Path(__file__).parents[1] / "results"  # published, tracked by git
+RUNS = Path(__file__).parents[2] / "runs"  # where commands write unless told otherwise; ignored
 
 
 @cache

@@ -4,6 +4,9 @@
     python -m benchmarks.compare.advice table                        # from what is kept
     python -m benchmarks.compare.advice page kanji3:3000             # write a report as HTML
 
+They write into runs/compare/diagnosis, or where a last `--out DIR` says, and read what is published
+and what is there.
+
 A jointly trained model is diagnosed on its *validation* rows, with logistic regressions on its
 features as heads; what the advice leads to is scored on the *test* rows. Fitted weights, late
 fusion and a modality less are read off the same model. Training in another way is a run of the
@@ -13,6 +16,7 @@ comparison with the same task and seed.
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -23,7 +27,7 @@ from benchmarks.common.errors import DataError
 from benchmarks.common.markdown import table
 from benchmarks.common.metrics import accuracy
 from benchmarks.common.model import Features
-from benchmarks.common.records import RESULTS, write_text
+from benchmarks.common.records import RESULTS, RUNS, write_text
 from benchmarks.compare.diagnosis import Probes
 from benchmarks.compare.kept import Record
 from benchmarks.compare.report.statistics import paired_difference
@@ -42,7 +46,9 @@ from midas_aug.diagnostics import (
 from midas_aug.diagnostics.findings import find
 from midas_aug.functional import fit_fusion_weights
 
-KEPT = RESULTS / "diagnosis" / "advice.jsonl"
+PUBLISHED = RESULTS / "diagnosis"
+OUT = RUNS / "compare" / "diagnosis"
+NAME = "advice.jsonl"
 SUITES = {"full": range(3), "skill": range(2000, 2003), "competition": range(3000, 3003)}
 GAINS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)  # values of the threshold `advice.GAIN` to choose from
 POLICIES = ("paper", "skill", "late-fusion", "fit_weights")  # followed whatever the diagnosis says
@@ -258,36 +264,48 @@ def _points(gains: Sequence[float | None]) -> str:
 # ---------------------------------------------------------------- the command
 
 
-def load() -> list[Diagnosed]:
-    """The kept diagnoses, in the order of the tasks."""
-    if not KEPT.exists():
-        return []
-    records = [json.loads(line) for line in KEPT.read_text("utf-8").splitlines()]
-    return sorted(records, key=lambda record: (list(TASKS).index(record["task"]), record["seed"]))
+def load(folder: Path) -> list[Diagnosed]:
+    """The diagnoses that are published or kept in a folder, in the order of the tasks."""
+    known = _by_task_and_seed([*_read(PUBLISHED), *_read(folder)])
+    return [known[key] for key in sorted(known, key=lambda key: (list(TASKS).index(key[0]), key))]
 
 
-def keep(records: Sequence[Diagnosed]) -> None:
-    """Write them beside those that are kept; a record of the same task and seed is replaced."""
-    known = {(record["task"], record["seed"]): record for record in [*load(), *records]}
+def keep(records: Sequence[Diagnosed], folder: Path) -> None:
+    """Write them beside those in the folder; a record of the same task and seed is replaced."""
+    known = _by_task_and_seed([*_read(folder), *records])
     lines = [json.dumps(known[key], ensure_ascii=False) for key in sorted(known)]
-    write_text(KEPT, "".join(f"{line}\n" for line in lines))
+    write_text(folder / NAME, "".join(f"{line}\n" for line in lines))
+
+
+def _read(folder: Path) -> list[Diagnosed]:
+    file = folder / NAME
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def _by_task_and_seed(records: Sequence[Diagnosed]) -> dict[tuple[str, int], Diagnosed]:
+    return {(record["task"], record["seed"]): record for record in records}
 
 
 def main(words: Sequence[str]) -> Iterator[str]:
     """Run the command, and say what came of it."""
+    folder = OUT
+    if words[-2:-1] == ["--out"]:
+        words, folder = words[:-2], Path(words[-1])
     match words:
         case ["measure", *wanted] if wanted:
             for one in wanted:
                 task, _, seed = one.partition(":")
-                keep([look(task, int(seed), trained(task, int(seed)))])
+                keep([look(task, int(seed), trained(task, int(seed)))], folder)
                 yield f"{one}\n"
         case ["page", one]:
             task, _, seed = one.partition(":")
             report = trained(task, int(seed)).diagnosed("test", f"joint training on {task}")
-            report.save(KEPT.parent / f"{task}.html")
+            report.save(folder / f"{task}.html")
             yield str(report)
         case ["table"]:
-            yield written(load(), _runs())
+            yield written(load(folder), _runs())
         case _:
             raise DataError("expected `measure TASK:SEED …`, `page TASK:SEED` or `table`")
 

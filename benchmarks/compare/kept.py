@@ -134,12 +134,12 @@ def write_runs(file: Path, records: Iterable[Record]) -> None:
 
 
 def read_folder(frozen: Path, single: Path) -> dict[Identity, Record]:
-    """All runs of a suite: the frozen ones, and those below ``single`` that are not frozen yet.
+    """All runs of a suite: those in its frozen file, and those below ``single`` beside them.
 
     Raises:
         DataError: A file is damaged.
     """
-    runs = dict(read_runs(frozen / FROZEN))
+    runs = dict(read_runs(frozen))
     for file in sorted(single.glob("*/*/*.json")):
         if file.name.startswith("."):  # what a file system or a file manager keeps beside it
             continue

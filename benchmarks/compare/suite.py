@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from benchmarks.common.errors import DataError
-from benchmarks.common.records import RESULTS, finite, versions, write_json
+from benchmarks.common.records import RESULTS, RUNS, finite, versions, write_json
 from benchmarks.compare.kept import (
     FROZEN,
     Identity,
@@ -36,7 +36,7 @@ from benchmarks.methods.entries import (
 )
 from benchmarks.methods.reading import Reading
 
-SINGLE = RESULTS.parents[1] / "runs" / "compare"  # ignored by git
+KEPT = RUNS / "compare"
 
 BESIDE_SEEDS = 3
 
@@ -131,12 +131,13 @@ def beside_of(folder: Path) -> tuple[str, ...]:
     return () if suite is None else suite.beside
 
 
-def single_files(folder: Path) -> Path:
-    """Where the runs of a suite are kept one by one, before they are frozen.
+def frozen_file(folder: Path) -> Path:
+    """Where the frozen runs are that a suite's folder goes on from; in `KEPT`, the published."""
+    return (RESULTS / folder.name if _is_kept(folder.parent) else folder) / FROZEN
 
-    That is the suite's folder, unless git tracks it.
-    """
-    return SINGLE / folder.name if folder.parent == RESULTS else folder
+
+def _is_kept(root: Path) -> bool:
+    return root.resolve() == KEPT.resolve()  # however it was spelled
 
 
 def load_records(folder: Path) -> list[Record]:
@@ -145,7 +146,7 @@ def load_records(folder: Path) -> list[Record]:
     Raises:
         DataError: A file is damaged.
     """
-    return list(read_folder(folder, single_files(folder)).values())
+    return list(read_folder(frozen_file(folder), folder).values())
 
 
 def freeze(name: str, root: Path, into: Path) -> Path:
@@ -205,19 +206,18 @@ class Job:
         """Where it is kept until the suite is frozen; the words are for people."""
         name = self.entry if self.modality is None else f"{self.entry}-{self.modality}"
         words = ",".join([name, *config_words(self.config), f"seed={self.seed}"])
-        folder = single_files(self.folder) / self.task / self.phase
-        return folder / f"{words},{self.identity.digest}.json"
+        return self.folder / self.task / self.phase / f"{words},{self.identity.digest}.json"
 
     @property
     def finished(self) -> bool:
         """Whether it needs no training any more."""
-        return self.identity in read_runs(self.folder / FROZEN) or self.file.exists()
+        return self.identity in read_runs(frozen_file(self.folder)) or self.file.exists()
 
     @property
     def out_option(self) -> str:
         """What a command line needs to find its folder."""
         root = self.folder.parent
-        return "" if root == RESULTS else f" --out {root}"
+        return "" if _is_kept(root) else f" --out {root}"
 
     @property
     def weight(self) -> float:
@@ -284,7 +284,7 @@ class Job:
         Raises:
             DataError: It is not there, or its file is damaged.
         """
-        frozen = read_runs(self.folder / FROZEN).get(self.identity)
+        frozen = read_runs(frozen_file(self.folder)).get(self.identity)
         if frozen is not None:
             return frozen
         try:
@@ -303,7 +303,7 @@ def run_job(job: Job) -> Job:
     return job
 
 
-def stages(name: str, root: Path = RESULTS) -> Iterator[tuple[str, list[Job]]]:
+def stages(name: str, root: Path = KEPT) -> Iterator[tuple[str, list[Job]]]:
     """The jobs of a suite, stage by stage; each stage needs the results of the one before."""
     suite, folder = SUITES[name], root / name
     entries = entries_of(folder)
@@ -345,7 +345,7 @@ def tuning_jobs(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> li
     ]
 
 
-def final_jobs(name: str, task: str, entry: str, root: Path = RESULTS) -> list[Job]:
+def final_jobs(name: str, task: str, entry: str, root: Path = KEPT) -> list[Job]:
     """The runs of an entry that the tables are made of."""
     suite, folder = SUITES[name], root / name
     spec = entries_of(folder)[entry]

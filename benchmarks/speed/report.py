@@ -129,7 +129,10 @@ def cuda_goals(record: Record | None) -> str:
         shown = "not yet measured" if value is None else f"{number(value)} {goal.unit}".strip()
         limit = f"≤ {number(goal.limit)} {goal.unit}".strip()
         rows.append((goal.text, limit, shown, "" if value is None else verdict(value, goal.limit)))
-    about = "`python -m benchmarks speed --device cuda` fills this in, on one GPU in some minutes."
+    about = (
+        "`python -m benchmarks speed --device cuda --out benchmarks/results/speed` fills this in, "
+        "on one GPU in some minutes."
+    )
     if record is not None:
         about = machine(record)
     return about + "\n\n" + table(("goal", "limit", "measured", ""), rows)

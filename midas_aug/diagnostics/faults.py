@@ -1,4 +1,4 @@
-"""Predictions that are no numbers: counted where they come up, told before anything is scored."""
+"""Predictions that are no numbers, or no logits: counted as they come up, told before scoring."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,14 +12,24 @@ __all__ = ["Faults"]
 
 LOWEST = -1e37  # stands in for a logit of −inf: a probability of 0, and no NaN in a difference
 NAMED_FAULTS = 6  # kinds of predictions that an error about NaN lists
+SUM_ERROR = 1e-3  # how far from 1 probabilities in low precision may sum
 
 
 @dataclass
 class Faults:
-    """How many predictions of each kind there were, and how many were no numbers."""
+    """How many predictions of each kind there were, and how many cannot be scored.
+
+    Attributes:
+        seen: Predictions, by what an error calls them.
+        faulty: Those that are no numbers.
+        probable: Those that look like probabilities and not like one class for sure.
+        improbable: Those that cannot be probabilities.
+    """
 
     seen: Counter[str] = field(default_factory=Counter)
     faulty: Counter[str] = field(default_factory=Counter)
+    probable: Counter[str] = field(default_factory=Counter)
+    improbable: Counter[str] = field(default_factory=Counter)
 
     def usable(self, logits: Tensor, what: str, counted: Tensor) -> Tensor:
         """Logits to score. Rows with a NaN are counted, and −inf becomes a low number.
@@ -36,15 +46,39 @@ class Faults:
         self.faulty[what] += int((faulty & counted).sum())
         return values.clamp(min=LOWEST)
 
+    def suspect(self, logits: Tensor, what: str) -> None:
+        """Look whether ``(R, C)`` logits are probabilities: from 0 to 1, with a sum of 1.
+
+        A softmax taken twice keeps the order of the classes, so it would go unnoticed.
+        """
+        fits = (logits >= 0).all(dim=1) & ((logits.sum(dim=1) - 1).abs() <= SUM_ERROR)
+        self.improbable[what] += int((~fits).sum())
+        self.probable[what] += int((fits & (logits.amax(dim=1) < 1)).sum())
+
     def __add__(self, other: "Faults") -> "Faults":
-        return Faults(self.seen + other.seen, self.faulty + other.faulty)
+        return Faults(
+            self.seen + other.seen,
+            self.faulty + other.faulty,
+            self.probable + other.probable,
+            self.improbable + other.improbable,
+        )
 
     def check(self) -> None:
         """Raise where there was one.
 
         Raises:
-            MidasAugError: Predictions are not finite.
+            MidasAugError: Predictions are not finite, or all of a kind are probabilities.
         """
+        self._check_numbers()
+        certain = [what for what in self.probable if not self.improbable[what]]
+        found = [what for what in certain if self.probable[what]]
+        if found:
+            raise MidasAugError(
+                f"expected logits, got probabilities (from 0 to 1, with a sum of 1) "
+                f"{' and '.join(found)}; pass what comes before the softmax, or the logarithm"
+            )
+
+    def _check_numbers(self) -> None:
         faults = [
             f"{count} of {self.seen[what]} {what}" for what, count in self.faulty.items() if count
         ]

@@ -244,9 +244,9 @@ def _balanced(modalities: Sequence[str], scores: Scores) -> Iterator[Finding]:
     yield Finding(
         "balanced",
         None,
-        f"The modalities are in balance: none is ignored, and none rules. Points that removing one "
-        f"costs: {costs}. Rows in which the model sides with one that disagrees with all others: "
-        f"{sides}.",
+        "The modalities seem in balance: none is clearly ignored, and none clearly rules. Points "
+        f"that removing one costs: {costs}. Rows in which the model sides with one that disagrees "
+        f"with all others: {sides}.",
     )
 
 

@@ -100,6 +100,7 @@ class Outcomes:
 
     def add_whole(self, logits: Tensor) -> None:
         """Take down what the model says with all modalities."""
+        self.faults.suspect(logits, "of the whole model")
         self.right[Subset(self.modalities)] = row_correct(logits, self.labels).float()
         self.gaps = calibration_gaps(logits, self.labels)[0]
 
@@ -111,6 +112,7 @@ class Outcomes:
 
     def add_head(self, modality: str, logits: Tensor) -> None:
         """Take down what the modality's own head says."""
+        self.faults.suspect(logits, f"of the head of {modality}")
         self.heads[modality] = Head(
             row_correct(logits, self.labels).float(),
             true_class_confidence(logits, self.labels),

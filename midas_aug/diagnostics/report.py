@@ -100,6 +100,10 @@ class ModalityReport:
         tables = [_markdown(header, lines) for header, lines in self._tables()]
         return "\n\n".join([f"**{self.name}**: {self._how()}", *tables, *self._listed()]) + "\n"
 
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.to_markdown()
+
     def to_html(self) -> str:
         """One page to send: advice, findings, figure, tables (needs the extra ``diagnostics``)."""
         return page(
@@ -235,6 +239,10 @@ class Comparison:
     def to_markdown(self) -> str:
         """The table in GitHub's Markdown."""
         return _markdown(*self._table()) + "\n"
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.to_markdown()
 
     def to_html(self) -> str:
         """One page to send: advice, findings, figure, tables (needs the extra ``diagnostics``)."""

@@ -82,10 +82,13 @@ def report_from_logits(
     check_numbers(resamples=resamples)
     check_seed(seed)
     given = read_saved(arrays)
-    names = _names(given, modalities)
     for key in ("logits", "labels"):
         if key not in given:
-            raise MidasAugError(f"expected an array {key!r}, got {sorted(given)!r}")
+            raise MidasAugError(
+                f"expected an array {key!r}, got {sorted(given)!r}; save the whole model's logits "
+                "(N, C) as 'logits' and its rows' classes (N,) as 'labels'"
+            )
+    names = _names(given, modalities)
     settings = {"level": "saved logits"}
     if target is not None and not isinstance(
         resolve_target(None, target), ClassIndex | Distribution
@@ -342,8 +345,9 @@ def _names(given: Mapping[str, NDArray], modalities: Sequence[str] | None) -> tu
         names = tuple(f"modality {number + 1}" for number in range(*columns)) or names
     if len(names) < 2 or len(set(names)) < len(names):
         raise MidasAugError(
-            f"expected at least two different modalities, got {list(names)!r}; name them with "
-            "modalities, or save arrays called removed_<modality>"
+            f"expected at least two different modalities, got {list(names)!r} from the arrays "
+            f"{sorted(given)!r}; save arrays called removed_<modality>, alone_<modality> or "
+            "head_<modality>, as far as you have them, and name all modalities or none"
         )
     known = {f"{prefix}{name}" for prefix in PREFIXES for name in names} | set(OTHERS)
     unknown = sorted(set(given) - known)

@@ -20,6 +20,7 @@ from benchmarks.command_line import (
     Speed,
     parse,
 )
+from benchmarks.common.records import RESULTS, RUNS
 
 ROOT = Path(__file__).parents[2]
 # What the extra `bench` brings.
@@ -104,6 +105,23 @@ def test_an_output_that_cannot_be_written_is_told_before_any_work(tmp_path, monk
         monkeypatch.setattr(actions, work, lambda *_, **__: pytest.fail("work was begun"))
     with pytest.raises(SystemExit, match=r"out/\S* cannot be written \(not a directory\)"):
         actions.perform(commands[kind])
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["run", "report", "diagnose openmoji", "speed", "reproduce cremad --root here", "freeze full"],
+)
+def test_only_freeze_writes_into_the_published_results_unless_told_to(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command = parse(line.split())
+    out = getattr(command, "settings", command).out
+    assert out.absolute().is_relative_to(RUNS)
+    assert getattr(command, "into", None) == (RESULTS if line == "freeze full" else None)
+
+
+def test_what_commands_write_is_ignored_by_git():
+    assert f"{RUNS.name}/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert RUNS.parent == RESULTS.parents[1] == ROOT
 
 
 def test_a_command_line_is_read():

@@ -76,7 +76,7 @@ def test_formulas_in_a_line_have_nothing_that_github_takes_for_markdown(page):
 
 def test_a_cell_of_a_card_is_a_cell_of_the_published_pages():
     """The full suite's own page has the same differences, computed by other code."""
-    runs = load_runs(Path(RESULTS, "..", RESULTS.name, "full"), SUITES["full"].tasks)
+    runs = load_runs(RESULTS / "full", SUITES["full"].tasks)
     for score in ("accuracy", "macro_f1", "misaligned_accuracy", "without"):
         found = {name: task.difference("midas", "joint", score) for name, task in runs.items()}
         better = [one.mean for one in found.values() if one.verdict > 0]

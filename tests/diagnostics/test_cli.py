@@ -22,6 +22,7 @@ from tests.helpers import planted
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("audio", "video")
+OF_VIDEO = ("removed_video", "head_video", "misaligned_logits", "source_labels")
 
 
 @torch.no_grad()
@@ -109,6 +110,8 @@ def test_rows_without_a_label_do_not_count():
     ("change", "words"),
     [
         ({"logits": None}, ["'logits'", "'labels'"]),
+        ({"logits": None, "fused": np.zeros((200, 5))}, ["an array 'logits'", "'fused'"]),
+        (dict.fromkeys(OF_VIDEO), ["['audio']", "'head_audio'", "head_<modality>"]),
         ({"labels": np.zeros(3)}, ["labels", "integer"]),
         ({"labels": np.full(200, 9)}, ["below", "9"]),
         ({"labels": np.full(200, -1)}, ["label of 0 or more"]),
@@ -330,6 +333,33 @@ def test_classes_that_are_ruled_out_have_a_logit_of_minus_infinity():
     arrays["logits"][3] = -np.inf
     with pytest.raises(MidasAugError, match="1 of 200 of the whole model"):
         report_from_logits(arrays)
+
+
+def probable(logits):
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"), [("logits", "of the whole model"), ("head_video", "of the head of video")]
+)
+def test_probabilities_are_no_logits(key, words):
+    """A softmax taken twice keeps the order of the classes, and nobody would see it."""
+    arrays = saved()
+    arrays[key] = probable(arrays[key])
+    with pytest.raises(MidasAugError, match=f"expected logits, got probabilities .* {words}"):
+        report_from_logits(arrays)
+    logarithms = report_from_logits(arrays | {key: np.log(arrays[key])}).scores
+    for name, score in report_from_logits(saved()).scores.items():
+        assert logarithms[name].value == pytest.approx(score.value, abs=1e-6), name
+
+
+def test_one_class_for_sure_and_odd_rows_are_taken_for_logits():
+    arrays = saved()
+    arrays["logits"] = np.eye(5)[arrays["labels"]]
+    report_from_logits(arrays)
+    arrays["logits"] = probable(arrays["logits"])
+    arrays["logits"][7] *= 1.1
+    report_from_logits(arrays)
 
 
 def test_rows_of_one_class_are_told():

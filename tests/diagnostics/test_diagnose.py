@@ -724,6 +724,7 @@ def test_a_report_is_a_table_and_findings(built):
             assert f"- {finding.text}" in shown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {3, 4}
+    assert report._repr_markdown_() == markdown  # what a notebook asks for
 
 
 def test_a_report_as_a_dict_is_json_and_has_all_scores(built):
@@ -773,6 +774,7 @@ def test_reports_side_by_side_have_paired_differences(built):
         assert f"{100 * change.value:+.1f} [{100 * change.low:+.1f}" in shown
         assert "audio: accuracy without it" in shown
     assert len({line.count("|") for line in markdown.splitlines() if line}) == 1
+    assert comparison._repr_markdown_() == markdown
     content = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert [report["name"] for report in content["reports"]] == ["before", "same", "after"]
     assert content["differences"]["same"]["accuracy"] == {"value": 0, "low": 0, "high": 0}

@@ -29,7 +29,7 @@ def page(runs: Runs, reading: str = "") -> str:
     parts = [
         "# Results of the suite `labels`",
         "What the tasks and rows are and how it was run: [the protocol](PROTOCOL.md). Written by "
-        "`python -m benchmarks report --suite labels`.",
+        "`python -m benchmarks freeze labels`.",
         conditions(runs),
         *([reading.strip()] if reading else []),
         "## The score that decides",

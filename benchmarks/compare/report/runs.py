@@ -7,7 +7,7 @@ from statistics import median
 
 from benchmarks.compare.kept import Record
 from benchmarks.compare.report.statistics import Difference, paired_difference
-from benchmarks.compare.suite import beside_of, entries_of, load_records, single_files
+from benchmarks.compare.suite import beside_of, entries_of, load_records
 from benchmarks.compare.tasks import TASKS
 
 WITHOUT = "without"  # accuracy with a modality removed
@@ -55,7 +55,7 @@ class TaskRuns:
             if any(record["config"] != other["config"] for other in seeds.values()):
                 raise ValueError(
                     f"{name}: runs of {key} with different configurations in "
-                    f"{single_files(folder)}; delete those that an earlier tuning chose"
+                    f"{folder}; delete those that an earlier tuning chose"
                 )
             seeds[record["seed"]] = record
         for entry, spec in entries_of(folder).items():

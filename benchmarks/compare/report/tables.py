@@ -64,7 +64,7 @@ def page(name: str, runs: Runs, reading: str = "") -> str:
     parts = [
         f"# Results of the suite `{name}`",
         "What the columns mean and how it was run: [the protocol](../../README.md). Written by "
-        f"`python -m benchmarks report --suite {name}`.",
+        f"`python -m benchmarks freeze {name}`.",
         conditions(runs),
         *([reading.strip()] if reading else []),
         *(f"![{drawing.alt}]({file})" for file, drawing in figures_of(runs).items()),

@@ -27,13 +27,13 @@ PAGE = Path(__file__).parents[3] / "docs" / "diagnostics.md"
 def test_the_published_table_is_that_of_the_kept_runs():
     text = PAGE.read_text("utf-8")
     between = text.partition("<!-- begin advice -->\n")[2].partition("<!-- end advice -->")[0]
-    assert between == "".join(main(["table"]))
+    assert between == "".join(main(["table", "--out", str(advice.PUBLISHED)]))
 
 
 def test_the_sentences_about_thresholds_hold_on_the_kept_diagnoses():
     text = " ".join(PAGE.read_text("utf-8").split())
     lost, gains = {True: [], False: []}, []
-    for record in load():
+    for record in load(advice.PUBLISHED):
         scores = record["scores"]
         for m in record["modalities"]:
             gap, training = scores[f"memorised.{m}"], scores[f"training_skill.{m}"]
@@ -50,7 +50,7 @@ def test_the_sentences_about_thresholds_hold_on_the_kept_diagnoses():
 
 
 def test_no_kept_diagnosis_is_of_other_rules():
-    for record in load():
+    for record in load(advice.PUBLISHED):
         assert actions(record)
         assert record["test"]["joint"] > 0.2
 
@@ -120,9 +120,19 @@ def test_other_words_are_refused():
 
 
 def test_records_are_kept_one_a_task_and_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(advice, "KEPT", tmp_path / "advice.jsonl")
-    assert load() == []
-    advice.keep([{"task": "kanji", "seed": 1}, {"task": "brca", "seed": 2}])
-    advice.keep([{"task": "kanji", "seed": 1, "new": True}])
-    assert [one["task"] for one in load()] == ["brca", "kanji"]
-    assert load()[1]["new"]
+    monkeypatch.setattr(advice, "PUBLISHED", tmp_path / "published")
+    assert load(tmp_path) == []
+    advice.keep([{"task": "kanji", "seed": 1}, {"task": "brca", "seed": 2}], tmp_path)
+    advice.keep([{"task": "kanji", "seed": 1, "new": True}], tmp_path)
+    assert [one["task"] for one in load(tmp_path)] == ["brca", "kanji"]
+    assert load(tmp_path)[1]["new"]
+
+
+def test_kept_records_stand_beside_the_published_ones_and_before_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(advice, "PUBLISHED", tmp_path / "published")
+    old, new = ({"task": "kanji", "seed": 1, "new": new} for new in (False, True))
+    advice.keep([old, {"task": "brca", "seed": 2}], advice.PUBLISHED)
+    advice.keep([new], tmp_path / "mine")
+    assert load(tmp_path / "mine")[1] == new
+    assert load(tmp_path / "nothing")[1] == old
+    assert len((tmp_path / "mine" / advice.NAME).read_text().splitlines()) == 1

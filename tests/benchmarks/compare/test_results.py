@@ -1,7 +1,6 @@
 """The committed results: complete, tuned as the protocol says, and what the pages print."""
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -13,14 +12,12 @@ from benchmarks.compare.tasks import TASKS
 from benchmarks.methods.entries import COMPETITION_ENTRIES, ENTRIES, SKILL_ENTRIES
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
-# Another name of that folder: runs of this machine, not frozen yet, are not looked at.
-ROOT = Path(RESULTS, "..", RESULTS.name)
 PUBLISHED = ("full", "skill", "competition", "labels")
 
 
 @cache
 def load(name):
-    return load_runs(ROOT / name, suite.SUITES[name].tasks)
+    return load_runs(RESULTS / name, suite.SUITES[name].tasks)
 
 
 @pytest.fixture
@@ -40,9 +37,9 @@ def test_all_methods_on_all_tasks_with_all_seeds(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_run_of_the_plan_is_there_and_no_other(name):
     """The test runs have the configurations that the tuning runs choose."""
-    planned = [job for _, jobs in suite.stages(name, ROOT) for job in jobs]
+    planned = [job for _, jobs in suite.stages(name, RESULTS) for job in jobs]
     own = {job.identity for job in planned if job.folder.name == name}
-    assert own == kept.read_runs(ROOT / name / "runs.jsonl").keys()
+    assert own == kept.read_runs(RESULTS / name / "runs.jsonl").keys()
     assert all(job.finished for job in planned)  # with the tuning that the full suite did
 
 
@@ -58,7 +55,7 @@ def test_controls_and_ablations_have_the_lambda_of_midas(runs):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_page_is_what_the_runs_say(name):
-    folder = ROOT / name
+    folder = RESULTS / name
     page = (folder / "README.md").read_text(encoding="utf-8")
     reading = (folder / "reading.md").read_text(encoding="utf-8")
     runs = load(name)
@@ -78,7 +75,7 @@ def test_the_skill_suite_tells_the_splits_and_weights_of_its_protocol():
 
 
 def test_the_tables_of_the_comparison_are_rows_of_that_page():
-    folder = ROOT / "full"
+    folder = RESULTS / "full"
     page = set((folder / "README.md").read_text(encoding="utf-8").splitlines())
     section = COMPARISON.read_text(encoding="utf-8").split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
@@ -87,7 +84,7 @@ def test_the_tables_of_the_comparison_are_rows_of_that_page():
 
 
 def test_the_tables_of_the_page_about_labels_are_those_of_its_results():
-    page = (ROOT / "labels" / "README.md").read_text(encoding="utf-8").splitlines()
+    page = (RESULTS / "labels" / "README.md").read_text(encoding="utf-8").splitlines()
     text = (COMPARISON.parent / "labels.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) > 10
@@ -96,8 +93,8 @@ def test_the_tables_of_the_page_about_labels_are_those_of_its_results():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_freezing_the_committed_runs_again_changes_no_byte(name, tmp_path):
-    file = suite.freeze(name, ROOT, tmp_path)
-    assert file.read_bytes() == (ROOT / name / "runs.jsonl").read_bytes()
+    file = suite.freeze(name, RESULTS, tmp_path)
+    assert file.read_bytes() == (RESULTS / name / "runs.jsonl").read_bytes()
 
 
 def test_one_training_of_the_competition_has_one_learning_rate_however_it_is_read():

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from joblib import parallel_config
@@ -321,6 +322,39 @@ def test_a_frozen_suite_makes_the_same_report_and_needs_no_training(finished, tm
     assert suite.freeze("quick", again, tmp_path_factory.mktemp("once more")).read_bytes() == (
         file.read_bytes()
     )
+
+
+def test_freezing_publishes_the_report_with_the_runs(finished, tmp_path_factory):
+    published = tmp_path_factory.mktemp("published")
+    (published / "quick").mkdir()
+    (published / "quick" / "reading.md").write_text("What we make of it.")
+    actions.perform(Freeze("quick", finished, published))
+    names = {file.name for file in (published / "quick").iterdir()}
+    assert {"README.md", "methods.png", "reading.md", "runs.jsonl"} <= names
+    assert "What we make of it." in (published / "quick" / "README.md").read_text()
+    assert not (finished / "quick" / "README.md").exists()
+
+
+def test_published_runs_are_finished_in_the_default_folder_and_nowhere_else(
+    finished, tmp_path_factory, monkeypatch
+):
+    checkout = tmp_path_factory.mktemp("checkout")
+    monkeypatch.setattr(suite, "RESULTS", checkout / "published")
+    monkeypatch.setattr(suite, "KEPT", checkout / "runs" / "compare")
+    suite.freeze("quick", finished, suite.RESULTS)
+    monkeypatch.chdir(checkout)
+    for root in (suite.KEPT, Path("runs/compare")):
+        [(_, jobs)] = suite.stages("quick", root)
+        assert all(job.finished for job in jobs)
+        assert all(suite.KEPT in job.file.absolute().parents for job in jobs)
+        assert len(suite.load_records(root / "quick")) == len(jobs)
+    [(_, jobs)] = suite.stages("quick", checkout / "elsewhere")
+    assert not any(job.finished for job in jobs)
+    before = (suite.RESULTS / "quick" / "runs.jsonl").read_bytes()
+    actions.perform(Report("quick", suite.KEPT))
+    assert [file.name for file in (suite.RESULTS / "quick").iterdir()] == ["runs.jsonl"]
+    assert (suite.RESULTS / "quick" / "runs.jsonl").read_bytes() == before
+    assert (suite.KEPT / "quick" / "README.md").exists()
 
 
 def test_a_suite_that_is_not_finished_is_not_frozen(finished, tmp_path_factory):
