@@ -29,8 +29,9 @@ HEADER = (
 SPLITS: dict[ProtocolName, str] = {
     "paper": "the paper's.",
     "speakers": (
-        "every speaker is in training, validation or test alone. Seeds 0 to 4 are five folds: "
-        "every clip is tested on once. The paper's numbers are of another split and left out."
+        "every speaker is in training, validation or test alone. Over seeds 0 to 4, which are "
+        "five folds, every clip is tested on once. The paper's numbers are of another split and "
+        "left out."
     ),
 }
 SCORES = ("accuracy", "macro_f1", "batch_macro_f1", "misaligned_accuracy")
