@@ -43,6 +43,7 @@ from benchmarks.paper.datasets.check import report as report_check
 from benchmarks.paper.datasets.sample import write_image_encoder, write_sample, write_text_encoder
 from benchmarks.paper.prepare import prepare_clips
 from benchmarks.paper.prepare import report as report_prepared
+from benchmarks.paper.protocol import SEEDS
 from benchmarks.paper.ranks import start_ranks
 from benchmarks.paper.run import reproduce
 from benchmarks.paper.throughput import measure
@@ -75,7 +76,8 @@ def perform(command: Command) -> None:
         elif isinstance(command, Reproduce):
             ranks = start_ranks()
             quiet = Console(highlight=False, quiet=ranks.rank > 0)
-            reproduce(command.name, command.method, command.seeds, command.settings, ranks, quiet)
+            seeds = command.seeds or SEEDS[command.settings.protocol]
+            reproduce(command.name, command.method, seeds, command.settings, ranks, quiet)
             ranks.leave()
         elif isinstance(command, Throughput):
             throughput(command, console)

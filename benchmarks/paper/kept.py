@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.errors import DataError
 from benchmarks.common.records import check_fields, damaged, is_number, is_scores, read_json
 from benchmarks.methods.entries import ENTRIES
 from benchmarks.paper.datasets.base import PaperData
+from benchmarks.paper.settings import ProtocolName
 
 
 def read_run(file: Path, data: PaperData) -> dict[str, Any]:
@@ -22,11 +24,23 @@ def read_run(file: Path, data: PaperData) -> dict[str, Any]:
     return run
 
 
-def read_runs(folder: Path, data: PaperData) -> Iterator[dict[str, Any]]:
-    """The runs in a folder, in the order of their names; hidden files are not ours."""
+def read_runs(folder: Path, data: PaperData, protocol: ProtocolName) -> Iterator[dict[str, Any]]:
+    """The runs in a folder, in the order of their names; hidden files are not ours.
+
+    Raises:
+        DataError: A file is damaged, or a run by another protocol.
+    """
     for file in sorted(folder.glob("*.json")):
-        if not file.name.startswith("."):
-            yield read_run(file, data)
+        if file.name.startswith("."):
+            continue
+        run = read_run(file, data)
+        other = run["protocol"].get("name")
+        if other != protocol:
+            raise DataError(
+                f"{file}: expected a run by the protocol {protocol}, got one by {other}; "
+                f"move it away"
+            )
+        yield run
 
 
 def _is_scored(value: object) -> bool:

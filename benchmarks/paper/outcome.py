@@ -13,19 +13,21 @@ from benchmarks.common.records import read_json, write_json
 from benchmarks.paper.datasets.base import Found, PaperData
 from benchmarks.paper.datasets.circulating import compare_copies
 from benchmarks.paper.kept import read_runs
+from benchmarks.paper.settings import ProtocolName
 
 FILE = "report.json"
 
 
-def write_outcome(data: PaperData, found: Found, folder: Path) -> Path:
+def write_outcome(data: PaperData, found: Found, protocol: ProtocolName, folder: Path) -> Path:
     """Put the counts of the data, the splits and all finished runs in a folder into one file.
 
     Args:
         data: Which data set.
         found: What the copy holds.
+        protocol: Of the runs.
         folder: Of the splits and runs; the file goes there, too.
     """
-    runs = list(read_runs(folder / "runs", data))
+    runs = list(read_runs(folder / "runs", data, protocol))
     seeds = sorted({run["seed"] for run in runs})
     file = folder / FILE
     write_json(
@@ -38,6 +40,7 @@ def write_outcome(data: PaperData, found: Found, folder: Path) -> Path:
                 "cannot be used": dict(Counter(problem.what for problem in found.problems)),
                 "copies": compare_copies(data, found),
             },
+            "protocol": protocol,
             "splits": {seed: _digest(folder / "splits" / f"seed={seed}.json") for seed in seeds},
             "runs": [_without_folders(run) for run in runs],
         },

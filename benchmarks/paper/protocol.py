@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from benchmarks.methods.entries import ENTRIES, Config
 from benchmarks.methods.midas import Midas
+from benchmarks.paper.settings import ProtocolName
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Protocol:
         warmup_epochs: Of MIDAS.
         misaligned_weight: λ.
         pretrained_images: Whether the image encoder starts from a pretrained one.
+        name: Says how the clips are split.
     """
 
     epochs: int = 70
@@ -29,6 +31,7 @@ class Protocol:
     warmup_epochs: int = 10
     misaligned_weight: float = 1.0
     pretrained_images: bool = False
+    name: ProtocolName = "paper"
 
 
 _IMAGE_AND_TEXT = Protocol(epochs=30, decay_every=15, warmup_epochs=2, pretrained_images=True)
@@ -42,6 +45,10 @@ PROTOCOLS = {
     "sarcasm": _IMAGE_AND_TEXT,
     "twitter2015": _IMAGE_AND_TEXT,
 }
+
+
+# Of a protocol, where the command line names none: the paper has three, and there are five folds.
+SEEDS: dict[ProtocolName, tuple[int, ...]] = {"paper": (0, 1, 2), "speakers": (0, 1, 2, 3, 4)}
 
 
 def method_config(entry: str, protocol: Protocol) -> Config:

@@ -1,7 +1,7 @@
 """One command: check the data, split it, train every method with every seed, and make the table."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from benchmarks.common.records import (
 )
 from benchmarks.methods.entries import ENTRIES
 from benchmarks.methods.training import BATCH_SIZE
-from benchmarks.paper.datasets import paper_data
+from benchmarks.paper.datasets import PAPER_DATA, paper_data
 from benchmarks.paper.datasets.base import Clip, Found, PaperData, Part, describe
 from benchmarks.paper.datasets.check import check
 from benchmarks.paper.datasets.reading import Reader
@@ -51,6 +51,7 @@ class Prepared:
     sizes: Sizes
     found: Found
     clips: Sequence[Clip]  # of those, the ones of a rehearsal
+    speaker_of: Callable[[str], str] | None  # by the name of a clip, if it is split by speaker
     stores: dict[str, Store]
     tokenizer: Any
     folder: Path  # of its splits, runs and table
@@ -79,15 +80,22 @@ def reproduce(
         title = prepared.data.title
         if settings.rehearse:
             title += " in rehearsal (the numbers mean nothing)"
-        write_table(title, prepared.data, prepared.folder, console)
-        file = write_outcome(prepared.data, prepared.found, prepared.folder)
+        write_table(title, prepared.data, settings.protocol, prepared.folder, console)
+        file = write_outcome(prepared.data, prepared.found, settings.protocol, prepared.folder)
         console.print(f"Written: {file}", soft_wrap=True, markup=False)
 
 
 def prepare(name: str, settings: Settings, ranks: Ranks, console: Console) -> Prepared:
     """Check the files and build the cache; the first process does it, the others find it done."""
-    data, protocol, sizes = paper_data(name), PROTOCOLS[name], Sizes()
-    folder = settings.out / (f"{name}-rehearsal" if settings.rehearse else name)
+    data, sizes = paper_data(name), Sizes()
+    protocol = replace(PROTOCOLS[name], name=settings.protocol)
+    speaker_of = who_speaks(data, protocol)
+    words = [name]
+    if protocol.name != "paper":
+        words.append(protocol.name)
+    if settings.rehearse:
+        words.append("rehearsal")
+    folder = settings.out / "-".join(words)
     if settings.rehearse:
         warmup = min(1, protocol.warmup_epochs)
         protocol, sizes = replace(protocol, epochs=2, decay_every=1, warmup_epochs=warmup), TINY
@@ -99,17 +107,39 @@ def prepare(name: str, settings: Settings, ranks: Ranks, console: Console) -> Pr
         need_writable(folder, folder / "runs", folder / "splits", settings.out / name, *cache)
         found = check(data, settings.root, console, settings.out / name / "checked.json")
         refuse_broken(data, found, settings, console)
-        clips = few(found.clips) if settings.rehearse else found.clips
+        clips = few(found.clips, speaker_of) if settings.rehearse else found.clips
         stores = {}
         if settings.cache is not None:
             stores = build_stores(
                 data, clips, sizes.resolution, settings.cache, settings.jobs, console
             )
-    return Prepared(data, protocol, sizes, found, clips, stores, tokenizer, folder)
+    return Prepared(data, protocol, sizes, found, clips, speaker_of, stores, tokenizer, folder)
 
 
-def few(clips: Sequence[Clip]) -> list[Clip]:
-    """At most `FEW` clips of each of at most `FEW` classes, of a given split in each part."""
+def who_speaks(data: PaperData, protocol: Protocol) -> Callable[[str], str] | None:
+    """Tells by a clip's name who speaks in it; None where the protocol does not ask.
+
+    Raises:
+        DataError: If it asks, and the data set does not say.
+    """
+    if protocol.name != "speakers":
+        return None
+    if data.speaker is None:
+        able = ", ".join(name for name, one in PAPER_DATA.items() if one.speaker is not None)
+        raise DataError(
+            f"{data.title}: expected the protocol paper, got speakers, but nothing says who speaks "
+            f"in a clip; leave --protocol out ({able} can be split by speaker)"
+        )
+    return data.speaker
+
+
+def few(clips: Sequence[Clip], speaker_of: Callable[[str], str] | None = None) -> list[Clip]:
+    """At most `FEW` clips of each of at most `FEW` classes, of a given split in each part.
+
+    Of as many speakers as can be, where it is told who speaks.
+    """
+    if speaker_of is not None:
+        clips = _by_turns(clips, speaker_of)
     classes = sorted({clip.label for clip in clips})[:FEW]
     counts: Counter[tuple[int, Part | None]] = Counter()
     chosen = []
@@ -119,6 +149,17 @@ def few(clips: Sequence[Clip]) -> list[Clip]:
             counts[group] += 1
             chosen.append(clip)
     return chosen
+
+
+def _by_turns(clips: Sequence[Clip], speaker_of: Callable[[str], str]) -> list[Clip]:
+    """The first clip that every speaker has of a class, then the second ones, and so on."""
+    counts: Counter[tuple[int, str]] = Counter()
+    turns = []
+    for clip in clips:
+        group = clip.label, speaker_of(clip.name)
+        turns.append(counts[group])
+        counts[group] += 1
+    return [clips[place] for place in sorted(range(len(clips)), key=turns.__getitem__)]
 
 
 def refuse_broken(data: PaperData, found: Found, settings: Settings, console: Console) -> None:
@@ -200,7 +241,8 @@ def _run(
         console.print(f"{name}: there already")
         return
     with ranks.first_before_others():
-        split = saved_split(clips, seed, prepared.folder / "splits" / f"seed={seed}.json")
+        kept_split = prepared.folder / "splits" / f"seed={seed}.json"
+        split = saved_split(clips, seed, kept_split, prepared.speaker_of)
     kinds = {m: kind for m, kind in data.modalities.items() if modality in (None, m)}
     reader = Reader(kinds, prepared.sizes.resolution, prepared.tokenizer, prepared.stores)
     series = {m: clips[0].sources[m].shape for m, kind in kinds.items() if kind == "series"}  # type: ignore[union-attr]
@@ -219,6 +261,7 @@ def _run(
         decay_every=protocol.decay_every,
         learning_rate=protocol.learning_rate,
         seed=seed,
+        protocol=protocol.name,
         precision=settings.precision,
         workers=settings.workers,
         save_every=settings.save_every,

@@ -1,10 +1,11 @@
-"""What may be chosen about a run by the paper's protocol."""
+"""What may be chosen about a run on one of the paper's data sets."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 Precision = Literal["float32", "bfloat16"]
+ProtocolName = Literal["paper", "speakers"]
 TEXT_ENCODER = "google/electra-small-discriminator"
 IMAGE_ENCODER = "microsoft/resnet-18"
 
@@ -15,7 +16,10 @@ class Settings:
 
     Attributes:
         root: Folder of the data.
-        out: Where splits, runs and the table go, in a folder of the data set's name.
+        out: Where splits, runs and the table go, in a folder named after data set and
+            protocol.
+        protocol: paper: the paper's. speakers: the same but for the split, which is by speaker
+            (cremad).
         cache: Folder for decoded sound and frames; None: read the files every time.
         jobs: Processes that build the cache.
         workers: Processes that read clips during training.
@@ -29,6 +33,7 @@ class Settings:
 
     root: Path
     out: Path = Path("runs/reproduce")
+    protocol: ProtocolName = "paper"
     cache: Path | None = None
     jobs: int = 2
     workers: int = 5

@@ -28,7 +28,7 @@ from benchmarks.paper.datasets.reading import Reader
 from benchmarks.paper.datasets.splits import Split
 from benchmarks.paper.loading import Reading, load
 from benchmarks.paper.ranks import Ranks
-from benchmarks.paper.settings import Precision
+from benchmarks.paper.settings import Precision, ProtocolName
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Plan:
         decay_every: Epochs between two drops of the learning rate to a tenth.
         learning_rate: Of SGD.
         seed: Of the order of the clips and of every draw.
+        protocol: Says how the clips are split.
         precision: Of the encoders; all else is float32. float16 would need its gradients scaled,
             which methods that change gradients would have to know.
         workers: Processes that read clips.
@@ -50,6 +51,7 @@ class Plan:
     decay_every: int
     learning_rate: float
     seed: int
+    protocol: ProtocolName = "paper"
     precision: Precision = "float32"
     workers: int = 0
     save_every: int = 100
@@ -255,8 +257,9 @@ class Training:
         """What a run must have in common with its checkpoint."""
         plan = self.plan
         return (
-            f"{self.method}, {plan.epochs} epochs, learning rate {plan.learning_rate}, seed "
-            f"{plan.seed}, {plan.precision}, {len(self.split.train)} clips "
+            f"{self.method}, protocol {plan.protocol}, {plan.epochs} epochs, learning rate "
+            f"{plan.learning_rate}, seed {plan.seed}, {plan.precision}, "
+            f"{len(self.split.train)} clips "
             f"{'from the cache' if self._reader.stores else 'from files'}, "
             f"{self._ranks.size} processes"
         )

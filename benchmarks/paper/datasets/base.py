@@ -94,6 +94,7 @@ class PaperData:
         published: The paper's counts.
         scan: Lists the clips in a folder; looks for files and does not open those of the clips.
         videos: How the clips come out of videos, where `prepare` can do that.
+        speaker: Who speaks in a clip, by its name, where the names say so.
     """
 
     name: str
@@ -103,6 +104,7 @@ class PaperData:
     published: Table5
     scan: Callable[[Path], "Found"]
     videos: Videos | None = None
+    speaker: Callable[[str], str] | None = None
 
 
 @dataclass

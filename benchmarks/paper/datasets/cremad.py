@@ -7,7 +7,8 @@
 | `train_split.csv`, `val.csv`, `test.csv` | clip, name of its class; with a header or without |
 | `stat.csv` | names of the classes in the first column |
 
-The three lists are pooled; a split is drawn for each seed.
+The three lists are pooled; a split is drawn for each seed. A clip's name, such as 1001_DFA_ANG_XX,
+begins with its speaker, one of 91.
 """
 
 import re
@@ -34,6 +35,7 @@ CLASSES = "stat.csv"
 NUM_CLASSES = 6
 EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 EMOTION = re.compile(rf"\d{{4}}_[A-Z]{{3}}_({'|'.join(EMOTIONS)})_[A-Z]+")
+SPEAKER = re.compile(r"[0-9]{4}(?=_)")
 
 
 def sources_of(root: Path, name: str) -> dict[str, Source]:
@@ -86,6 +88,21 @@ def names(root: Path) -> list[str] | None:
     return [name for name, _ in listed(root)]
 
 
+def speaker(name: str) -> str:
+    """The four digits of who speaks in a clip.
+
+    Raises:
+        DataError: The name does not begin with them.
+    """
+    found = SPEAKER.match(name)
+    if found is None:
+        raise DataError(
+            f"{TITLE}: expected names of clips that begin with their speaker, such as "
+            f"1001_DFA_ANG_XX, got {name}; give the clips the names that they were published under"
+        )
+    return found[0]
+
+
 def write_lists(root: Path, clips: Collection[str]) -> None:
     """The lists of clips whose names say what their classes are, such as 1001_DFA_ANG_XX.
 
@@ -114,4 +131,5 @@ DATA = PaperData(
     Table5(5209, 744, 1489),
     scan,
     Videos(names, write_lists, sources_of, "%05d.jpg"),
+    speaker,
 )

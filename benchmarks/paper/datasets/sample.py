@@ -123,7 +123,7 @@ def _cremad(root: Path, look: Look, draw: np.random.Generator) -> None:
     _lines(root / "stat.csv", f"{names[0]},1", [f"{n},1" for n in names[1:]], "utf-8-sig")
     rows = []
     for number, label in enumerate(_labels(look)):
-        clip = f"10{number:02d}_IEO_{names[label]}_XX"
+        clip = f"{1001 + number // CLASSES}_IEO_{names[label]}_XX"  # a speaker, every class
         _sound(root / "AudioWAV" / f"{clip}.wav", label, look, draw)
         _frames(root / "visual_frames" / clip, "{:05d}.jpg", label, look, draw)
         rows.append(f"{clip},{names[label]}")

@@ -1,7 +1,11 @@
-"""Training, validation and test clips: 70, 10 and 20 per cent, stratified, the same ever after."""
+"""Training, validation and test clips: 70, 10 and 20 per cent, the same ever after.
 
+Stratified by class, as the paper has them, or with every speaker in one part alone.
+"""
+
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +17,8 @@ from benchmarks.common.records import damaged, read_json, write_json
 from benchmarks.paper.datasets.base import Clip, Part
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
+FOLDS = 5
+GROUPS = 2 * FOLDS  # of speakers: a fold tests on two, and picks the epoch on a third
 
 
 class Split(NamedTuple):
@@ -54,8 +60,45 @@ def draw_split(clips: Sequence[Clip], seed: int) -> Split:
     return Split(np.sort(train), np.sort(validation), np.sort(test))
 
 
-def saved_split(clips: Sequence[Clip], seed: int, file: Path) -> Split:
+def draw_speaker_split(clips: Sequence[Clip], seed: int, speaker_of: Callable[[str], str]) -> Split:
+    """One of five folds: every speaker is in one part alone.
+
+    Seeds 0 to 4 are the five folds of one deal of the speakers, in which every clip is tested on
+    once, seeds 5 to 9 those of the next, and so on. The order of a deal comes from a hash, so it is
+    the same with every version of every library.
+
+    Args:
+        clips: To split.
+        seed: Number of the deal times five, plus number of the fold.
+        speaker_of: Who speaks in a clip, by its name.
+
+    Raises:
+        DataError: If there are fewer than ten speakers.
+    """
+    deal, fold = divmod(seed, FOLDS)
+    speakers = [speaker_of(clip.name) for clip in clips]
+    order = sorted(set(speakers), key=lambda one: hashlib.sha256(f"{deal} {one}".encode()).digest())
+    if len(order) < GROUPS:
+        raise DataError(
+            f"expected clips of at least {GROUPS} speakers, to split them 70/10/20 by speaker, got "
+            f"{len(order)}; add those that are missing, or leave --protocol out"
+        )
+    group = {speaker: place % GROUPS for place, speaker in enumerate(order)}
+    turned = np.array([(group[speaker] - 2 * fold) % GROUPS for speaker in speakers])
+    return Split(
+        np.flatnonzero(turned > 2), np.flatnonzero(turned == 2), np.flatnonzero(turned < 2)
+    )
+
+
+def saved_split(
+    clips: Sequence[Clip],
+    seed: int,
+    file: Path,
+    speaker_of: Callable[[str], str] | None = None,
+) -> Split:
     """The split in the file, by the names of the clips; drawn and written if there is none.
+
+    It is drawn by speaker where it is told who speaks, else by class.
 
     A split that is there is not drawn again, whatever the version of the library that drew it.
 
@@ -63,7 +106,10 @@ def saved_split(clips: Sequence[Clip], seed: int, file: Path) -> Split:
         DataError: If the clips are no longer those that were split.
     """
     if not file.exists():
-        split = draw_split(clips, seed)
+        if speaker_of is None:
+            split = draw_split(clips, seed)
+        else:
+            split = draw_speaker_split(clips, seed, speaker_of)
         names = {
             part: [clips[place].name for place in places]
             for part, places in split._asdict().items()

@@ -147,6 +147,7 @@ def test_a_report_has_all_runs_and_no_folder_of_this_machine(samples, tmp_path):
     assert told["data"]["clips of a class"] == {"dish-0": 9, "dish-1": 10, "dish-2": 10}
     assert told["data"]["cannot be used"] == {"without image": 1}
     assert "30 of 3 classes" in told["data"]["copies"][-2]
+    assert told["protocol"] == "paper"
     assert told["splits"].keys() == {"0", "1"}
     assert told["splits"]["0"] != told["splits"]["1"]
     for run in told["runs"]:
@@ -578,7 +579,7 @@ def test_a_run_that_lacks_something_is_named(samples, tmp_path, name):
     with pytest.raises(DataError, match=r"joint,seed=0\.json is damaged, delete it"):
         reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
     with pytest.raises(DataError, match=r"joint,seed=0\.json is damaged, delete it"):
-        table_rows(paper_data("mosi"), file.parents[1])
+        table_rows(paper_data("mosi"), file.parents[1], "paper")
     file.write_text(json.dumps({**run, name: "something else"}))
     with pytest.raises(DataError, match=r"damaged, delete it|is a run with"):
         reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
@@ -588,7 +589,7 @@ def test_hidden_files_beside_the_runs_are_no_runs(samples, tmp_path):
     asked = settings(samples, tmp_path, "mosi")
     reproduce("mosi", ["joint"], [0], asked, Ranks(), QUIET)
     (tmp_path / "mosi-rehearsal" / "runs" / "._joint,seed=0.json").write_bytes(b"attributes")
-    assert len(table_rows(paper_data("mosi"), tmp_path / "mosi-rehearsal")) == 1
+    assert len(table_rows(paper_data("mosi"), tmp_path / "mosi-rehearsal", "paper")) == 1
 
 
 def test_what_cannot_be_written_is_told_before_anything_is_read(samples, tmp_path, monkeypatch):
