@@ -119,9 +119,9 @@ def _are_few(features: Sequence[Tensor]) -> bool:
 
     One answer for both functions above: a plan that is replayed gives the same weights, to the bit.
     """
-    first = features[0]
-    few = first.numel() <= 1 << 15 and not torch.compiler.is_compiling()  # a graph is fused anyway
-    return few and len({rows.shape for rows in features}) == 1
+    if torch.compiler.is_compiling():  # a graph is fused anyway, and would depend on the size
+        return False
+    return features[0].numel() <= 1 << 15 and len({rows.shape for rows in features}) == 1
 
 
 def _cosine_of_rows(rows: Tensor, anchor: Tensor, donor: Tensor, units: bool) -> Tensor:
