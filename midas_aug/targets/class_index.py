@@ -157,6 +157,8 @@ class ClassIndex(Target):
 
     def head_log_likelihoods(self, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Log-probability of each row's own label by M heads, ``(M, N)``, without gradient."""
+        if type(self).log_likelihoods is not ClassIndex.log_likelihoods:  # a subclass's own
+            return super().head_log_likelihoods(scores, labels)
         log_p = torch.stack([logits.detach() for logits in scores]).log_softmax(dim=2)
         at = labels.expand(log_p.shape[0], labels.shape[0])
         return log_p.gather(2, at[:, :, None])[:, :, 0]
