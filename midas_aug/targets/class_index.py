@@ -136,10 +136,14 @@ class ClassIndex(Target):
 
     def losses(self, scores: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
         """The cross-entropy of K logits of each row, ``(K, N)``; 0 where it does not count."""
+        if type(self).loss_terms is not ClassIndex.loss_terms:  # a subclass's own
+            return super().losses(scores, labels, ignored)
         return self._cross_entropy(scores, labels, ignored, "none").view(scores.shape[:2])
 
     def loss_sum(self, scores: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
         """The sum of `losses`, in one kernel."""
+        if type(self).loss_terms is not ClassIndex.loss_terms:  # a subclass's own
+            return super().loss_sum(scores, labels, ignored)
         return self._cross_entropy(scores, labels, ignored, "sum")
 
     def _cross_entropy(

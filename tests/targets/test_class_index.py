@@ -120,6 +120,24 @@ def test_confidence_is_that_of_a_subclass():
     torch.testing.assert_close(out.confidence, want.confidence)
 
 
+class Double(ClassIndex):
+    def loss_terms(self, scores, labels):
+        terms, found = super().loss_terms(scores, labels)
+        return 2 * terms, found
+
+
+@pytest.mark.parametrize("present", [None, torch.arange(2 * N).view(N, 2) % 3 > 0])
+def test_every_term_is_the_loss_of_a_subclass(present):
+    (out, logits, unimodal), found = step(ClassIndex(C)), []
+    for target in (ClassIndex(C), Double(C)):
+        augment = MisalignAugment(("a", "b"), target=target, hardness=None)
+        batch = {"a": torch.rand(N, 4), "b": torch.rand(N, 5)}
+        again = augment(batch, LABELS, unimodal_logits=unimodal, present=present, plan=out.plan)
+        found.append(MidasLoss(2).compute(logits, again, unimodal))
+    for once, twice in zip(*found, strict=True):
+        torch.testing.assert_close(twice, 2 * once)
+
+
 def test_heads_of_a_target_of_ones_own_may_differ_in_width():
     class Mean(Target):
         def check(self, labels, *, force=False):
