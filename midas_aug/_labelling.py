@@ -162,6 +162,8 @@ def weigh(rule: LabelRule, drawn: Draw, divisor: Tensor, hard_weights: Tensor | 
         hard_weights: ``(S,)``, or None.
     """
     n_rows, total_rows = drawn.labels.shape[0], drawn.source.shape[0]
+    if torch.get_default_dtype().itemsize < 4:  # quotients of integers have the default dtype
+        divisor = divisor.float()
     weights = (drawn.valid / divisor).float()
     if total_rows > n_rows:
         mixed = weights[n_rows:]

@@ -170,10 +170,10 @@ class _SelectRows(torch.autograd.Function):
             rows = gradient.new_zeros(ctx.shape)
             return rows.index_add_(0, index, gradient.contiguous()), None, None
         blocks = torch.split(gradient, n_rows)
-        in_order = [block for number, block in enumerate(blocks) if number != swapped]
-        rows = in_order[0].clone() if len(in_order) == 1 else functools.reduce(torch.add, in_order)
-        there = index[swapped * n_rows : (swapped + 1) * n_rows]
-        return rows.index_add_(0, there, blocks[swapped].contiguous()), None, None
+        plain = [block for number, block in enumerate(blocks) if number != swapped]
+        rows = plain[0].clone() if len(plain) == 1 else functools.reduce(torch.add, plain)
+        donors = index[swapped * n_rows : (swapped + 1) * n_rows]
+        return rows.index_add_(0, donors, blocks[swapped].contiguous()), None, None
 
 
 def is_container(tree: Any) -> bool:

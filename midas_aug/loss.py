@@ -234,6 +234,9 @@ class MidasLoss(StatefulModule):
             factors[out.labels.shape[0] :].mul_(weak.coefficients(out))
             if self.training:
                 weak.step(log_p.detach(), out, rows)
+        # A dot product has one dtype; that of a target of one's own may be narrow under autocast.
+        if terms.dtype.itemsize < factors.dtype.itemsize:
+            terms = terms.to(factors.dtype)
         return (factors.to(terms.dtype), terms), unimodal
 
     def _weighted(self, unimodal: Tensor) -> Tensor:

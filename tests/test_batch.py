@@ -285,3 +285,20 @@ def test_a_provider_sees_the_rows_that_came_in_and_what_is_kept_as_it_is(materia
         columns = kind([torch.rand(N, 3), torch.rand(N, 2), LABELS])
         augment(columns, materialize=materialize)
         assert all(map(torch.equal, seen[-1], columns))
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_are_float32_numbers_whatever_the_default_dtype(dtype, replayed):
+    augment = MisalignAugment(("a", "b"), C, confidence="uniform", hardness=None)
+    batch, labels = {"a": torch.rand(8, 3), "b": torch.rand(8, 3)}, torch.arange(8) % C
+    labels[2] = -1  # a mean of seven rows
+    plan = augment(batch, labels).plan if replayed else None
+    torch.set_default_dtype(dtype)
+    try:
+        weights = augment(batch, labels, plan=plan).weights
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights[0], torch.tensor(24 / 7))
+    torch.testing.assert_close(weights[8:].sum(), torch.tensor(24.0))

@@ -161,6 +161,17 @@ def test_a_seeded_step_compiles_once_for_one_size_and_once_for_all() -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == GRAPHS
 
 
+def test_the_size_of_the_features_makes_no_graph_of_its_own() -> None:
+    """Eager steps take another way to the cosines from 2^15 numbers on."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    augment = MisalignAugment(NAMES, CLASSES, confidence="uniform", seed=7)
+    step = torch.compile(augment, fullgraph=True, backend="eager", dynamic=True)
+    for rows in (20, 50, 60, 100):
+        step({name: torch.randn(rows, 600) for name in NAMES}, torch.arange(rows) % CLASSES)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 def test_memory_is_counted_while_it_is_held() -> None:
     with LiveBytes() as live:
         first = torch.zeros(100)

@@ -23,6 +23,7 @@ from midas_aug import (
     WeakModalityWeight,
 )
 from midas_aug import functional as F
+from midas_aug.targets import Target
 from tests.helpers import reference, strategies
 
 
@@ -619,3 +620,25 @@ def test_fields_of_another_shape_are_named_not_broadcast():
         WeakModalityWeight(2).update(step.logits[16:], out)
     with pytest.raises(MidasAugError, match=r"unimodal_logits\[0\].*5 classes, got 3"):
         MidasLoss(2)(step.logits, out, [torch.zeros(16, 3)] * 2)
+
+
+def test_a_loss_that_autocast_made_narrow_is_added_up_in_float32():
+    class Far(Target):
+        def check(self, labels, *, force=False):
+            return labels
+
+        def label_ids(self, labels):
+            return labels
+
+        def log_likelihoods(self, scores, labels):
+            return (scores @ torch.ones(4, 1) - labels).abs().neg()
+
+    features, labels = {"a": torch.rand(5, 3), "b": torch.rand(5, 3)}, torch.arange(5)
+    augment = MisalignAugment(("a", "b"), target=Far(), confidence="uniform")
+    out, logits = augment(features, labels), torch.randn(15, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = MidasLoss(2, weak_modality=None)(logits, out)
+        terms = Far().log_likelihoods(logits, out.source_labels)
+    assert (loss.dtype, terms.dtype) == (torch.float32, torch.bfloat16)
+    rows = -(out.shares * terms).sum(dim=1)
+    torch.testing.assert_close(loss, (out.weights * rows).mean())

@@ -42,7 +42,7 @@ def hard_sample_weights(
         features: M arrays ``(N, D_m)`` of floats.
         plan: The draws, as from `plan_swaps`.
         similarity: ``"cosine"``, or a callable of two ``(S, D_m)`` tensors that gives ``(S,)`` in
-            [−1, 1].
+            [−1, 1]; what is not finite counts as 0.
         present: ``(N, M)`` bool: which modalities a row has; None: all. Only what anchor and source
             both have is compared.
 
@@ -84,10 +84,10 @@ def hard_sample_weights(
     for number, rows in enumerate(checked):
         donor = source[:, number]
         if similarity == "cosine":
-            similarities.append(_cosine_of_rows(rows, anchor, donor, _are_few(checked)))
+            similarities.append(_cosine_of_rows(rows, anchor, donor, _compare_units(checked)))
         else:
-            here, there = rows.index_select(0, anchor), rows.index_select(0, donor)
-            similarities.append(similarity(here, there))
+            pair = rows.index_select(0, anchor), rows.index_select(0, donor)
+            similarities.append(similarity(*pair))
     stacked = torch.stack(similarities, dim=1).nan_to_num_(0.0, 0.0, 0.0)
     total = stacked.masked_fill_(~compared, 0.0).sum(dim=1)
     count = compared.sum(dim=1)
@@ -105,7 +105,7 @@ def each_block_weights(features: Sequence[Tensor], plan: SwapPlan) -> Tensor:
     """
     checked = _feature_rows(features)
     partner = torch.as_tensor(plan.source)[: checked[0].shape[0], 0]
-    if _are_few(checked):
+    if _compare_units(checked):
         unit = _unit(torch.stack(checked))
         return _hardness_of(unit.index_select(1, partner).mul_(unit).sum(dim=2).view(-1))
     dots = torch.cat([rows.index_select(0, partner).mul_(rows).sum(dim=1) for rows in checked])
@@ -114,14 +114,14 @@ def each_block_weights(features: Sequence[Tensor], plan: SwapPlan) -> Tensor:
     return _hardness_of(dots.div_(scale.view(-1)))
 
 
-def _are_few(features: Sequence[Tensor]) -> bool:
-    """Whether unit vectors pay: copies of all features cost less than more operators then.
+def _compare_units(features: Sequence[Tensor]) -> bool:
+    """Whether to make unit vectors: for few numbers, copies cost less than further operators.
 
-    One answer for both functions above: a plan that is replayed gives the same weights, to the bit.
+    Both functions above ask, so that a plan that is replayed gives the same weights, to the bit.
     """
-    first = features[0]
-    few = first.numel() <= 1 << 15 and not torch.compiler.is_compiling()  # a graph is fused anyway
-    return few and len({rows.shape for rows in features}) == 1
+    if torch.compiler.is_compiling():  # a graph is fused anyway, and would depend on the size
+        return False
+    return features[0].numel() <= 1 << 15 and len({rows.shape for rows in features}) == 1
 
 
 def _cosine_of_rows(rows: Tensor, anchor: Tensor, donor: Tensor, units: bool) -> Tensor:

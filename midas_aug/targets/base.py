@@ -146,9 +146,10 @@ class Target(ABC):
         Returns:
             ``(M, N)``.
         """
-        rows = torch.cat([predicted.detach() for predicted in scores])
-        found = self.log_likelihoods(rows, _tiled(labels, len(scores)))
-        return found.view(len(scores), -1)
+        own = labels[:, None]
+        # Not of all in one tensor: `n_outputs` of None allows heads of different widths.
+        found = [self.log_likelihoods(predicted.detach(), own)[:, 0] for predicted in scores]
+        return torch.stack(found)
 
     def dense(self, source_labels: Tensor, shares: Tensor) -> Tensor:
         """Soft targets ``(R, C)`` for a loss that is linear in them.

@@ -136,10 +136,14 @@ class ClassIndex(Target):
 
     def losses(self, scores: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
         """The cross-entropy of K logits of each row, ``(K, N)``; 0 where it does not count."""
+        if type(self).loss_terms is not ClassIndex.loss_terms:  # a subclass's own
+            return super().losses(scores, labels, ignored)
         return self._cross_entropy(scores, labels, ignored, "none").view(scores.shape[:2])
 
     def loss_sum(self, scores: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
         """The sum of `losses`, in one kernel."""
+        if type(self).loss_terms is not ClassIndex.loss_terms:  # a subclass's own
+            return super().loss_sum(scores, labels, ignored)
         return self._cross_entropy(scores, labels, ignored, "sum")
 
     def _cross_entropy(
@@ -157,6 +161,8 @@ class ClassIndex(Target):
 
     def head_log_likelihoods(self, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Log-probability of each row's own label by M heads, ``(M, N)``, without gradient."""
+        if type(self).log_likelihoods is not ClassIndex.log_likelihoods:  # a subclass's own
+            return super().head_log_likelihoods(scores, labels)
         log_p = torch.stack([logits.detach() for logits in scores]).log_softmax(dim=2)
         at = labels.expand(log_p.shape[0], labels.shape[0])
         return log_p.gather(2, at[:, :, None])[:, :, 0]

@@ -198,3 +198,11 @@ def test_hardness_stays_in_its_range_where_a_cosine_does_not() -> None:
     source = torch.stack([torch.arange(4096), torch.arange(4096, 8192)], dim=1)
     plan = F.SwapPlan(source, torch.arange(4096), torch.ones(4096, dtype=torch.bool))
     assert float(F.hard_sample_weights([same, same], plan).max()) == 2.0  # no rounding beyond
+
+
+def test_a_similarity_that_is_no_number_counts_as_none():
+    features = [torch.eye(2), torch.eye(2)]
+    plan = F.SwapPlan(torch.tensor([[1, 1]]), torch.tensor([0]), torch.tensor([True]))
+    given = iter([torch.tensor([float("nan")]), torch.tensor([0.5])])
+    weights = F.hard_sample_weights(features, plan, similarity=lambda one, other: next(given))
+    assert weights.tolist() == [1.5 + 0.25 / 2]

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
-from midas_aug.targets import ClassIndex, Distribution, MultiLabel, resolve_target
+from midas_aug.targets import ClassIndex, Distribution, MultiLabel, Target, resolve_target
 
 C, LABELS = 3, torch.tensor([0, 1, 2, -1, 1, 0])
 N = len(LABELS)
@@ -103,3 +103,54 @@ def test_bad_arguments_are_named(make, words):
     with pytest.raises(MidasAugError) as error:
         make()
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+class Sharp(ClassIndex):
+    """A target of one's own, by one method."""
+
+    def log_likelihoods(self, scores, labels):
+        return super().log_likelihoods(3 * scores, labels)
+
+
+def test_confidence_is_that_of_a_subclass():
+    out, _, unimodal = step(Sharp(C))
+    plain = MisalignAugment(("a", "b"), C, seed=0)
+    features = {"a": torch.rand(N, 4), "b": torch.rand(N, 5)}
+    want = plain(features, LABELS, unimodal_logits=[3 * logits for logits in unimodal])
+    torch.testing.assert_close(out.confidence, want.confidence)
+
+
+class Double(ClassIndex):
+    def loss_terms(self, scores, labels):
+        terms, found = super().loss_terms(scores, labels)
+        return 2 * terms, found
+
+
+@pytest.mark.parametrize("present", [None, torch.arange(2 * N).view(N, 2) % 3 > 0])
+def test_every_term_is_the_loss_of_a_subclass(present):
+    (out, logits, unimodal), found = step(ClassIndex(C)), []
+    for target in (ClassIndex(C), Double(C)):
+        augment = MisalignAugment(("a", "b"), target=target, hardness=None)
+        batch = {"a": torch.rand(N, 4), "b": torch.rand(N, 5)}
+        again = augment(batch, LABELS, unimodal_logits=unimodal, present=present, plan=out.plan)
+        found.append(MidasLoss(2).compute(logits, again, unimodal))
+    for once, twice in zip(*found, strict=True):
+        torch.testing.assert_close(twice, 2 * once)
+
+
+def test_heads_of_a_target_of_ones_own_may_differ_in_width():
+    class Mean(Target):
+        def check(self, labels, *, force=False):
+            return labels
+
+        def label_ids(self, labels):
+            return labels
+
+        def log_likelihoods(self, scores, labels):
+            return -(scores.mean(dim=1, keepdim=True) - labels).abs()
+
+    unimodal = [torch.randn(4, 2), torch.randn(4, 3)]
+    batch, labels = {"a": torch.rand(4, 4), "b": torch.rand(4, 5)}, torch.arange(4)
+    out = MisalignAugment(("a", "b"), target=Mean())(batch, labels, unimodal_logits=unimodal)
+    want = [-(logits.mean(dim=1) - labels).abs() for logits in unimodal]
+    torch.testing.assert_close(out.confidence, torch.stack(want, dim=1).exp())
