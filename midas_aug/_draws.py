@@ -21,6 +21,7 @@ __all__ = [
     "CounterDraws",
     "Draws",
     "as_draws",
+    "natural_numbers",
     "random_integers",
     "stirred",
 ]
@@ -51,12 +52,25 @@ class CounterDraws:
         for size in shape:
             count = count * size
         self._lane += 1  # draws of one call are apart by 2^40 numbers
-        first = self._lane << DRAW_BITS
-        numbers = torch.arange(first, first + count, device=self.start.device)
-        return mixed(torch.add(self.start, numbers, alpha=STEP)).view(shape)
+        first = self.start + _wrapped((self._lane << DRAW_BITS) * STEP)
+        return mixed(torch.add(first, natural_numbers(count, first), alpha=STEP)).view(shape)
 
 
 Draws: TypeAlias = torch.Generator | np.random.Generator | CounterDraws | None
+
+
+def natural_numbers(count: int, like: Tensor) -> Tensor:
+    """0 … ``count`` − 1, int64, that can be multiplied by numbers which overflow."""
+    numbers = torch.arange(count, device=like.device)
+    if torch.compiler.is_compiling():
+        # Hides them from a compiler's own arithmetic on indices, which refuses to overflow.
+        numbers = numbers.bitwise_or(0)
+    return numbers
+
+
+def _wrapped(number: int) -> int:
+    """An integer as int64 holds it."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def mixed(numbers: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_scores, check_shape
-from midas_aug._draws import STEP, stirred
+from midas_aug._draws import STEP, natural_numbers, stirred
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.skill import TEMPERATURES
 
@@ -238,6 +238,6 @@ def hash_rows(rows: Tensor) -> Tensor:
 
     Two different rows meet with a probability of 2^-62; they would then not be partners.
     """
-    columns = torch.arange(1, rows.shape[1] + 1, device=rows.device) * STEP
+    columns = (natural_numbers(rows.shape[1], rows) + 1) * STEP
     # Each number by itself first: sums of floats' bits, most of them zeros, would meet often.
     return stirred(stirred(rows + columns).sum(dim=1)).bitwise_and_(ID_MASK)

@@ -70,7 +70,7 @@ class MultiLabel(Target):
 
     def label_ids(self, labels: Tensor) -> Tensor:
         """A hash of the set of classes, ``(N,)``; negative for an ignored row."""
-        return hash_rows((labels > 0).long()).masked_fill((labels < 0).any(dim=1), -1)
+        return hash_rows(labels.long()).masked_fill((labels < 0).any(dim=1), -1)
 
     def filled(self, labels: Tensor) -> Tensor:
         """No class in ignored rows."""

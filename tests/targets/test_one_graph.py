@@ -90,6 +90,31 @@ def test_a_seeded_step_compiles_to_one_graph_and_equals_the_plain_one(name, mask
     assert torch.equal(twin.criterion.weak_modality.alpha, plain.criterion.weak_modality.alpha)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "masked"),
+    [("class", True), ("multi-label", False), ("continuous", False)],
+)
+def test_the_default_compiler_makes_the_same_draws_and_labels(name, masked):
+    """Its arithmetic on indices does not wrap as int64 does, and it fuses what others do not."""
+    torch._dynamo.reset()
+    plain, (a, v, labels, *present) = parts(name, masked, seed=7)
+    twin, _ = parts(name, masked, seed=7)
+    width = plain.fusion.out_features
+    predictions = {one: torch.randn(N, width) for one in NAMES}
+
+    def drawn(augment, *present):
+        has = present[0] if present else None
+        out = augment({"a": a, "v": v}, labels, present=has, unimodal_logits=predictions)
+        return out.drawn.ids, out.source, out.valid, out.shares
+
+    for _ in range(2):
+        want = drawn(plain.augment, *present)
+        have = torch.compile(drawn, fullgraph=True)(twin.augment, *present)
+        for one, other in zip(have, want, strict=True):
+            torch.testing.assert_close(one, other)
+
+
 # Operators of a step without a mask, and with one.
 BUDGETS = {
     "class": (156, 220),
