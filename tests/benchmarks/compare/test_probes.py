@@ -109,11 +109,46 @@ def test_the_seeds_are_those_of_no_suite():
     assert not used & set(probes.SEEDS)
 
 
-@pytest.mark.skipif(
-    not (RESULTS / "competition" / "probes.jsonl").exists(), reason="nothing was probed yet"
-)
 def test_the_committed_page_is_what_the_probes_say():
     folder = Path(RESULTS, "competition")
     found = read_probes(folder / "probes.jsonl")
     assert sorted(found) == sorted(probes.PLAN)
     assert (folder / "probes.md").read_text(encoding="utf-8") == page(found)
+
+
+def test_the_words_about_the_probes_quote_them():
+    found = read_probes(Path(RESULTS, "competition", "probes.jsonl"))
+
+    def mean(task, entry, score):
+        scores = [row["scores"][score] for key, row in found.items() if key[:2] == (task, entry)]
+        return 100 * sum(scores) / len(scores)
+
+    words = " ".join(Path(RESULTS, "competition", "reading.md").read_text("utf-8").split())
+    entries = ("joint", "plain-swap", "midas", "skill")
+    on_kanji, on_kanji3 = (
+        [round(mean(task, entry, "image.test")) for entry in entries]
+        for task in ("kanji", "kanji3")
+    )
+    first, second, third, last = on_kanji
+    assert (
+        f"{first} % of the test rows after joint training, {second} after the plain swap, " in words
+    )
+    assert f"{third} after MIDAS and {last} after skill on kanji, and on " in words
+    assert "{}, {}, {} and {} on kanji3".format(*on_kanji3) in words
+    below = {
+        entry: [
+            round(mean(task, entry, "image.test") - mean(task, entry, "joint logits.test"))
+            for task in ("kanji", "kanji3")
+        ]
+        for entry in entries
+    }
+    assert (
+        "{} points below the probe of the image with MIDAS on kanji and {} on kanji3".format(
+            *below["midas"]
+        )
+        in words
+    )
+    assert "{} and {} with skill".format(*below["skill"]) in words
+    assert "{} and {} with joint training".format(*below["joint"]) in words
+    known = [mean(t, e, "all features.training") for t in ("kanji", "kanji3") for e in entries]
+    assert f"right on {round(min(known))} to {round(max(known))} % of the training rows" in words
