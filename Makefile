@@ -4,7 +4,7 @@
 # .ci/oldest.txt, or .ci/newest.txt, which leaves them to pip.
 #
 #   demo          train on pictures and meanings of characters, print a table, draw a figure
-#   smoke         a verdict in under a minute: the tests of the core that start no ranks or
+#   smoke         a verdict in a minute or two: the tests of the core that start no ranks or
 #                 workers, train nothing and compile nothing, with fewer random examples
 #   test          all tests but those that need a trainer of somebody else's
 #   integrations  those tests, with the trainers installed
@@ -37,7 +37,7 @@ smoke: $(VENV)/.test
 		$(addprefix --ignore tests/,$(NOT_SMOKE)) -k "not compile and not ranks and not worker" $(TEST)
 
 test: $(VENV)/.test
-	@echo "All tests: five to ten minutes on two cores (make smoke: a verdict in under one)"
+	@echo "All tests: ten minutes or so on two cores (make smoke: a verdict in one or two)"
 	$(PYTEST) $(MANY) $(TEST)
 
 integrations: $(VENV)/.integrations
