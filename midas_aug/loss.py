@@ -152,7 +152,7 @@ class MidasLoss(StatefulModule):
         """Whether only the unimodal term counts in training now."""
         if self.warmup_steps:
             return self._steps.of(self.steps) < self.warmup_steps
-        return self._early.of(self.epoch)
+        return self.warmup_epochs > 0 and self._early.of(self.epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the criterion which epoch (from 0) begins; ends the warm-up when it is time."""
