@@ -53,7 +53,7 @@ class Draw:
         absent: ``(N + S, M)`` bool: the source of a modality does not have it; None: all have all.
         anchors_repeat: The misaligned rows are anchored in the batch, over and over.
         swapped_blocks: For each modality the one block of N rows, of all N + S, that is not the
-            batch in order; None: nobody knows.
+            batch in order, or None where it is not known.
         block_wise: Block m of the misaligned rows replaces modality m alone.
     """
 
@@ -67,7 +67,7 @@ class Draw:
     ignored: Tensor
     absent: Tensor | None
     anchors_repeat: bool
-    swapped_blocks: tuple[int, ...] | None
+    swapped_blocks: tuple[int | None, ...]
     block_wise: bool
 
     @property

@@ -55,7 +55,7 @@ class BatchLayout:
         source: Tensor,
         anchor: Tensor,
         anchors_repeat: bool,
-        swapped_blocks: Sequence[int] | None,
+        swapped_blocks: Sequence[int | None],
     ) -> Any:
         """A batch of the rows ``source`` of each modality and the rows ``anchor`` of the rest.
 
@@ -77,8 +77,7 @@ class BatchLayout:
             column = columns.get(key)
             path = f"batch[{key!r}]"
             if column is not None:
-                index = source[:, column]
-                swapped = None if swapped_blocks is None else swapped_blocks[column]
+                index, swapped = source[:, column], swapped_blocks[column]
                 return take_rows(value, index, n_rows, path=path, modality=True, swapped=swapped)
             if value is None or key in self.keep:
                 return value

@@ -241,12 +241,12 @@ class MisalignAugment:
         if has is not None:
             ids = ids.masked_fill(~has.any(dim=1), -1)
         enabled = self.enabled
-        replayed = plan if enabled else None
-        swapped = self._swapped_blocks if enabled and plan is None else None
-        if swapped is not None:
+        replayed, draws = plan if enabled else None, enabled and plan is None
+        if draws:
             rows, n_labelled = self._draw_rows(batch, given, ids, generator, has)
         else:
             rows, n_labelled = aligned_rows(ids, len(self.modalities), replayed, has)
+        swapped = self._swapped_blocks if draws else (None,) * len(self.modalities)
         source, anchor, valid = rows
         if materialize:
             data = self._layout.swap(batch, n_rows, source, anchor, replayed is None, swapped)
@@ -265,7 +265,7 @@ class MisalignAugment:
             absent=None if has is None else ~has.gather(0, source),
             anchors_repeat=replayed is None,
             swapped_blocks=swapped,
-            block_wise=self._block_wise and swapped is not None and has is None,
+            block_wise=self._block_wise and draws and has is None,
         )
         return MisalignedBatch(
             data,

@@ -120,9 +120,8 @@ class MisalignedBatch:
                 f"expected the name of a modality, one of {self.modalities!r}, got {name!r}; "
                 "only modalities are swapped"
             )
-        number, blocks = self.modalities.index(name), self.drawn.swapped_blocks
-        index, path = self.drawn.source[:, number], f"features of {name!r}"
-        swapped = None if blocks is None else blocks[number]
+        number, path = self.modalities.index(name), f"features of {name!r}"
+        index, swapped = self.drawn.source[:, number], self.drawn.swapped_blocks[number]
         return take_rows(features, index, self._n_rows, path=path, modality=True, swapped=swapped)
 
     # -- provenance ------------------------------------------------------------------------------
@@ -255,8 +254,9 @@ class MisalignedBatch:
         """
         if self._divisor is None:
             drawn, counted = self.drawn, self.drawn.valid[: self._n_rows]
-            facts = drawn.labels, counted, drawn.n_labelled
-            self._divisor = labelling.divisor_of(self.target, *facts)
+            self._divisor = labelling.divisor_of(
+                self.target, drawn.labels, counted, drawn.n_labelled
+            )
         return self._divisor
 
     def folded_targets(self) -> Any:
@@ -302,8 +302,9 @@ class MisalignedBatch:
             by_logits = provider is not None and provider.takes_logits
             scored: Any = confidence
             if provider is not None:
-                given = (self.labels, unimodal_logits, features, self._aligned_rows)
-                scored = labelling.ask(provider, *given)
+                scored = labelling.ask(
+                    provider, self.labels, unimodal_logits, features, self._aligned_rows
+                )
             mix = labelling.from_confidence(rule, drawn, scored, provider, self._give)
         out = self._copy()
         out.labelled_by_logits = by_logits

@@ -112,13 +112,14 @@ class FactoredLinear(nn.Linear):
             why = "one row a row of the batch, as wide as this head was built for"
             check_shape(part, (count, dim), f"features[{key!r}]", why)
         source = None if out is None else self._source(out, count)
-        blocks = out.drawn.swapped_blocks if type(out) is MisalignedBatch else None
+        swapped: Sequence[int | None] = (None,) * len(parts)
+        if type(out) is MisalignedBatch:
+            swapped = out.drawn.swapped_blocks
         terms = []
         for number, weight in enumerate(torch.split(self.weight, list(self.feature_dims), dim=1)):
             term = F.linear(parts[number], weight, self.bias if number == 0 else None)
             if source is not None:
-                swapped = None if blocks is None else blocks[number]
-                term = select_rows(term, source[:, number], swapped)
+                term = select_rows(term, source[:, number], swapped[number])
             terms.append(term)
         return functools.reduce(torch.add, terms)
 

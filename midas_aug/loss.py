@@ -121,7 +121,7 @@ class MidasLoss(StatefulModule):
         self.register_state("epoch", functools.partial(torch.zeros, (), dtype=torch.int64))
         self.register_state("steps", functools.partial(torch.zeros, (), dtype=torch.int64))
         # Python values of the two: to branch on a buffer would be a sync.
-        # A truth, not the epoch itself: a compiled graph is made anew for every number it has seen.
+        # Whether it is early, not the epoch: a graph is compiled anew for every number it has seen.
         below = functools.partial(_is_below, warmup_epochs)
         self._early = Mirror(below, warmup_epochs > 0)
         self._steps = Mirror(int, 0)
@@ -192,8 +192,8 @@ class MidasLoss(StatefulModule):
             return LossTerms(total, nothing, nothing, unimodal)
         # Not two slices, whose gradients are two tensors of all rows.
         n_rows, total_rows = out.labels.shape[0], parts[0].shape[0]
-        means = torch.split(parts[0] * parts[1], [n_rows, total_rows - n_rows])
-        aligned, misaligned = (mean.sum().neg() for mean in means)
+        products = torch.split(parts[0] * parts[1], [n_rows, total_rows - n_rows])
+        aligned, misaligned = (product.sum().neg() for product in products)
         return LossTerms(total + aligned + misaligned, aligned, misaligned, unimodal)
 
     def _parts(

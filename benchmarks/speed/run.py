@@ -44,7 +44,7 @@ def run_speed(
 
     if device.type == "cpu":
         record["phases"] = measure_phases(rounds=20 if small else 300)
-    if device.type == "cuda":  # first, and kept: it is what a GPU is needed for
+    elif device.type == "cuda":  # first, and kept: it is what a GPU is needed for
         record["checks"] = cuda.run_checks(device, rounds=rounds, seconds=seconds, small=small)
         keep()
     todo = list(_cases(device, small))

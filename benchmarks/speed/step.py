@@ -87,7 +87,7 @@ class Heads:
 
     def concatenate(self, features: Features) -> Tensor:
         """The ordinary input of a fusion head."""
-        return torch.cat([features[name] for name in features], dim=1)
+        return torch.cat(list(features.values()), dim=1)
 
     def classify(self, features: Features) -> Features:
         """Unimodal logits."""

@@ -81,10 +81,11 @@ def hard_sample_weights(
         has = as_tensor(present, "present")
         compared = replaced & has.index_select(0, anchor) & has.gather(0, source)
     checked, similarities = _feature_rows(features), []
+    units = similarity == "cosine" and _compare_units(checked)
     for number, rows in enumerate(checked):
         donor = source[:, number]
         if similarity == "cosine":
-            similarities.append(_cosine_of_rows(rows, anchor, donor, _compare_units(checked)))
+            similarities.append(_cosine_of_rows(rows, anchor, donor, units))
         else:
             pair = rows.index_select(0, anchor), rows.index_select(0, donor)
             similarities.append(similarity(*pair))

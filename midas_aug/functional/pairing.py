@@ -123,20 +123,23 @@ def partners_from_draws(
     return torch.where(valid, order.index_select(0, position), own), valid
 
 
-def partners_of_each(labels: Tensor, present: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+def partners_of_each(
+    labels: Tensor, present: Tensor, draws: Tensor, facts: RowFacts
+) -> tuple[Tensor, Tensor]:
     """A partner of another class for each row and modality, among the rows that have the modality.
 
     Args:
         labels: ``(N,)`` int64; negative ones are ignored rows.
         present: ``(N, M)`` bool: which modalities a row has.
         draws: ``(M, N)``, uniform in ``0 … 2^40 - 1``.
+        facts: Of ``labels``.
 
     Returns:
         ``partner`` ``(M, N)`` int64 and ``valid`` ``(M, N)`` bool.
     """
-    rows, labelled = labels.shape[0], labels >= 0
+    rows, labelled = labels.shape[0], facts.labelled
     check_size(rows)
-    own = torch.arange(rows, device=labels.device).expand(draws.shape)
+    own = facts.own.expand(draws.shape)
     if rows == 0:
         return own, draws > 0
     keys = torch.where(labelled & present.t().contiguous(), labels, _LAST)

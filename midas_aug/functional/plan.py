@@ -13,6 +13,7 @@ from midas_aug.errors import MidasAugError
 from midas_aug.functional.pairing import (
     OWN_PAIRINGS,
     Pairing,
+    RowFacts,
     check_partners,
     facts_of,
     partners_from_draws,
@@ -100,7 +101,6 @@ def plan_swaps(
     if present is not None:
         why = "one flag a row and modality"
         has = check_flags(present, (len(classes), num_modalities), "present", why)
-    if has is not None:
         classes = classes.masked_fill(~has.any(dim=1), -1)
     rows, _ = draw_rows(
         labels,
@@ -143,7 +143,8 @@ def draw_rows(
         drawn = pairing(told, features=features, generator=generator)
         partner, valid = check_partners(*drawn, classes)
     elif present is not None:
-        partner, valid = partners_of_each(classes, present, bits((num_modalities, n_rows)))
+        draws = bits((num_modalities, n_rows))
+        partner, valid = partners_of_each(classes, present, draws, facts)
     else:
         draws = bits((n_rows,))
         partner, valid = partners_from_draws(classes, draws, num_classes, facts=facts)
@@ -163,7 +164,7 @@ def draw_rows(
             if valid.ndim == 2:
                 valid = valid.gather(0, modality[None])[0]
         else:
-            dealt, valid = _deal(bits, classes, partner, valid, num_modalities, present)
+            dealt, valid = _deal(bits, facts, partner, valid, num_modalities, present)
         blocks = [[own, dealt[m]] for m in numbers]
     # One concatenation: the sources of each modality in turn, then the anchors.
     columns = torch.cat([*itertools.chain(*blocks), *[own] * n_blocks])
@@ -242,18 +243,18 @@ def check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan:
 
 def _deal(
     bits: Callable[[tuple[int, ...]], Tensor],
-    labels: Tensor,
+    facts: RowFacts,
     partner: Tensor,
     valid: Tensor,
     num_modalities: int,
     present: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The source rows of ``swap="permute"``, ``(M, N)``, and which are valid, ``(N,)``."""
-    n_rows = labels.shape[0]
-    own = torch.arange(n_rows, device=labels.device)
+    own, labelled, _ = facts
+    n_rows = own.shape[0]
     others = [bits((n_rows,)) for _ in range(num_modalities - 2)]
     cards = bits((n_rows, num_modalities)).argsort(dim=1)  # who of the hand gives each modality
-    candidates, place = (labels >= 0)[None], None
+    candidates, place = labelled[None], None
     if present is not None:
         place = cards.argsort(dim=1)  # which modality each of the hand gives
         candidates = candidates & present.t()

@@ -117,16 +117,16 @@ def test_the_default_compiler_makes_the_same_draws_and_labels(name, masked):
 
 # Operators of a step without a mask, and with one.
 BUDGETS = {
-    "class": (156, 220),
-    "weighted class": (168, 244),
-    "smoothed class": (208, 284),
-    "distribution": (191, 255),
-    "weighted distribution": (225, 289),
-    "multi-label": (214, 278),
-    "continuous": (221, 285),
-    "wide continuous": (221, 285),
-    "binned continuous": (205, 269),
-    "own": (173, 237),
+    "class": (130, 200),
+    "weighted class": (142, 228),
+    "smoothed class": (167, 252),
+    "distribution": (164, 232),
+    "weighted distribution": (198, 266),
+    "multi-label": (191, 259),
+    "continuous": (189, 257),
+    "wide continuous": (189, 257),
+    "binned continuous": (172, 240),
+    "own": (152, 220),
 }
 
 

@@ -279,3 +279,39 @@ def test_the_numbers_of_the_docs_are_on_that_page():
         for number in re.findall(r"\d+\.\d+ \[[^\]]+\]", cells):
             assert number in page
     assert np.isfinite(record["rounds"])
+
+
+def test_the_words_about_the_page_quote_it():
+    record = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
+    reading = (RESULTS / "reading.md").read_text(encoding="utf-8")
+    words = " ".join(reading.split())
+    rows = re.findall(r"^\| ([^|]+) \|((?: \d+ \|){4})$", reading, flags=re.MULTILINE)
+    now = {name: [int(cell) for cell in re.findall(r"\d+", cells)[1::2]] for name, cells in rows}
+    found = {name: [part["operators"], part["calls"]] for name, part in record["phases"].items()}
+    found["the whole step"] = [sum(column) for column in zip(*found.values(), strict=True)]
+    assert now == found
+
+    def ratio(name, variant, **size):
+        (one,) = (
+            result.ratios[variant].median
+            for result in report.results_of(record)
+            if result.name == name and size.items() <= result.size.items()
+        )
+        return one
+
+    compiled = [
+        f"{ratio('step, MLP, compiled', 'ours, compiled', N=n) - 1:.0%}".replace("%", " %")
+        for n in (64, 256)
+    ]
+    assert "it is {} there and {} at batch 256".format(*compiled) in words
+    assert f"compiled, it is {compiled[0]} with MLPs at batch 64" in " ".join(
+        Path("docs/speed.md").read_text(encoding="utf-8").split()
+    )
+    each, one = (
+        f"{ratio('step, transformer fusion', variant, N=64):.1f}"
+        for variant in ("swap='each'", "swap='one'")
+    )
+    assert f'{each} times at batch 64, and {one} times with `swap="one"`' in words
+    for kind in ("each", "one"):
+        times = [f"{ratio('heads by modalities', f'swap={kind!r}', M=m):.1f}" for m in (2, 3, 4)]
+        assert "{}, {} and {} times with ".format(*times) + f'`swap="{kind}"`' in words
