@@ -96,6 +96,7 @@ def skill(
     target: Target | None = None,
     class_counts: Array | None = None,
     misaligned_weight: float = 1.0,
+    unimodal_weight: float = 1.0,
     label: Label = "label",
     seed: int | None = None,
 ) -> Recipe:
@@ -111,6 +112,7 @@ def skill(
         target: What a label is: one of `midas_aug.targets`.
         class_counts: As in `SkillConfidence`.
         misaligned_weight: λ.
+        unimodal_weight: Of the sum of the unimodal losses, as in `MidasLoss`.
         label: As in `MisalignAugment`.
         seed: As in `MisalignAugment`.
 
@@ -141,7 +143,8 @@ def skill(
         misaligned_weight=misaligned_weight,
         seed=seed,
     )
-    return Recipe(augment, MidasLoss(len(names), weak_modality=None))
+    criterion = MidasLoss(len(names), weak_modality=None, unimodal_weight=unimodal_weight)
+    return Recipe(augment, criterion)
 
 
 def plain_swap(

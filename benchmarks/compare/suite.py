@@ -28,6 +28,7 @@ from benchmarks.methods.entries import (
     COMPETITION_ENTRIES,
     COMPETITION_LATER,
     ENTRIES,
+    HEADS_ENTRIES,
     LABEL_ENTRIES,
     LEARNING_RATE,
     SKILL_ENTRIES,
@@ -39,6 +40,8 @@ from benchmarks.methods.entries import (
 from benchmarks.methods.reading import Reading
 
 KEPT = RUNS / "compare"
+
+OLD = ("digits-3", "openmoji", "stamps-3", "watch", "brca")  # where nothing beat joint training
 
 BESIDE_SEEDS = 3
 
@@ -101,6 +104,14 @@ SUITES = {
         entries=COMPETITION_ENTRIES,
         beside=tuple(COMPETITION_BESIDE),
         left_out=tuple(product(COMPETITION_LATER, ("kanji3-words",))),
+    ),
+    "heads": Suite(
+        (*COMPETITION, *OLD),
+        seeds=5,
+        headline_seeds=5,
+        tuning_seeds=(1000,),
+        first_seed=5000,
+        entries=HEADS_ENTRIES,
     ),
     "labels": Suite(
         LABELS,

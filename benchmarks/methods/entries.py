@@ -26,7 +26,7 @@ from benchmarks.methods.opm import OPM
 from benchmarks.methods.pdmp import PDMP
 from benchmarks.methods.powmix import PowMix
 from benchmarks.methods.pretrained import Pretrained
-from benchmarks.methods.reading import Alone, FittedWeights, Reading
+from benchmarks.methods.reading import Alone, FittedHeads, FittedWeights, Reading
 from benchmarks.methods.remix import DataRemixing
 from benchmarks.methods.same_class import SameClass
 from benchmarks.methods.skill import Skill
@@ -61,6 +61,7 @@ class Entry:
         alone: One modality a run, the others are not looked at.
         rates: The learning rates, where there is no knob; the first one is the default.
         read_off: An entry whose training this one reads in another way; it follows that entry.
+        heads: Where it does, weights for the unimodal heads are fitted, too.
     """
 
     title: str
@@ -73,12 +74,15 @@ class Entry:
     rates: tuple[float, ...] = tuple(sorted(FOUR_RATES, key=lambda rate: rate != TWO_RATES[0]))
 
     read_off: str | None = None
+    heads: bool = False
 
     def reading(self, modality: str | None) -> Reading:
         """How the trained model is read; ``modality`` is the one that is looked at alone."""
         if self.read_off is None:
             return Reading()
-        return FittedWeights() if modality is None else Alone(modality)
+        if modality is not None:
+            return Alone(modality)
+        return FittedHeads() if self.heads else FittedWeights()
 
     def configs(self) -> list[Config]:
         """What tuning chooses from; the first one is the default."""
@@ -136,7 +140,7 @@ ENTRIES: dict[str, Entry] = {
     "lfm": Entry("LFM", LFM),
     "mcr": Entry("MCR", MCR, knob=("regularizer", (0.1, 0.01))),
     "plain-swap": Entry(
-        "plain swap", Midas, {**PLAIN, "unimodal_losses": False, "warmup": 0}, follows="midas"
+        "plain swap", Midas, {**PLAIN, "unimodal_weight": 0, "warmup": 0}, follows="midas"
     ),
     "plain-swap-warmup": Entry("plain swap + warm-up", Midas, PLAIN, follows="midas"),
     "midas": Entry("MIDAS", Midas, knob=("misaligned_weight", (1, 5))),
@@ -162,7 +166,7 @@ def _at(title: str, like: str, half: bool = False, **fixed: Value) -> Entry:
     )
 
 
-NO_WARMUP: dict[str, Value] = {"unimodal_losses": False, "warmup": 0}
+NO_WARMUP: dict[str, Value] = {"unimodal_weight": 0, "warmup": 0}
 # λ = 1, and two learning rates each.
 SKILL_LEADERS = {
     "skill": Entry("skill", Skill, {"misaligned_weight": 1}, rates=TWO_RATES),
@@ -180,11 +184,9 @@ SKILL_ENTRIES: dict[str, Entry] = {
     "unimodal-losses": ENTRIES["unimodal-losses"],
     "midas-matched": _at("MIDAS without warm-up", "midas", warmup=0),
     "modality-dropout": ENTRIES["modality-dropout"],
-    "plain-swap-warmup": _at(
-        "plain swap + warm-up", "plain-swap", unimodal_losses=True, warmup=1 / 7
-    ),
+    "plain-swap-warmup": _at("plain swap + warm-up", "plain-swap", unimodal_weight=1, warmup=1 / 7),
     "plain-swap-warmup-half": _at(
-        "plain swap + warm-up", "plain-swap", half=True, unimodal_losses=True, warmup=1 / 7
+        "plain swap + warm-up", "plain-swap", half=True, unimodal_weight=1, warmup=1 / 7
     ),
 }
 
@@ -192,16 +194,17 @@ SKILL_ENTRIES: dict[str, Entry] = {
 THREE_RATES = (0.03, 0.01, 0.1)
 
 
-def _fitted(title: str, like: str) -> Entry:
-    """A row of the competition suite: the training of another one, with fitted fusion weights."""
-    leader = COMPETITION_LEADERS[like]
+def _fitted(leaders: Mapping[str, Entry], like: str, heads: bool = False) -> Entry:
+    """The training of another row, with fitted fusion weights."""
+    leader = leaders[like]
     return Entry(
-        f"{title}, fitted weights",
+        f"{leader.title}, fitted weights",
         leader.method,
         leader.fixed,
         follows=like,
         tuned=False,
         read_off=like,
+        heads=heads,
     )
 
 
@@ -232,27 +235,55 @@ COMPETITION_BESIDE = {
         ("masam", "MASAM", MASAM, {}),
     )
 }
+ALONE = Entry(
+    "unimodal",
+    LateFusionOfUnimodal,
+    follows="late-fusion",
+    tuned=False,
+    alone=True,
+    read_off="late-fusion",
+)
 # The rows of the competition suite, those first that matter most.
 COMPETITION_ENTRIES: dict[str, Entry] = {
     "late-fusion": COMPETITION_LEADERS["late-fusion"],
-    "late-fusion-fitted": _fitted("late fusion", "late-fusion"),
-    "unimodal": Entry(
-        "unimodal",
-        LateFusionOfUnimodal,
-        follows="late-fusion",
-        tuned=False,
-        alone=True,
-        read_off="late-fusion",
-    ),
+    "late-fusion-fitted": _fitted(COMPETITION_LEADERS, "late-fusion"),
+    "unimodal": ALONE,
     "joint": COMPETITION_LEADERS["joint"],
-    "joint-fitted": _fitted("joint", "joint"),
+    "joint-fitted": _fitted(COMPETITION_LEADERS, "joint"),
     "skill": COMPETITION_LEADERS["skill"],
-    "skill-fitted": _fitted("skill", "skill"),
+    "skill-fitted": _fitted(COMPETITION_LEADERS, "skill"),
     "midas": COMPETITION_LEADERS["midas"],
-    "midas-fitted": _fitted("MIDAS", "midas"),
+    "midas-fitted": _fitted(COMPETITION_LEADERS, "midas"),
     "plain-swap": COMPETITION_LEADERS["plain-swap"],
-    "plain-swap-fitted": _fitted("plain swap", "plain-swap"),
+    "plain-swap-fitted": _fitted(COMPETITION_LEADERS, "plain-swap"),
     **COMPETITION_BESIDE,
+}
+
+# Up to 0.2, for late fusion had its best rate at the end of the three.
+WIDE_RATES = (0.03, 0.01, 0.1, 0.2)
+HEAVY: dict[str, Value] = {"unimodal_weight": 3}
+HEADS_LEADERS = {
+    **{name: replace(entry, rates=WIDE_RATES) for name, entry in COMPETITION_LEADERS.items()},
+    "plain-swap-heads": Entry(
+        "plain swap, heads × 3",
+        Midas,
+        {**PLAIN, **HEAVY, "warmup": 0, "misaligned_weight": 1},
+        rates=WIDE_RATES,
+    ),
+    "skill-heads": Entry(
+        "skill, heads × 3", Skill, {**HEAVY, "misaligned_weight": 1}, rates=WIDE_RATES
+    ),
+}
+# The rows of the suite about the weight of the heads, those first that matter most.
+HEADS_ENTRIES: dict[str, Entry] = {
+    **HEADS_LEADERS,
+    "late-fusion-fitted": _fitted(HEADS_LEADERS, "late-fusion"),
+    "unimodal": ALONE,
+    "joint-fitted": _fitted(HEADS_LEADERS, "joint"),
+    **{
+        f"{name}-fitted": _fitted(HEADS_LEADERS, name, heads=True)
+        for name in ("midas", "skill", "plain-swap-heads", "skill-heads")
+    },
 }
 
 HIGH_RATES = (0.03, 0.1)

@@ -28,7 +28,7 @@ class Midas(Method):
         soft_labels: Labels shared by unimodal confidence; otherwise equally.
         weak_modality: α moves (η = 0.05).
         hard_samples: Cosine weights.
-        unimodal_losses: Heads and their loss.
+        unimodal_weight: Of the sum of the heads' losses; 0 for no heads. The paper's is 1.
     """
 
     misaligned_weight: float = 1.0
@@ -36,7 +36,7 @@ class Midas(Method):
     soft_labels: bool = True
     weak_modality: bool = True
     hard_samples: bool = True
-    unimodal_losses: bool = True
+    unimodal_weight: float = 1.0
 
     def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
@@ -54,15 +54,15 @@ class Midas(Method):
         """How samples are misaligned."""
         return {"swap": "each" if self.num_modalities == 2 else "permute"}
 
-    def unimodal_weight(self) -> float:
+    def weight_of_heads(self) -> float:
         """Factor of the sum of the unimodal losses."""
-        return float(self.unimodal_losses)
+        return self.unimodal_weight
 
     def build_criterion(self) -> MidasLoss:
         """The loss, and with it the weak-modality weights."""
         return MidasLoss(
             self.num_modalities,
-            unimodal_weight=self.unimodal_weight(),
+            unimodal_weight=self.weight_of_heads(),
             weak_modality="paper" if self.weak_modality else None,
             warmup_epochs=round(self.warmup * self.setting.epochs),
         )
@@ -72,7 +72,7 @@ class Midas(Method):
         self.augment.enabled = not self.criterion.warming_up
 
     def loss(self, features: Features, labels: Tensor) -> Tensor:
-        unimodal = self.model.classify(features) if self.unimodal_losses else None
+        unimodal = self.model.classify(features) if self.unimodal_weight else None
         out = self.augment(
             features,
             labels,
@@ -106,8 +106,8 @@ class MidasPublicCode(Midas):
     def swapping(self) -> dict[str, Any]:
         return {"swap": "each", "pairing": functional.permutation_partners}
 
-    def unimodal_weight(self) -> float:
-        return super().unimodal_weight() / self.num_modalities
+    def weight_of_heads(self) -> float:
+        return super().weight_of_heads() / self.num_modalities
 
     def build_criterion(self) -> MidasLoss:
         criterion = super().build_criterion()

@@ -1,4 +1,4 @@
-"""Ways to read a trained model: as it is, with a fitted weight a modality, one modality alone.
+"""Ways to read a trained model: as it is, with fitted weights, one modality alone.
 
 They differ in what is predicted and in the epoch that is selected, not in the training, so one run
 gives a result for each.
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from benchmarks.common.model import Features
 from benchmarks.methods.base import EncodedRows, Method
-from benchmarks.methods.shared import stack
 from benchmarks.methods.training import Validation, validation_of
 from midas_aug.functional import fit_fusion_weights
 
@@ -52,16 +51,33 @@ class FittedWeights(Reading):
     weights: Tensor = field(default_factory=lambda: torch.ones(0))
     measured: dict[int, Tensor] = field(default_factory=dict)  # by epoch
 
+    def weighed(self, method: Method, features: Features) -> list[Tensor]:
+        """What has a weight, ``(N, C)`` each."""
+        return list(method.parts(features).values())
+
     def measure(self, method: Method, rows: EncodedRows, epoch: int) -> None:
-        parts = list(method.parts(rows.features).values())
-        self.weights = self.measured[epoch] = fit_fusion_weights(parts, rows.labels)
+        weighed = self.weighed(method, rows.features)
+        self.weights = self.measured[epoch] = fit_fusion_weights(weighed, rows.labels)
 
     def restore(self, epoch: int) -> None:
         self.weights = self.measured[epoch]
 
     def predict(self, method: Method, features: Features) -> Tensor:
-        parts = stack(method.parts(features))
-        return torch.einsum("m,mnc->nc", self.weights, parts)
+        return torch.einsum("k,knc->nc", self.weights, torch.stack(self.weighed(method, features)))
+
+
+@dataclass
+class FittedHeads(FittedWeights):
+    """Σ_m w_m u_m + Σ_m v_m log h_m: a weight for each unimodal head, too, where heads are trained.
+
+    u are the additive parts of the joint logits, h the probabilities of the heads. As both are
+    linear in the features, and what the logarithm subtracts is the same for all classes, the whole
+    still folds into one linear layer.
+    """
+
+    def weighed(self, method: Method, features: Features) -> list[Tensor]:
+        heads = method.model.classify(features).values()
+        return [*super().weighed(method, features), *(z.log_softmax(dim=1) for z in heads)]
 
 
 @dataclass

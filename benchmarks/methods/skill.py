@@ -23,9 +23,11 @@ class Skill(Method):
 
     Attributes:
         misaligned_weight: λ.
+        unimodal_weight: Of the sum of the heads' losses.
     """
 
     misaligned_weight: float = 1.0
+    unimodal_weight: float = 1.0
 
     def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
@@ -37,6 +39,7 @@ class Skill(Method):
             if classes
             else None,
             misaligned_weight=self.misaligned_weight,
+            unimodal_weight=self.unimodal_weight,
         )
         self.confidence = self.augment.confidence
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.common.records import write_text
-from benchmarks.compare.report import figures, labels, tables
+from benchmarks.compare.report import family, figures, tables
 from benchmarks.compare.report.runs import load_runs
 
 __all__ = ["write_report"]
@@ -21,8 +21,8 @@ def write_report(name: str, tasks: tuple[str, ...], root: Path) -> Iterator[Path
     page = folder / "README.md"
     reading = folder / "reading.md"  # by hand
     words = reading.read_text(encoding="utf-8") if reading.exists() else ""
-    if name == "labels":
-        write_text(page, labels.page(runs, words))
+    if name in family.FAMILIES:
+        write_text(page, family.page(name, runs, words))
     else:
         for file, drawing in figures.figures_of(runs).items():
             drawing.draw(runs, folder / file)

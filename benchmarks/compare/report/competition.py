@@ -131,18 +131,18 @@ def family_table(
     return table([title, *runs], lines)
 
 
-def open_question(runs: Runs, tasks: list[str]) -> str:
-    """Whether skill with fitted weights is what the protocol asks for, in words."""
+def open_question(runs: Runs, tasks: list[str], ours: str = "skill-fitted") -> str:
+    """Whether a row is what the protocol asks for, in words: better on these, worse on none."""
     missed = [
         f"{task} against {runs[task].rows[theirs].title}"
         for task in tasks
         for theirs in OPEN_QUESTION
-        if runs[task].difference("skill-fitted", theirs, "accuracy").verdict <= 0
+        if runs[task].difference(ours, theirs, "accuracy").verdict <= 0
     ]
     harmed = [
         name
         for name, task in runs.items()
-        if task.difference("skill-fitted", "joint", "accuracy").verdict < 0
+        if task.difference(ours, "joint", "accuracy").verdict < 0
     ]
     if tasks and not missed and not harmed:
         return "The open question is met on these tasks, by the raw intervals."

@@ -13,7 +13,7 @@ from benchmarks.compare import data, suite, tasks
 from benchmarks.compare.data import brca, brca_age, openmoji_tags
 from benchmarks.compare.kept import FROZEN, write_runs
 from benchmarks.compare.report import write_report
-from benchmarks.compare.report.labels import PAIRS
+from benchmarks.compare.report.family import LABEL_PAIRS
 from benchmarks.compare.tasks import LABELS, TASKS, Rows, Split, draw_present, load_split
 from benchmarks.compare.train import encode, train
 from benchmarks.methods.base import Method
@@ -292,7 +292,7 @@ def test_the_page_has_a_column_a_task_and_marks_what_differs(finished):
     assert header == f"| method | {' | '.join(LABELS)} |"
     summary = next(line for line in page.splitlines() if line.startswith("| MIDAS | "))
     assert summary.split(" | ")[1 + LABELS.index("openmoji-tags")] == "70.1▲△"
-    assert f"over all {len(PAIRS) * len(LABELS)} comparisons" in page
+    assert f"over all {len(LABEL_PAIRS) * len(LABELS)} comparisons" in page
     assert "+20.0 ± 0.0 ▲★ (10/10)" in page
     assert "| MIDAS against joint | 1 / 10 / 0 | 1 / 10 / 0 | 1 / 10 |" in page
     assert "| skill against MIDAS | 0 / 10 / 1 | 0 / 10 / 1 | 0 / 11 |" in page

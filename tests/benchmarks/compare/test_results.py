@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.common.records import RESULTS
 from benchmarks.compare import kept, suite
-from benchmarks.compare.report import labels, tables
+from benchmarks.compare.report import family, tables
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.tasks import TASKS
 from benchmarks.methods.entries import (
@@ -65,7 +65,8 @@ def test_the_page_is_what_the_runs_say(name):
     page = (folder / "README.md").read_text(encoding="utf-8")
     reading = (folder / "reading.md").read_text(encoding="utf-8")
     runs = load(name)
-    written = labels.page(runs, reading) if name == "labels" else tables.page(name, runs, reading)
+    write = family.page if name in family.FAMILIES else tables.page
+    written = write(name, runs, reading)
     assert page == written
 
 

@@ -66,7 +66,7 @@ def test_eight_combinations_and_what_they_switch():
             hard,
         )
         assert method.soft_labels
-        assert method.unimodal_losses
+        assert method.unimodal_weight
 
 
 def test_parts_act():

@@ -1,41 +1,92 @@
-"""The page of the suite about tags, numbers and missing modalities.
-
-See its protocol, benchmarks/results/labels/PROTOCOL.md.
-"""
+"""The page of a suite whose claims are one family of comparisons, corrected for by Holm."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from benchmarks.common.markdown import table
-from benchmarks.compare.report.competition import Compared, Pairs, family, family_table
+from benchmarks.compare.report.competition import (
+    Compared,
+    Pairs,
+    family,
+    family_table,
+    open_question,
+)
 from benchmarks.compare.report.runs import TaskRuns
 from benchmarks.compare.report.statistics import holm
 from benchmarks.compare.report.tables import LEGEND, chosen, conditions, marked_mean, mean_std
-from benchmarks.compare.tasks import TASKS
+from benchmarks.compare.tasks import COMPETITION, TASKS
 
 Runs = Mapping[str, TaskRuns]
 
-# The family of comparisons.
-PAIRS: Pairs = (
+LABEL_PAIRS: Pairs = (
     *(("midas", theirs) for theirs in ("joint", "plain-swap", "modality-dropout")),
     *(("skill", theirs) for theirs in ("joint", "plain-swap", "modality-dropout", "midas")),
     *((ours, "joint") for ours in ("plain-swap", "modality-dropout")),
 )
+HEADS_PAIRS: Pairs = (
+    *(
+        ("skill-heads-fitted", theirs)
+        for theirs in (
+            "joint",
+            "plain-swap",
+            "midas",
+            "late-fusion-fitted",
+            "joint-fitted",
+            "midas-fitted",
+            "skill-fitted",
+            "plain-swap-heads-fitted",
+        )
+    ),
+    *(("skill-heads", theirs) for theirs in ("joint", "late-fusion", "skill", "plain-swap-heads")),
+    *(("midas", theirs) for theirs in ("joint", "plain-swap")),
+)
 
 
-def page(runs: Runs, reading: str = "") -> str:
+class Family(NamedTuple):
+    """What is said of a suite on its page.
+
+    Attributes:
+        pairs: The family of comparisons.
+        note: Beneath the first table.
+        candidate: The row about which the open question is asked, where it is.
+        competing: The tasks on which it has to be better.
+    """
+
+    pairs: Pairs
+    note: str
+    candidate: str = ""
+    competing: tuple[str, ...] = ()
+
+
+FAMILIES = {
+    "labels": Family(
+        LABEL_PAIRS,
+        f"Accuracy and mean average precision in %, R² times 100. {LEGEND} The learning rates "
+        "of tags are ten times those that stand below.",
+    ),
+    "heads": Family(
+        HEADS_PAIRS,
+        f"Accuracy in %. {LEGEND}",
+        candidate="skill-heads-fitted",
+        competing=COMPETITION,
+    ),
+}
+
+
+def page(name: str, runs: Runs, reading: str = "") -> str:
     """All of it; ``reading`` is what a person has to say about the numbers."""
-    compared = list(family(runs, PAIRS))
+    said = FAMILIES[name]
+    compared = list(family(runs, said.pairs))
     kept = holm([one.p for one in compared])
     parts = [
-        "# Results of the suite `labels`",
+        f"# Results of the suite `{name}`",
         "What the tasks and rows are and how it was run: [the protocol](PROTOCOL.md). Written by "
-        "`python -m benchmarks freeze labels`.",
+        f"`python -m benchmarks freeze {name}`.",
         conditions(runs),
         *([reading.strip()] if reading else []),
         "## The score that decides",
         summary(runs),
-        f"Accuracy and mean average precision in %, R² times 100. {LEGEND} The learning rates "
-        "of tags are ten times those that stand below.",
+        said.note,
         "## The family of comparisons, raw and corrected",
         "Points of the score that decides. ▲ and ▼: the raw 95 % interval is clear of zero. ★: it "
         f"is a difference for Holm's correction over all {len(compared)} comparisons too, of which "
@@ -43,8 +94,11 @@ def page(runs: Runs, reading: str = "") -> str:
         family_table(runs, compared, kept, "points"),
         f"On how many of the {len(runs)} tasks, by the raw interval, by Holm's correction, and by "
         "the mean alone:",
-        counts(runs, compared, kept),
+        counts(runs, said.pairs, compared, kept),
     ]
+    if said.candidate:
+        competing = [task for task in said.competing if task in runs]
+        parts += [open_question(runs, competing, said.candidate)]
     for task in runs.values():
         parts += [f"## {task.name}", scores(task), chosen(task)]
     return "\n\n".join(parts) + "\n"
@@ -59,11 +113,11 @@ def summary(runs: Runs) -> str:
     return table(["method", *runs], rows)
 
 
-def counts(runs: Runs, compared: list[Compared], kept: list[bool]) -> str:
+def counts(runs: Runs, pairs: Pairs, compared: list[Compared], kept: list[bool]) -> str:
     """On how many tasks the first of a pair is better, tied or worse."""
     rows = []
     titles = next(iter(runs.values())).rows
-    for ours, theirs in PAIRS:
+    for ours, theirs in pairs:
         signs = [
             (one.difference.verdict, star, one.difference.mean > 0)
             for one, star in zip(compared, kept, strict=True)
