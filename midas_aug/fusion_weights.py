@@ -15,17 +15,22 @@ from midas_aug.functional.fusion_weights import fit_fusion_weights
 
 __all__ = ["FusionWeights"]
 
+Heads = Mapping[Any, nn.Module] | Sequence[nn.Module] | nn.ModuleDict | nn.ModuleList
+
 
 class FusionWeights:
     r"""One weight a modality for a linear fusion layer, fitted on validation rows.
 
-    .. math:: z = \sum_m w_m u_m, \quad u_m = W_m f^m + b / M
+    .. math:: z = \sum_m w_m u_m + \sum_m v_m h_m, \quad u_m = W_m f^m + b / M
 
     A fusion layer on concatenated features is a sum over modalities. Trained on rows that one
     modality knows by heart, it trusts that modality too much on others;
     `midas_aug.functional.fit_fusion_weights` mends this on rows that nothing was trained on.
     Training never sees the weights. They fold into a copy of the layer, which costs what the layer
     costs. Not in the paper.
+
+    Linear unimodal heads h_m, which MIDAS trains anyway, can have a weight v_m each: they are sums
+    over the same features, so they fold into the same layer.
 
     After an epoch, ``update`` it with the batches of the validation set, ``step``, and evaluate
     with the ``folded`` layer. Rows that choose the epoch and the weights are no test rows.
@@ -35,12 +40,16 @@ class FusionWeights:
             every ``update``.
         feature_dims: Of an ``nn.Linear``: size D_m of each modality, by name or in order, in the
             order in which the features are concatenated.
+        heads: A linear head of each modality, by name or in order, on the features that the fusion
+            sees, with as many outputs. Read anew like the fusion. None: no v.
 
     Attributes:
-        weights: ``(M,)``, 1 before the first ``step``.
+        weights: w, ``(M,)``; with heads w and v, ``(2M,)``. Before the first ``step`` w is 1 and v
+            is 0, the layer as it is.
 
     Raises:
-        MidasAugError: The fusion is not a sum over modalities, or the sizes do not fit it.
+        MidasAugError: The fusion is not a sum over modalities, a head is not linear, or the sizes
+            do not fit.
 
     Example:
         >>> import torch
@@ -62,6 +71,7 @@ class FusionWeights:
         self,
         fusion: nn.Linear,
         feature_dims: Mapping[Hashable, int] | Sequence[int] | None = None,
+        heads: Heads | None = None,
     ) -> None:
         if not isinstance(fusion, nn.Linear):
             raise MidasAugError(
@@ -94,24 +104,29 @@ class FusionWeights:
         self.fusion = fusion
         self.modalities = tuple(feature_dims)
         self.feature_dims = tuple(feature_dims.values())
-        self.weights = torch.ones(len(self.modalities))
+        self.heads = () if heads is None else self._checked(heads)
+        self.weights = torch.cat([torch.ones(len(self.modalities)), torch.zeros(len(self.heads))])
         self._parts: list[Tensor] = []
         self._labels: list[Tensor] = []
 
     def __repr__(self) -> str:
-        weights = dict(zip(self.modalities, self.weights.tolist(), strict=True))
-        return f"FusionWeights({', '.join(f'{name}: {w:.3g}' for name, w in weights.items())})"
+        names = [*map(str, self.modalities)]
+        if self.heads:
+            names += [f"head of {name}" for name in self.modalities]
+        weighed = zip(names, self.weights.tolist(), strict=True)
+        return f"FusionWeights({', '.join(f'{name}: {w:.3g}' for name, w in weighed)})"
 
     @torch.no_grad()
     def parts(self, features: Any) -> Tensor:
-        """The additive parts u of the layer's logits, the bias divided equally.
+        """The additive parts u of the layer's logits, the bias divided equally; then the heads' h.
 
         Args:
             features: ``(N, D_m)`` of each modality, by name or in order. Or one ``(N, sum of D_m)``
                 tensor, concatenated already.
 
         Returns:
-            ``(N, M, C)``; the sum over M is the layer's output. Without gradient.
+            ``(N, M, C)``; the sum over M is the layer's output. With heads ``(N, 2M, C)``, their
+            logits last. Without gradient.
 
         Raises:
             MidasAugError: Shapes or names do not fit.
@@ -127,7 +142,10 @@ class FusionWeights:
         bias: Tensor | None = self.fusion.bias
         share = None if bias is None else bias / len(given)
         blocks = self._split(self.fusion.weight)
-        return torch.stack([F.linear(f, w, share) for f, w in zip(given, blocks, strict=True)], 1)
+        parts = [F.linear(f, w, share) for f, w in zip(given, blocks, strict=True)]
+        if self.heads:
+            parts += [head(feature) for head, feature in zip(self.heads, given, strict=True)]
+        return torch.stack(parts, dim=1)
 
     def update(self, features: Any, labels: Array) -> None:
         """Take a batch of validation rows, with the layer as it is now.
@@ -149,7 +167,7 @@ class FusionWeights:
         """Fit the weights to the rows since the last ``step``, and forget the rows.
 
         Returns:
-            ``(M,)``, which is ``weights`` from now on.
+            ``(M,)`` or ``(2M,)``, which is ``weights`` from now on.
 
         Raises:
             MidasAugError: There was no ``update``, or a part is not finite.
@@ -168,10 +186,10 @@ class FusionWeights:
     def folded(self) -> nn.Linear:
         """A copy of the layer, as it is now, with the weights in its parameters.
 
-        It is a plain layer of the same kind, whose bias has the mean weight.
+        It is a plain layer of the same kind, whose bias has the mean weight; heads are added to it,
+        each with its v.
         """
-        layer, weight = self.fusion, self.fusion.weight
-        bias: Tensor | None = layer.bias
+        layer, (weight, bias) = self.fusion, self._weighed()
         inputs: Any = layer.in_features
         kind: Callable[..., nn.Linear] = nn.Linear
         if isinstance(layer, FactoredLinear):
@@ -180,13 +198,51 @@ class FusionWeights:
                 FactoredLinear,
             )
         copy = kind(inputs, layer.out_features, bias is not None, weight.device, weight.dtype)
-        weights = self.weights.to(weight)
-        scaled = [w * block for w, block in zip(weights, self._split(weight), strict=True)]
-        copy.weight.copy_(torch.cat(scaled, dim=1))
+        copy.weight.copy_(weight)
         if bias is not None:
-            copy.bias.copy_(weights.mean() * bias)
+            copy.bias.copy_(bias)
         copy.train(layer.training)
         return copy
+
+    def _weighed(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the folded layer."""
+        weight, bias = self.fusion.weight, self._bias_of(self.fusion)
+        count = len(self.modalities)
+        weights = self.weights.to(weight)
+        w, v = weights[:count], weights[count:]
+        blocks = [scale * block for scale, block in zip(w, self._split(weight), strict=True)]
+        biases = [] if bias is None else [w.mean() * bias]
+        for place, (scale, head) in enumerate(zip(v, self.heads, strict=True)):
+            blocks[place] = blocks[place] + scale * head.weight
+            own = self._bias_of(head)
+            biases += [] if own is None else [scale * own]
+        return torch.cat(blocks, dim=1), torch.stack(biases).sum(dim=0) if biases else None
+
+    @staticmethod
+    def _bias_of(layer: nn.Linear) -> Tensor | None:
+        return layer.bias  # which its annotation calls a tensor, and which may be None
+
+    def _checked(self, heads: Heads) -> tuple[nn.Linear, ...]:
+        """The heads in the order of the modalities, each linear and of the right size."""
+        given: Any = heads
+        if isinstance(heads, nn.ModuleDict | nn.ModuleList):
+            given = dict(heads.items()) if isinstance(heads, nn.ModuleDict) else list(heads)
+        ordered = in_order(given, self.modalities, "heads")
+        for name, dim, head in zip(self.modalities, self.feature_dims, ordered, strict=True):
+            if not isinstance(head, nn.Linear):
+                raise MidasAugError(
+                    f"expected heads[{name!r}] to be an nn.Linear on the features of the fusion, "
+                    f"got {type(head).__name__}; what is not linear in them can't be folded. Leave "
+                    "heads out, or pass log-probabilities to functional.fit_fusion_weights"
+                )
+            sizes = (head.in_features, head.out_features)
+            if sizes != (dim, self.fusion.out_features):
+                raise MidasAugError(
+                    f"expected heads[{name!r}] to have {dim} inputs and "
+                    f"{self.fusion.out_features} outputs, as the fusion has for this modality, "
+                    f"got {sizes[0]} and {sizes[1]}; pass the heads of the features that are fused"
+                )
+        return tuple(ordered)
 
     def _split(self, columns: Tensor) -> tuple[Tensor, ...]:
         return torch.split(columns, list(self.feature_dims), dim=1)

@@ -118,3 +118,75 @@ def test_features_that_do_not_fit_are_explained():
         with pytest.raises(MidasAugError) as error:
             fitted.update(given, their_labels)
         assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def with_heads(kind, bias=True, heads_bias=True):
+    """As `build`, with a head a modality."""
+    fusion, _, features = build(kind, bias)
+    heads = {name: nn.Linear(dim, 5, bias=heads_bias) for name, dim in DIMS.items()}
+    dims = None if kind == "factored" else DIMS
+    return fusion, FusionWeights(fusion, dims, heads=heads), features, heads
+
+
+@pytest.mark.parametrize(("bias", "heads_bias"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("kind", ["factored", "linear", "spectral"])
+def test_heads_have_a_weight_each_and_fold_into_the_same_layer(kind, bias, heads_bias):
+    fusion, fitted, features, heads = with_heads(kind, bias, heads_bias)
+    labels = torch.arange(40) % 5
+    with torch.no_grad():
+        untouched = fitted.folded()(joined(features))
+        torch.testing.assert_close(untouched, fusion(joined(features)))  # v = 0
+        fitted.update(features, labels)
+        weights = fitted.step()
+        h = [heads[name](features[name]) for name in DIMS]
+        u = list(fitted.parts(features).unbind(dim=1)[: len(DIMS)])
+        torch.testing.assert_close(sum(u), fusion(joined(features)))
+        torch.testing.assert_close(weights, fit_fusion_weights([*u, *h], labels))
+        expected = sum(w * part for w, part in zip(weights, [*u, *h], strict=True))
+        folded = fitted.folded()
+        torch.testing.assert_close(folded(joined(features)), expected)
+    assert weights.shape == (6,)
+    assert (folded.bias is not None) == (bias or heads_bias)
+
+
+def test_log_probabilities_of_heads_have_the_weights_of_their_logits():
+    """What the logarithm subtracts is the same for all classes."""
+    _, fitted, features, _ = with_heads("factored")
+    labels = torch.arange(40) % 5
+    parts = fitted.parts(features)
+    normalised = torch.cat([parts[:, :3], parts[:, 3:].log_softmax(dim=2)], dim=1)
+    weights = [fit_fusion_weights(given, labels) for given in (parts, normalised)]
+    torch.testing.assert_close(*weights, atol=1e-4, rtol=1e-3)
+
+
+def test_a_head_that_knows_mends_a_fusion_that_does_not():
+    torch.manual_seed(0)
+    labels = torch.arange(300) % 3
+    features = {"a": nn.functional.one_hot(labels).float(), "b": torch.randn(300, 3)}
+    fusion, head = FactoredLinear({"a": 3, "b": 3}, 3), nn.Linear(3, 3)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(3))
+    fitted = FusionWeights(fusion, heads={"a": head, "b": nn.Linear(3, 3)})
+    fitted.update(features, labels)
+    fitted.step()
+    assert (fitted.folded()(features).argmax(dim=1) == labels).all()
+    assert not (fusion(features).argmax(dim=1) == labels).all()
+
+
+@pytest.mark.parametrize("wrap", [dict, nn.ModuleDict, lambda heads: nn.ModuleList(heads.values())])
+def test_heads_come_by_name_or_in_order(wrap):
+    fusion, fitted, features, heads = with_heads("factored")
+    other = FusionWeights(fusion, heads=wrap(heads))
+    torch.testing.assert_close(other.parts(features), fitted.parts(features))
+    assert "head of a: 0" in repr(other)
+
+
+def test_heads_that_cannot_be_folded_are_explained():
+    fusion, _, _, heads = with_heads("factored")
+    deep = nn.Sequential(nn.Linear(2, 5), nn.ReLU())
+    with pytest.raises(MidasAugError, match=r"heads\['b'\] to be an nn.Linear .* got Sequential"):
+        FusionWeights(fusion, heads={**heads, "b": deep})
+    with pytest.raises(MidasAugError, match=r"to have 2 inputs and 5 outputs.* got 2 and 4"):
+        FusionWeights(fusion, heads={**heads, "b": nn.Linear(2, 4)})
+    with pytest.raises(MidasAugError, match="heads"):
+        FusionWeights(fusion, heads={"a": heads["a"]})

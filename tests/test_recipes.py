@@ -62,6 +62,17 @@ def test_the_skill_recipe_has_no_weights_and_no_warm_up(count):
     assert criterion.weak_modality is None
 
 
+def test_the_skill_recipe_may_weigh_its_heads_more():
+    augment, criterion = recipes.skill(NAMES, C, unimodal_weight=3)
+    out = augment(features(3), LABELS)
+    logits, heads = torch.randn(len(out.source), C), [torch.randn(12, C) for _ in NAMES]
+    terms = criterion.compute(logits, out, heads)
+    weighed = 3 * sum(cross_entropy(z, LABELS) for z in heads)
+    torch.testing.assert_close(terms.total, terms.aligned + terms.misaligned + weighed)
+    with pytest.raises(MidasAugError, match="unimodal_weight"):
+        recipes.skill(NAMES, C, unimodal_weight=-1)
+
+
 def test_the_plain_swap_shares_equally_and_trains_no_heads():
     augment, criterion = recipes.plain_swap(NAMES, C, misaligned_weight=0.5)
     out = augment(features(3), LABELS)
