@@ -46,9 +46,15 @@ CARDS: dict[str, Pairs] = {
     "joint": (("joint", "late-fusion"),),
     "one modality alone": _against_joint("unimodal"),
     "late fusion": _against_joint("late-fusion"),
-    "fitted fusion weights": tuple(
-        (f"{entry}-fitted", entry)
-        for entry in ("late-fusion", "joint", "plain-swap", "midas", "skill")
+    "fitted fusion weights": (
+        *(
+            (f"{entry}-fitted", entry)
+            for entry in ("late-fusion", "joint", "plain-swap", "midas", "skill")
+        ),
+        *(
+            (f"{entry}-fitted-heads", entry)
+            for entry in ("midas", "skill", "plain-swap-heads", "skill-heads")
+        ),
     ),
     "unimodal losses": _against_joint("unimodal-losses"),
     "detached": _against_joint("detached"),
@@ -56,15 +62,21 @@ CARDS: dict[str, Pairs] = {
     "zero-ablated": _against_joint("zero-ablated"),
     "modality dropout": _against_joint("modality-dropout"),
     "plain swap": _against_joint(
-        "plain-swap", "plain-swap-half", "plain-swap-warmup", "plain-swap-warmup-half"
+        "plain-swap",
+        "plain-swap-half",
+        "plain-swap-warmup",
+        "plain-swap-warmup-half",
+        "plain-swap-heads",
     ),
     "midas": (*_against_joint("midas", "midas-matched"), ("midas", "plain-swap")),
     "parts of midas": _against_joint(*PARTS_OF_MIDAS),
     "public code": (("midas-public-code", "joint"), ("midas-public-code", "midas")),
     "skill": (
-        *_against_joint("skill", "skill-half"),
+        *_against_joint("skill", "skill-half", "skill-heads"),
         ("skill", "plain-swap"),
         ("skill", "midas"),
+        ("skill-heads", "skill"),
+        ("skill-heads-fitted-heads", "late-fusion-fitted"),
     ),
     "no harm": _against_joint(NO_HARM),
     "mixup": _against_joint("mixup"),

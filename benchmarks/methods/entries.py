@@ -195,10 +195,10 @@ THREE_RATES = (0.03, 0.01, 0.1)
 
 
 def _fitted(leaders: Mapping[str, Entry], like: str, heads: bool = False) -> Entry:
-    """The training of another row, with fitted fusion weights."""
+    """The training of another row, with fitted fusion weights, and of its heads where asked."""
     leader = leaders[like]
     return Entry(
-        f"{leader.title}, fitted weights",
+        f"{leader.title}, fitted {'heads' if heads else 'weights'}",
         leader.method,
         leader.fixed,
         follows=like,
@@ -281,7 +281,7 @@ HEADS_ENTRIES: dict[str, Entry] = {
     "unimodal": ALONE,
     "joint-fitted": _fitted(HEADS_LEADERS, "joint"),
     **{
-        f"{name}-fitted": _fitted(HEADS_LEADERS, name, heads=True)
+        f"{name}-fitted-heads": _fitted(HEADS_LEADERS, name, heads=True)
         for name in ("midas", "skill", "plain-swap-heads", "skill-heads")
     },
 }

@@ -25,16 +25,16 @@ LABEL_PAIRS: Pairs = (
 )
 HEADS_PAIRS: Pairs = (
     *(
-        ("skill-heads-fitted", theirs)
+        ("skill-heads-fitted-heads", theirs)
         for theirs in (
             "joint",
             "plain-swap",
             "midas",
             "late-fusion-fitted",
             "joint-fitted",
-            "midas-fitted",
-            "skill-fitted",
-            "plain-swap-heads-fitted",
+            "midas-fitted-heads",
+            "skill-fitted-heads",
+            "plain-swap-heads-fitted-heads",
         )
     ),
     *(("skill-heads", theirs) for theirs in ("joint", "late-fusion", "skill", "plain-swap-heads")),
@@ -67,7 +67,7 @@ FAMILIES = {
     "heads": Family(
         HEADS_PAIRS,
         f"Accuracy in %. {LEGEND}",
-        candidate="skill-heads-fitted",
+        candidate="skill-heads-fitted-heads",
         competing=COMPETITION,
     ),
 }
