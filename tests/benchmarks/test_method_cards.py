@@ -12,6 +12,7 @@ from benchmarks.compare.suite import SUITES
 from benchmarks.methods.entries import (
     COMPETITION_ENTRIES,
     ENTRIES,
+    HEADS_ENTRIES,
     LABEL_ENTRIES,
     RIVAL_ENTRIES,
     SKILL_ENTRIES,
@@ -37,7 +38,14 @@ def sections() -> dict[str, str]:
 
 
 def test_every_entry_of_the_comparison_has_a_card():
-    suites = (ENTRIES, SKILL_ENTRIES, COMPETITION_ENTRIES, LABEL_ENTRIES, RIVAL_ENTRIES)
+    suites = (
+        ENTRIES,
+        SKILL_ENTRIES,
+        COMPETITION_ENTRIES,
+        HEADS_ENTRIES,
+        LABEL_ENTRIES,
+        RIVAL_ENTRIES,
+    )
     entries = {name for suite in suites for name in suite}
     assert entries == {ours for pairs in cards.CARDS.values() for ours, _ in pairs} - {
         cards.NO_HARM

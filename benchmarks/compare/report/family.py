@@ -1,6 +1,6 @@
 """The page of a suite whose claims are one family of comparisons, corrected for by Holm."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from benchmarks.common.markdown import table
@@ -13,7 +13,16 @@ from benchmarks.compare.report.competition import (
 )
 from benchmarks.compare.report.runs import TaskRuns
 from benchmarks.compare.report.statistics import holm
-from benchmarks.compare.report.tables import LEGEND, chosen, conditions, marked_mean, mean_std
+from benchmarks.compare.report.tables import (
+    LEGEND,
+    alone,
+    chosen,
+    conditions,
+    diagnosis,
+    marked_mean,
+    mean_std,
+    scores,
+)
 from benchmarks.compare.tasks import COMPETITION, TASKS
 
 Runs = Mapping[str, TaskRuns]
@@ -48,12 +57,14 @@ class Family(NamedTuple):
     Attributes:
         pairs: The family of comparisons.
         note: Beneath the first table.
+        details: What the section of a task has.
         candidate: The row about which the open question is asked, where it is.
         competing: The tasks on which it has to be better.
     """
 
     pairs: Pairs
     note: str
+    details: Callable[[TaskRuns], list[str]]
     candidate: str = ""
     competing: tuple[str, ...] = ()
 
@@ -63,10 +74,12 @@ FAMILIES = {
         LABEL_PAIRS,
         f"Accuracy and mean average precision in %, R² times 100. {LEGEND} The learning rates "
         "of tags are ten times those that stand below.",
+        details=lambda task: [all_scores(task)],
     ),
     "heads": Family(
         HEADS_PAIRS,
         f"Accuracy in %. {LEGEND}",
+        details=lambda task: [scores(task), diagnosis(task)],
         candidate="skill-heads-fitted-heads",
         competing=COMPETITION,
     ),
@@ -100,15 +113,22 @@ def page(name: str, runs: Runs, reading: str = "") -> str:
         competing = [task for task in said.competing if task in runs]
         parts += [open_question(runs, competing, said.candidate)]
     for task in runs.values():
-        parts += [f"## {task.name}", scores(task), chosen(task)]
+        parts += [f"## {task.name}", *said.details(task), chosen(task)]
     return "\n\n".join(parts) + "\n"
 
 
 def summary(runs: Runs) -> str:
-    """Methods by tasks."""
+    """Methods by tasks, the models of one modality alone first."""
     rows = [
-        [row.title, *(marked_mean(task, key, TASKS[task.name].kind.main) for task in runs.values())]
-        for key, row in next(iter(runs.values())).rows.items()
+        *alone(runs),
+        *(
+            [
+                row.title,
+                *(marked_mean(task, key, TASKS[task.name].kind.main) for task in runs.values()),
+            ]
+            for key, row in next(iter(runs.values())).rows.items()
+            if row.modality is None
+        ),
     ]
     return table(["method", *runs], rows)
 
@@ -140,7 +160,7 @@ def counts(runs: Runs, pairs: Pairs, compared: list[Compared], kept: list[bool])
     return table(header, rows)
 
 
-def scores(task: TaskRuns) -> str:
+def all_scores(task: TaskRuns) -> str:
     """Every row of a task with its scores, but for the loss."""
     kind = TASKS[task.name].kind
     first = next(iter(task.rows.values()))

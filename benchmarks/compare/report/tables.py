@@ -105,7 +105,7 @@ NO_HARM = (
 
 def summary(runs: Runs, score: str) -> str:
     """Methods by tasks."""
-    rows = _alone(runs) if score == "accuracy" else []
+    rows = alone(runs) if score == "accuracy" else []
     for key, row in next(iter(runs.values())).rows.items():
         if row.modality is None:
             cells = [marked_mean(task, key, score) for task in runs.values()]
@@ -233,7 +233,7 @@ def _mark(task: TaskRuns, key: str, reference: str, score: str, marks: str) -> s
     return {1: marks[0], -1: marks[1], 0: ""}[verdict]
 
 
-def _alone(runs: Runs) -> list[list[str]]:
+def alone(runs: Runs) -> list[list[str]]:
     """The models of one modality, by how good they are: their names differ from task to task."""
     ranked = []
     for task in runs.values():

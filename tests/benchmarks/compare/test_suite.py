@@ -16,13 +16,14 @@ from benchmarks.command_line import Diagnose, Freeze, Report, Run
 from benchmarks.common.errors import DataError
 from benchmarks.common.records import versions, write_json
 from benchmarks.compare import kept, suite
-from benchmarks.compare.report import write_report
+from benchmarks.compare.report import family, write_report
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.tasks import COMPARE, REAL, TASKS, Task
 from benchmarks.methods.entries import (
     COMPETITION_ENTRIES,
     ENTRIES,
     FOUR_RATES,
+    HEADS_ENTRIES,
     LEARNING_RATE,
     SKILL_ENTRIES,
 )
@@ -555,6 +556,32 @@ def test_the_open_question_is_not_met_where_a_rival_ties_or_joint_training_wins(
     page = (competition / "competition" / "README.md").read_text()
     assert "The open question is not met: not better on kanji against plain swap" in page
     assert "harm on kanji-words." in page
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "The open question is met on these tasks"),
+        ({"late-fusion-fitted": 0.8}, "not better on kanji against late fusion, fitted weights"),
+        ({"joint": 0.9}, "harm on kanji, kanji3, "),
+    ],
+)
+def test_the_page_of_the_heads_suite_asks_the_open_question_of_its_candidate(
+    tmp_path, changed, words
+):
+    accuracy = {"skill-heads-fitted-heads": 0.8, "joint": 0.5} | changed
+    for _, jobs in suite.stages("heads", tmp_path):
+        for job in jobs:
+            keep_made_up(job, accuracy.get(job.entry, 0.6) + 0.001 * (job.seed % 3))
+    tasks = suite.SUITES["heads"].tasks
+    assert [file.name for file in write_report("heads", tasks, tmp_path)] == ["README.md"]
+    page = (tmp_path / "heads" / "README.md").read_text(encoding="utf-8")
+    assert words in page
+    assert "| best modality alone | 60.1 |" in page
+    assert f"over all {len(family.HEADS_PAIRS) * len(tasks)} comparisons" in page
+    for entry in HEADS_ENTRIES.values():
+        assert entry.alone or f"| {entry.title} |" in page
+    assert "nan" not in page
 
 
 def test_the_report_of_a_suite_that_is_not_finished_says_what_to_run(finished):

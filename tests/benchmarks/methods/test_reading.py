@@ -6,7 +6,7 @@ import torch
 from benchmarks.compare.train import train, train_readings
 from benchmarks.methods.base import EncodedRows, Method
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
-from benchmarks.methods.reading import Alone, FittedWeights, Reading
+from benchmarks.methods.reading import Alone, FittedHeads, FittedWeights, Reading
 from midas_aug import FusionWeights
 from tests.benchmarks.compare.test_train import toy_split
 from tests.benchmarks.methods.helpers import (
@@ -40,6 +40,23 @@ def test_fitted_late_fusion_weighs_log_probabilities():
     reading = FittedWeights(weights=torch.tensor([2.0, 0.5]))
     first, second = (z.log_softmax(dim=1) for z in model.classify(features).values())
     torch.testing.assert_close(reading.predict(method, features), 2 * first + 0.5 * second)
+
+
+@pytest.mark.parametrize("num_modalities", [2, 3])
+def test_folded_heads_predict_what_their_reading_predicts(num_modalities):
+    model = tiny_model(num_modalities)
+    method = set_up(Method(), model)
+    features, labels = encoded(model)
+    reading = FittedHeads()
+    with torch.no_grad():
+        reading.validate(method, EncodedRows(features, labels), epoch=0)
+        expected = reading.predict(method, features).softmax(dim=1)
+    dims = dict.fromkeys(model.modalities, model.width)
+    fitted = FusionWeights(model.fusion, dims, heads=model.heads)
+    fitted.update(features, labels)
+    torch.testing.assert_close(fitted.step(), reading.weights, atol=1e-4, rtol=1e-4)
+    model.fusion = fitted.folded()
+    torch.testing.assert_close(model.fuse(features).softmax(dim=1), expected)
 
 
 def test_one_training_gives_each_reading_what_a_run_of_its_own_would():
