@@ -68,7 +68,11 @@ CARDS: dict[str, Pairs] = {
         "plain-swap-warmup-half",
         "plain-swap-heads",
     ),
-    "midas": (*_against_joint("midas", "midas-matched"), ("midas", "plain-swap")),
+    "midas": (
+        *_against_joint("midas", "midas-matched"),
+        ("midas", "plain-swap"),
+        *((entry, "midas") for entry in ("midas-one", "midas-every-2", "midas-every-4")),
+    ),
     "parts of midas": _against_joint(*PARTS_OF_MIDAS),
     "public code": (("midas-public-code", "joint"), ("midas-public-code", "midas")),
     "skill": (

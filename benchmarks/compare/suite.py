@@ -24,6 +24,7 @@ from benchmarks.compare.kept import (
 from benchmarks.compare.tasks import COMPARE, COMPETITION, LABELS, REAL, TASKS, load_split
 from benchmarks.compare.train import Outcome, train_readings
 from benchmarks.methods.entries import (
+    CHEAPER_ENTRIES,
     COMPETITION_BESIDE,
     COMPETITION_ENTRIES,
     COMPETITION_LATER,
@@ -112,6 +113,13 @@ SUITES = {
         tuning_seeds=(1000,),
         first_seed=5000,
         entries=HEADS_ENTRIES,
+    ),
+    "cheaper": Suite(
+        ("kanji", "kanji-words", "openmoji"),
+        seeds=5,
+        headline_seeds=5,
+        first_seed=6000,
+        entries=CHEAPER_ENTRIES,
     ),
     "labels": Suite(
         LABELS,

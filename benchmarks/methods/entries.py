@@ -286,6 +286,22 @@ HEADS_ENTRIES: dict[str, Entry] = {
     },
 }
 
+
+def _default(title: str, **fixed: Value) -> Entry:
+    """MIDAS at λ = 1 and the one rate of the suite about cheaper swaps."""
+    return Entry(title, Midas, {**fixed, "misaligned_weight": 1}, rates=(0.03,))
+
+
+# The rows of the suite about swapping less.
+CHEAPER_ENTRIES: dict[str, Entry] = {
+    "joint": Entry("joint", rates=(0.03,)),
+    "plain-swap": _default("plain swap", **PLAIN, **NO_WARMUP),
+    "midas": _default("MIDAS"),
+    "midas-one": _default("MIDAS, one modality a row", one=True),
+    "midas-every-2": _default("MIDAS, every second batch", every=2),
+    "midas-every-4": _default("MIDAS, every fourth batch", every=4),
+}
+
 HIGH_RATES = (0.03, 0.1)
 # The rows of the suite about tags, numbers and missing modalities.
 LABEL_ENTRIES: dict[str, Entry] = {

@@ -19,7 +19,8 @@ class Midas(Method):
     With all parts off, and without unimodal losses, it is the plain swap: the same misaligned
     samples at the same λ, both labels ½, no weights.
 
-    Two modalities give two misaligned samples a row; three give one (A.2).
+    Two modalities give two misaligned samples a row; three give one (A.2), and so do two with
+    ``one``.
 
     Attributes:
         misaligned_weight: λ.
@@ -28,6 +29,8 @@ class Midas(Method):
         soft_labels: Labels shared by unimodal confidence; otherwise equally.
         weak_modality: α moves (η = 0.05).
         hard_samples: Cosine weights.
+        one: Of each row one modality is swapped, drawn anew; otherwise each in turn (M = 2).
+        every: Misaligned samples in every so many batches; the others are aligned rows alone.
         unimodal_weight: Of the sum of the heads' losses; 0 for no heads. The paper's is 1.
     """
 
@@ -37,6 +40,8 @@ class Midas(Method):
     weak_modality: bool = True
     hard_samples: bool = True
     unimodal_weight: float = 1.0
+    one: bool = False
+    every: int = 1
 
     def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
@@ -49,9 +54,12 @@ class Midas(Method):
             **self.swapping(),
         )
         self.criterion = self.build_criterion()
+        self.batches = 0
 
     def swapping(self) -> dict[str, Any]:
         """How samples are misaligned."""
+        if self.one:
+            return {"swap": "one"}
         return {"swap": "each" if self.num_modalities == 2 else "permute"}
 
     def weight_of_heads(self) -> float:
@@ -69,9 +77,10 @@ class Midas(Method):
 
     def on_epoch_start(self, epoch: int) -> None:
         self.criterion.set_epoch(epoch)
-        self.augment.enabled = not self.criterion.warming_up
 
     def loss(self, features: Features, labels: Tensor) -> Tensor:
+        self.augment.enabled = not self.criterion.warming_up and self.batches % self.every == 0
+        self.batches += 1
         unimodal = self.model.classify(features) if self.unimodal_weight else None
         out = self.augment(
             features,
@@ -84,11 +93,13 @@ class Midas(Method):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"criterion": self.criterion.state_dict()}
+        own = {"criterion": self.criterion.state_dict(), "batches": self.batches}
+        return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.criterion.load_state_dict(state["criterion"])
+        self.batches = state["batches"]
 
     def trained(self, epoch: int) -> bool:
         return not self.criterion.warming_up

@@ -10,6 +10,7 @@ from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.report.statistics import Difference
 from benchmarks.compare.suite import SUITES
 from benchmarks.methods.entries import (
+    CHEAPER_ENTRIES,
     COMPETITION_ENTRIES,
     ENTRIES,
     HEADS_ENTRIES,
@@ -43,6 +44,7 @@ def test_every_entry_of_the_comparison_has_a_card():
         SKILL_ENTRIES,
         COMPETITION_ENTRIES,
         HEADS_ENTRIES,
+        CHEAPER_ENTRIES,
         LABEL_ENTRIES,
         RIVAL_ENTRIES,
     )

@@ -49,6 +49,11 @@ HEADS_PAIRS: Pairs = (
     *(("skill-heads", theirs) for theirs in ("joint", "late-fusion", "skill", "plain-swap-heads")),
     *(("midas", theirs) for theirs in ("joint", "plain-swap")),
 )
+CHEAPER_PAIRS: Pairs = (
+    *((ours, "midas") for ours in ("midas-one", "midas-every-2", "midas-every-4")),
+    *((ours, "joint") for ours in ("midas", "midas-one", "midas-every-2", "midas-every-4")),
+    ("midas", "plain-swap"),
+)
 
 
 class Family(NamedTuple):
@@ -82,6 +87,11 @@ FAMILIES = {
         details=lambda task: [scores(task), diagnosis(task)],
         candidate="skill-heads-fitted-heads",
         competing=COMPETITION,
+    ),
+    "cheaper": Family(
+        CHEAPER_PAIRS,
+        f"Accuracy in %. {LEGEND}",
+        details=lambda task: [scores(task), diagnosis(task)],
     ),
 }
 

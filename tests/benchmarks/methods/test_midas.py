@@ -124,3 +124,43 @@ def test_draws_come_from_the_runs_generator():
         losses.append(method.loss(*encoded(model)).item())
         assert torch.equal(torch.get_rng_state(), state)
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_every_third_batch_has_misaligned_samples_and_a_resumed_run_goes_on_counting():
+    model = tiny_model(2)
+    method = set_up(Midas(warmup=0, every=3), model)
+    features, labels = encoded(model)
+    method.on_epoch_start(0)
+    sizes = []
+    for _ in range(4):
+        method.loss(features, labels)
+        sizes.append(method.augment.enabled)
+    assert sizes == [True, False, False, True]
+    resumed = set_up(Midas(warmup=0, every=3), model)
+    resumed.on_epoch_start(1)
+    resumed.load_state_dict(method.state_dict())
+    losses = [[one.loss(features, labels).item() for _ in range(4)] for one in (method, resumed)]
+    assert losses[0] == losses[1]
+    assert losses[0][0] != losses[0][2]
+
+
+def test_one_misaligned_sample_a_row():
+    model = tiny_model(2)
+    method = set_up(Midas(warmup=0, weak_modality=False, hard_samples=False, one=True), model)
+    method.on_epoch_start(0)
+    features, labels = encoded(model)
+    found = method.loss(features, labels)
+    plan = plan_swaps(labels, 2, swap="one", generator=torch.Generator().manual_seed(0))
+    assert len(plan.source) == len(labels)
+    heads = list(model.classify(features).values())
+    aligned = F.cross_entropy(model.fuse(features), labels)
+    losses = []
+    for one, other in plan.source.tolist():
+        mixed = {"m0": features["m0"][[one]], "m1": features["m1"][[other]]}
+        own = [heads[m][row].softmax(0)[labels[row]] for m, row in enumerate((one, other))]
+        shares = torch.stack(own) / sum(own)
+        both = [F.cross_entropy(model.fuse(mixed), labels[[row]]) for row in (one, other)]
+        losses.append((shares.detach() * torch.stack(both)).sum())
+    expected = aligned + torch.stack(losses).mean()
+    expected += sum(F.cross_entropy(z, labels) for z in heads)
+    torch.testing.assert_close(found, expected)
