@@ -152,6 +152,21 @@ def test_the_numbers_that_led_to_it_are_in_the_text_with_their_intervals():
     assert first.because == second.because == ("fitted_fusion_gain",)
 
 
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (0.1078, "gained about 16 points by it, give or take 6."),  # 1.3 × 10.78 + 1.9
+        (0.3, "gained about 41 points by it, give or take 6."),
+        (0.301, None),  # no task was like it
+        (-0.02, None),
+    ],
+)
+def test_what_skill_is_likely_to_gain_is_told_within_what_was_measured(gain, words):
+    scores = heads(fitted_fusion_gain=score(gain), head_gain_b=score(0.1))
+    (text,) = (one.text for one in advise("ab", scores, []) if one.action == "skill")
+    assert (words in text) if words else ("fourteen" not in text)
+
+
 def test_what_the_advice_names_is_there():
     from midas_aug import functional
 

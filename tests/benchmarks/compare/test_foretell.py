@@ -11,6 +11,7 @@ from benchmarks.common.records import RESULTS
 from benchmarks.compare import foretell
 from benchmarks.compare.advice import load
 from benchmarks.compare.foretell import ASKED, CHOSEN_ON, METHODS, Line, Point, Told
+from midas_aug.diagnostics import advice
 
 FOLDER = RESULTS / "diagnosis"
 
@@ -102,3 +103,15 @@ def test_the_published_page_is_what_the_records_say(tmp_path):
 def test_other_words_are_refused():
     with pytest.raises(DataError, match="--out DIR"):
         list(foretell.main(["page"]))
+
+
+def test_the_advice_of_a_diagnosis_says_what_the_line_through_all_tasks_says(tmp_path):
+    known = foretell.points(load(tmp_path), foretell.published_gains())
+    assert len(known) == 14
+    line = foretell.line_of(known, known, "skill")
+    slope, offset = advice.GAIN_OF_SKILL
+    assert (slope, 100 * offset) == pytest.approx((line.slope, line.offset), abs=0.05)
+    margins = [line.foretell(100 * score)[1] for score in (0, advice.FORETOLD_UP_TO)]
+    assert min(margins) > 0.8 * 100 * advice.MARGIN_OF_SKILL
+    assert max(margins) == pytest.approx(100 * advice.MARGIN_OF_SKILL, abs=0.5)
+    assert max(line.scores) <= 100 * advice.FORETOLD_UP_TO
