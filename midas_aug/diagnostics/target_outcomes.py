@@ -191,10 +191,11 @@ def observe_target(
     return seen
 
 
-def join_targets(parts: Sequence[TargetOutcomes]) -> TargetOutcomes:
-    """One after the other, without the rows that do not count."""
+def join_targets(parts: Sequence[TargetOutcomes], rows: Tensor | None = None) -> TargetOutcomes:
+    """One after the other; ``rows`` as in `outcomes.join`."""
     first = parts[0]
-    keep = torch.cat([part.labels for part in parts]) >= 0
+    labels = torch.cat([part.labels for part in parts])
+    keep = labels >= 0 if rows is None else rows
 
     def take(columns: list[Tensor]) -> Tensor:
         return torch.cat(columns)[keep]
@@ -204,7 +205,7 @@ def join_targets(parts: Sequence[TargetOutcomes]) -> TargetOutcomes:
     return TargetOutcomes(
         first.modalities,
         first.target,
-        torch.cat([part.labels for part in parts])[keep],
+        labels[keep],
         columns={key: take([part.columns[key] for part in parts]) for key in first.columns},
         heads={m: take([part.heads[m] for part in parts]) for m in first.heads},
         late=take(late) if late else None,
