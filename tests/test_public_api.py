@@ -47,7 +47,7 @@ INVENTORY = {
         MisalignedAccuracy MisalignedConfidence ModalityReport Score ShareCollapse ShareEntropy
         TrainingLog accuracy
         accuracy_shapley advise all_subsets collapsed_share_fraction cross_fitted_fusion diagnose
-        discrepancy_ratio late_fusion learning_speed linear_probes
+        diagnose_across_ranks discrepancy_ratio late_fusion learning_speed linear_probes
         draw_curves draw_hardness draw_report draw_shares expected_calibration_error
         hardness_quantiles misaligned_accuracy misaligned_confidence
         permutation_importance remove_modality report_from_logits sample_shapley shapley
@@ -82,6 +82,7 @@ SIGNATURES = {
     functional.misaligned_accuracy: "logits source_labels * valid same_label",
     diagnostics.diagnose: "model loader modalities * encode num_classes target present label "
     "unimodal training log removal draws resamples seed name device progress",
+    diagnostics.diagnose_across_ranks: "model loader modalities options",
     diagnostics.report_from_logits: "arrays * modalities target resamples seed name",
 }
 EXTRAS = {  # what has to be there for a module of the integrations

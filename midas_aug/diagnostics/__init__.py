@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from midas_aug.diagnostics.advice import Advice, advise
 from midas_aug.diagnostics.bootstrap import Score
-from midas_aug.diagnostics.diagnose import diagnose
+from midas_aug.diagnostics.diagnose import diagnose, diagnose_across_ranks
 from midas_aug.diagnostics.figures import draw_curves, draw_hardness, draw_report, draw_shares
 from midas_aug.diagnostics.findings import Finding
 from midas_aug.diagnostics.fusion import cross_fitted_fusion, late_fusion
@@ -64,6 +64,7 @@ __all__ = [
     "collapsed_share_fraction",
     "cross_fitted_fusion",
     "diagnose",
+    "diagnose_across_ranks",
     "discrepancy_ratio",
     "draw_curves",
     "draw_hardness",

@@ -1,35 +1,26 @@
 """One call that shows how a model uses its modalities."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeAlias
+import inspect
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
 
 import torch
 
-from midas_aug.diagnostics.blocks import as_modalities
-from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
-from midas_aug.diagnostics.heads import HeadRows
-from midas_aug.diagnostics.interventions import observe
-from midas_aug.diagnostics.learning import learning_speed, read_log
-from midas_aug.diagnostics.outcomes import Outcomes, join
-from midas_aug.diagnostics.reading import Predict, Reader, evaluating, progress_bar
-from midas_aug.diagnostics.removal import Removal, check_removal
+from midas_aug._ranks import several_ranks
+from midas_aug.diagnostics.examination import Examination, Keys, Model, examined
+from midas_aug.diagnostics.ranks import AllRanks, OneProcess
+from midas_aug.diagnostics.reading import Predict
+from midas_aug.diagnostics.removal import Removal
 from midas_aug.diagnostics.report import ModalityReport
-from midas_aug.diagnostics.scores import LEARNED_AT
-from midas_aug.diagnostics.target_outcomes import TargetOutcomes, join_targets, observe_target
-from midas_aug.diagnostics.target_scores import metric_of
-from midas_aug.errors import MidasAugError
-from midas_aug.targets import ClassIndex, Distribution, Target, resolve_target
+from midas_aug.targets import Target
 
-__all__ = ["diagnose"]
-
-Model: TypeAlias = Predict | tuple[Predict, Predict]
+__all__ = ["diagnose", "diagnose_across_ranks"]
 
 
 def diagnose(
     model: Model,
     loader: Iterable[Any],
-    modalities: Sequence[Hashable] | Mapping[Any, Hashable | Sequence[Hashable]],
+    modalities: Keys,
     *,
     encode: Predict | None = None,
     num_classes: int | None = None,
@@ -114,115 +105,73 @@ def diagnose(
         >>> round(report.scores["confidence.audio"].value, 2)
         1.0
     """
-    named = as_modalities(modalities)
-    check_removal(removal)
-    check_numbers(draws=draws, resamples=resamples)
-    check_seed(seed)
-    encode, fuse = _parts(model, encode)
-    functions = [function for function in (encode, fuse, unimodal) if function is not None]
-    names = [modality.name for modality in named]
-    speeds = {} if log is None else _speeds(log, names)
-    head_rows, training_rows = HeadRows(names, seed=seed), HeadRows(names, seed=seed)
-    if isinstance(target, ClassIndex):
-        num_classes, target = target.num_classes, None
-    observed = _observer(
-        target,
-        num_classes,
-        removal=removal,
-        draws=draws,
-        generator=torch.Generator().manual_seed(seed),
-        head_rows=head_rows,
-    )
-    with torch.no_grad(), evaluating(functions), progress_bar(progress) as watch:
-        reader, means = Reader(named, label, device, watch, target, present), None
-        data: Mapping[Any, Any] | Iterator[Any] | None = None
-        if isinstance(training, Mapping):
-            data = training
-        elif training is not None:
-            data = reader.training_data(training, encode, unimodal, training_rows)
-        if removal == "mean" and (training is not None or encode is None):
-            means = reader.means(data, loader)
-        elif isinstance(data, Iterator) and unimodal is not None:
-            for _ in data:  # for the heads alone
-                pass
-        if encode is not None:
-            blocks = iter([reader.encoded(loader, encode, fuse, unimodal)])
-        else:
-            blocks = reader.batches(loader, fuse, unimodal)
-        parts = [observed(block, means=means) for block in blocks if len(block.labels) > 0]
-    joined = _joined(parts) if parts else None
-    if joined is None or len(joined.labels) == 0:
-        raise MidasAugError(
-            "expected at least one row with a label of 0 or more, got none; check the loader and "
-            "the label key"
-        )
-    joined.head_rows = head_rows if head_rows.n_rows else None
-    joined.training_rows = training_rows if training_rows.n_rows else None
-    joined.constants = speeds
-    settings = {
-        "level": "input" if encode is None else "feature",
-        "removal": _removal_text(removal, training),
-        "partners": "from the batch" if encode is None else "from all rows",
+    options = {
+        "encode": encode,
+        "num_classes": num_classes,
+        "target": target,
+        "present": present,
+        "label": label,
+        "unimodal": unimodal,
+        "training": training,
+        "log": log,
+        "removal": removal,
         "draws": draws,
-        **({} if present is None else {"incomplete_rows": reader.incomplete}),
+        "resamples": resamples,
+        "seed": seed,
+        "name": name,
+        "device": device,
+        "progress": progress,
     }
-    report = joined.report(name, settings, resamples=resamples, seed=seed)
-    if not any(column.any() for column in joined.mixed.anchored.values()):
-        raise MidasAugError(
-            f"expected batches with rows of two classes or more, got {len(parts)} of one class "
-            "each; partners come from the same batch, so shuffle the rows (with a fixed seed), "
-            "make the batches larger, or pass a pair (encode, fuse), whose partners come from all "
-            "rows"
-        )
-    return report
+    return examined(OneProcess(), lambda: Examination(model, loader, modalities, rank=0, **options))
 
 
-def _observer(
-    target: Target | None, num_classes: int | None, **options: Any
-) -> Callable[..., Outcomes | TargetOutcomes]:
-    """What looks at a block: by classes, or by the score of the target."""
-    if target is None:
-        return partial(observe, num_classes=num_classes, **options)
-    target = resolve_target(num_classes, target)
-    if isinstance(target, Distribution):
-        return partial(observe, num_classes=target.num_classes, target=target, **options)
-    metric_of(target)  # complain before the work
-    return partial(observe_target, target=target, **options)
+def diagnose_across_ranks(
+    model: Model, loader: Iterable[Any], modalities: Keys, **options: Any
+) -> ModalityReport:
+    """`diagnose` the rows of all ranks of a distributed run; every rank gets the same report.
 
+    Every rank has to call it. Each encodes (or, at input level, scores) the rows of its own loader;
+    the first one gathers what came of it, batch by batch, and makes the report. Rows are put in the
+    order in which a sampler deals them out: row i of a data set went to rank i modulo the number of
+    ranks. At feature level the report, its intervals included, is then that of one process that
+    reads the data set in order. At input level partners come from the same batch, so what is drawn
+    differs with the batches: misaligned and permuted rows, not the rest.
 
-def _joined(parts: Sequence[Outcomes | TargetOutcomes]) -> Outcomes | TargetOutcomes:
-    of_classes = [part for part in parts if isinstance(part, Outcomes)]
-    if of_classes:
-        return join(of_classes)
-    return join_targets([part for part in parts if isinstance(part, TargetOutcomes)])
+    Ranks may have different numbers of rows, or none. An error on one rank is an error on all.
 
+    A ``DistributedSampler`` repeats rows until all ranks have as many, and these would count twice:
+    take ``Subset(dataset, range(rank, len(dataset), world_size))`` in its place. Modules inside
+    ``DistributedDataParallel`` are taken out of it where it is passed as it is; a function that
+    calls one has to call its ``.module``. A model whose weights are spread over ranks (FSDP) needs
+    all of them in each forward pass: gather the weights first.
 
-def _parts(model: Any, encode: Predict | None) -> tuple[Predict | None, Predict]:
-    if encode is None and isinstance(model, tuple | list) and len(model) == 2:
-        encode, model = model
-    if callable(model) and (encode is None or callable(encode)):
-        return encode, model
-    got = type(model).__name__ if encode is None else f"encode={encode!r} and {model!r}"
-    raise MidasAugError(
-        f"expected model as a callable(batch) -> logits or a pair (encode, fuse) of callables, got "
-        f"{got}; encode takes a batch and gives features by modality, fuse takes these and gives "
-        "logits"
-    )
+    Args:
+        model: As in `diagnose`.
+        loader: This rank's batches.
+        modalities: As in `diagnose`.
+        options: All others of `diagnose`, the same on every rank. ``training`` holds this rank's
+            rows: together they are those of one process.
 
+    Raises:
+        MidasAugError: See `diagnose`; or another rank has raised, which the message names.
 
-def _speeds(log: Any, names: Sequence[str]) -> dict[str, float]:
-    """How early each modality was learned, as far as the log has the confidence of its head."""
-    found = learning_speed(log)
-    logged = [str(name) for name in read_log(log)["modalities"]]
-    if not set(names) & set(logged):
-        raise MidasAugError(
-            f"expected a log of the modalities {list(names)!r}, got one of {logged!r}; pass the "
-            "TrainingLog of this model"
-        )
-    return {LEARNED_AT.key(name): found[name] for name in names if name in found}
+    Example:
+        >>> import torch
+        >>> from midas_aug.diagnostics import diagnose_across_ranks
+        >>> inputs = torch.nn.functional.one_hot(torch.arange(40) % 4).float()
+        >>> batch = {"audio": inputs, "video": inputs, "label": torch.arange(40) % 4}
+        >>> hears_only = lambda batch: 9 * batch["audio"] + batch["video"]
+        >>> report = diagnose_across_ranks(hears_only, [batch], ("audio", "video"))
+        >>> report.scores["accuracy"].value  # without a process group there is one rank
+        1.0
+    """
+    if not several_ranks():
+        return diagnose(model, loader, modalities, **options)
+    ranks = AllRanks()
 
+    def begin() -> Examination:
+        asked = inspect.signature(diagnose).bind(model, loader, modalities, **options)
+        asked.apply_defaults()
+        return Examination(rank=ranks.rank, **asked.arguments)
 
-def _removal_text(removal: str, training: Any) -> str:
-    if removal == "mean":
-        return f"mean of the {'diagnosed' if training is None else 'training'} rows"
-    return {"zero": "zeros", "permute": "other rows' values"}[removal]
+    return examined(ranks, begin)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from midas_aug.errors import MidasAugError
 
@@ -13,6 +14,7 @@ __all__ = ["Faults"]
 LOWEST = -1e37  # stands in for a logit of −inf: a probability of 0, and no NaN in a difference
 NAMED_FAULTS = 6  # kinds of predictions that an error about NaN lists
 SUM_ERROR = 1e-3  # how far from 1 probabilities in low precision may sum
+SURE = 1e-6  # nearest to 0 or 1 that a probability is taken for, so that one error is not infinite
 
 
 @dataclass
@@ -24,12 +26,15 @@ class Faults:
         faulty: Those that are no numbers.
         probable: Those that look like probabilities and not like one class for sure.
         improbable: Those that cannot be probabilities.
+        too_likely: Of several labels a row, how much the loss falls where what was given is read
+            as probabilities and not as logits.
     """
 
     seen: Counter[str] = field(default_factory=Counter)
     faulty: Counter[str] = field(default_factory=Counter)
     probable: Counter[str] = field(default_factory=Counter)
     improbable: Counter[str] = field(default_factory=Counter)
+    too_likely: dict[str, float] = field(default_factory=dict)
 
     def usable(self, logits: Tensor, what: str, counted: Tensor) -> Tensor:
         """Logits to score. Rows with a NaN are counted, and −inf becomes a low number.
@@ -55,12 +60,31 @@ class Faults:
         self.improbable[what] += int((~fits).sum())
         self.probable[what] += int((fits & (logits.amax(dim=1) < 1)).sum())
 
+    def suspect_several(self, predictions: Tensor, labels: Tensor, what: str) -> None:
+        """Look whether ``(R, C)`` predictions of zeros and ones are probabilities.
+
+        All logits of a model may lie between 0 and 1, so the labels have to be likelier, too, where
+        they are read as probabilities.
+        """
+        fits = ((predictions >= 0) & (predictions <= 1)).all(dim=1)
+        self.improbable[what] += int((~fits).sum())
+        self.probable[what] += int((fits & (predictions > 0).any(dim=1)).sum())
+        given, wanted = predictions[fits].double(), labels[fits].double()
+        sure = given.clamp(SURE, 1 - SURE)
+        of_logits = F.binary_cross_entropy_with_logits(given, wanted, reduction="sum")
+        fall = of_logits - F.binary_cross_entropy(sure, wanted, reduction="sum")
+        self.too_likely[what] = self.too_likely.get(what, 0.0) + float(fall)
+
     def __add__(self, other: "Faults") -> "Faults":
         return Faults(
             self.seen + other.seen,
             self.faulty + other.faulty,
             self.probable + other.probable,
             self.improbable + other.improbable,
+            {
+                what: self.too_likely.get(what, 0.0) + other.too_likely.get(what, 0.0)
+                for what in self.too_likely | other.too_likely
+            },
         )
 
     def check(self) -> None:
@@ -72,10 +96,18 @@ class Faults:
         self._check_numbers()
         certain = [what for what in self.probable if not self.improbable[what]]
         found = [what for what in certain if self.probable[what]]
-        if found:
+        of_one = [what for what in found if what not in self.too_likely]
+        if of_one:
             raise MidasAugError(
                 f"expected logits, got probabilities (from 0 to 1, with a sum of 1) "
-                f"{' and '.join(found)}; pass what comes before the softmax, or the logarithm"
+                f"{' and '.join(of_one)}; pass what comes before the softmax, or the logarithm"
+            )
+        likelier = [what for what in found if self.too_likely.get(what, 0.0) > 0]
+        if likelier:
+            raise MidasAugError(
+                f"expected logits, got probabilities (from 0 to 1, and with these the labels are "
+                f"likelier) {' and '.join(likelier)}; pass what comes before the sigmoid, or "
+                "log(p / (1 - p))"
             )
 
     def _check_numbers(self) -> None:

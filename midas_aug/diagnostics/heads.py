@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +15,30 @@ from midas_aug.diagnostics.measures import row_correct
 from midas_aug.functional.skill import nll_sums
 from midas_aug.targets import ClassIndex, Target
 
-__all__ = ["HeadRows", "fusion_statistics", "memorised", "skill_statistics"]
+__all__ = ["HeadRows", "KeptRows", "fusion_statistics", "memorised", "skill_statistics"]
 
 KEPT = 20_000_000  # logits in memory, 80 MB; of more rows than that a random part is kept
 AT_ONCE = 200_000  # logits to try the temperatures on at a time
 FEWEST_KEPT = 1000  # rows, however many classes there are
 FEWEST_FITTED = 4 * FOLDS  # rows to fit weights to
+
+
+class KeptRows(NamedTuple):
+    """The content of `HeadRows`; rows are numbered as they were added, those without a label too.
+
+    Attributes:
+        chance: ``(K,)`` the random numbers of the kept rows.
+        row: ``(K,)`` their numbers.
+        labels: ``(K, …)``.
+        logits: ``(K, M, C)``.
+        labelled: ``(n_rows,)``, the numbers of all labelled rows.
+    """
+
+    chance: Tensor
+    row: Tensor
+    labels: Tensor
+    logits: Tensor
+    labelled: Tensor
 
 
 class HeadRows:
@@ -38,8 +57,10 @@ class HeadRows:
         self.n_rows = 0
         self._kept = kept
         self._generator = torch.Generator().manual_seed(seed)
-        self._rank: list[Tensor] = []  # (n,) random numbers
-        self._place: list[Tensor] = []  # (n,) number of the row among those that were seen
+        self._seen = 0  # rows, those without a label too
+        self._labelled: list[Tensor] = []  # (n,) numbers of those with one
+        self._chance: list[Tensor] = []  # (n,) random numbers
+        self._row: list[Tensor] = []  # (n,) the number of the row
         self._labels: list[Tensor] = []  # (n,)
         self._logits: list[Tensor] = []  # (n, M, C)
 
@@ -55,19 +76,22 @@ class HeadRows:
         labelled = mask.to(logits[0].device)
         table = torch.stack([part.detach()[labelled].float().cpu() for part in logits], dim=1)
         n_rows = len(table)
-        self._rank.append(torch.rand(n_rows, generator=self._generator))
-        self._place.append(torch.arange(self.n_rows, self.n_rows + n_rows))
+        here = self._seen + mask.cpu().nonzero()[:, 0]
+        self._chance.append(torch.rand(n_rows, generator=self._generator))
+        self._row.append(here)
+        self._labelled.append(here)
         self._labels.append(labels.cpu()[mask.cpu()])
         self._logits.append(table)
         self.n_rows += n_rows
-        if sum(map(len, self._rank)) > 2 * self._most(table):
+        self._seen += len(mask)
+        if sum(map(len, self._chance)) > 2 * self._most(table):
             self._prune()
 
     @property
     def place(self) -> Tensor:
         """``(K,)``: which of the labelled rows were kept."""
         self._prune()
-        return self._place[0]
+        return torch.searchsorted(torch.cat(self._labelled), self._row[0])
 
     @property
     def labels(self) -> Tensor:
@@ -87,18 +111,52 @@ class HeadRows:
         column[self.place] = values.float()
         return column
 
+    @property
+    def content(self) -> KeptRows | None:
+        """What `merged` takes; None where there is nothing."""
+        if self.n_rows == 0:
+            return None
+        self._prune()
+        kept = (self._chance[0], self._row[0], self._labels[0], self._logits[0])
+        return KeptRows(*kept, torch.cat(self._labelled))
+
+    def merged(self, every: Sequence[KeptRows | None]) -> "HeadRows":
+        """The rows of all ranks, in the order in which a sampler deals them out.
+
+        Args:
+            every: The `content` of each rank, in order; this one's among them.
+        """
+        joined = HeadRows(self.names, kept=self._kept)
+        dealt = [
+            part._replace(
+                **{name: getattr(part, name) * len(every) + rank for name in ("row", "labelled")}
+            )
+            for rank, part in enumerate(every)
+            if part is not None
+        ]
+        if not dealt:
+            return joined
+        columns = KeptRows(*(torch.cat(column) for column in zip(*dealt, strict=True)))
+        order = columns.row.argsort()
+        joined._chance, joined._row = [columns.chance[order]], [columns.row[order]]
+        joined._labels, joined._logits = [columns.labels[order]], [columns.logits[order]]
+        joined._labelled = [columns.labelled.sort().values]
+        joined.n_rows = len(columns.labelled)
+        joined._seen = int(columns.labelled.max()) + 1
+        return joined
+
     def _most(self, table: Tensor) -> int:
         return max(FEWEST_KEPT, self._kept // max(1, table[0].numel() if len(table) else 1))
 
     def _prune(self) -> None:
         """Keep the rows with the lowest numbers, in their order, in one piece."""
-        columns = (self._rank, self._place, self._labels, self._logits)
-        if len(self._rank) > 1:
+        columns = (self._chance, self._row, self._labels, self._logits)
+        if len(self._chance) > 1:
             for column in columns:
                 column[:] = [torch.cat(column)]
         most = self._most(self._logits[0])
-        if len(self._rank[0]) > most:
-            lowest = self._rank[0].topk(most, largest=False).indices.sort().values
+        if len(self._chance[0]) > most:
+            lowest = self._chance[0].topk(most, largest=False).indices.sort().values
             for column in columns:
                 column[:] = [column[0][lowest]]
 

@@ -295,10 +295,17 @@ class Outcomes:
             )
 
 
-def join(parts: Sequence[Outcomes]) -> Outcomes:
-    """One after the other, without the rows whose label is negative, on the CPU."""
+def join(parts: Sequence[Outcomes], rows: Tensor | None = None) -> Outcomes:
+    """One after the other, on the CPU.
+
+    Args:
+        parts: One or more.
+        rows: ``(K,)``, which rows of the parts there are to be, in that order; None: those whose
+            label is not negative.
+    """
     first = parts[0]
-    keep = torch.cat([part.labels.cpu() for part in parts]) >= 0
+    labels = torch.cat([part.labels.cpu() for part in parts])
+    keep = labels >= 0 if rows is None else rows
 
     def take(columns: list[Tensor]) -> Tensor:
         return torch.cat([column.float().cpu() for column in columns])[keep]
@@ -328,7 +335,7 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
         hardness = torch.cat([p.hardness.float().cpu() for p in parts if p.hardness is not None])
     return Outcomes(
         first.modalities,
-        torch.cat([part.labels.cpu() for part in parts])[keep],
+        labels[keep],
         first.n_classes,
         right=columns("right"),
         alone_confidence=columns("alone_confidence"),

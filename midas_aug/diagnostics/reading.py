@@ -16,6 +16,7 @@ from midas_aug._tree import get_item, in_order, item_keys, map_arrays, map_items
 from midas_aug.diagnostics.blocks import (
     Block,
     Modality,
+    all_leaves,
     as_logits,
     check_finite,
     concatenate,
@@ -28,7 +29,7 @@ from midas_aug.diagnostics.removal import mean_of
 from midas_aug.errors import MidasAugError
 from midas_aug.targets import ClassIndex, Distribution, Target
 
-__all__ = ["Reader", "evaluating", "progress_bar"]
+__all__ = ["Piece", "Reader", "RowMean", "evaluating", "progress_bar"]
 
 Predict: TypeAlias = Callable[[Any], Any]
 
@@ -47,6 +48,22 @@ class Labels(NamedTuple):
     ids: Tensor
     given: Tensor
     incomplete: int
+
+
+class Piece(NamedTuple):
+    """A batch whose modalities have been encoded.
+
+    Attributes:
+        features: By modality, and whatever else the fusion takes.
+        labels: Of its rows.
+        heads: ``(N, C)`` of each modality's own classifier, if there are any.
+        device: Where the features are.
+    """
+
+    features: Any
+    labels: Labels
+    heads: list[Tensor] | None
+    device: torch.device
 
 
 @dataclass
@@ -130,39 +147,61 @@ class Reader:
             )
 
     def encoded(
-        self, loader: Iterable[Any], encode: Predict, fuse: Predict, unimodal: Predict | None
-    ) -> Block:
-        """One block of the features of all rows, for models in two parts."""
-        pieces, labels, heads = [], [], []
+        self, loader: Iterable[Any], encode: Predict, unimodal: Predict | None
+    ) -> Iterator[Piece]:
+        """The features of each batch, for models in two parts."""
         for given in self.watch(loader, "encoding"):
-            batch, found = self.read(given)
-            self.incomplete += found.incomplete
+            batch, labels = self.read(given)
+            self.incomplete += labels.incomplete
             features = encode(batch)
+            leaves = []
             for modality in self.modalities:
-                modality.of(features)  # complain at the first batch
-            pieces.append(features)
-            labels.append(found)
+                leaves += all_leaves(modality.of(features))  # complain at the first batch
+            heads = None
             if unimodal is not None:
-                heads.append(self._heads(unimodal(features), len(found.ids)))
+                heads = self._heads(unimodal(features), len(labels.ids))
+            device = leaves[0].device if leaves else torch.device("cpu")
+            yield Piece(features, labels, heads, device)
+
+    def block_of(
+        self, pieces: Sequence[Piece], fuse: Predict, order: Tensor | None = None
+    ) -> Block:
+        """One block of the features of all rows.
+
+        Args:
+            pieces: Of `encoded`, one after another.
+            fuse: Features to logits.
+            order: ``(N,)``, the order that the rows are to have; None: as they are.
+        """
         if not pieces:
             none = torch.zeros(0, dtype=torch.int64)
             return Block({}, {}, none, self.modalities, fuse, lambda: None, 1, none)
-        first = pieces[0]
+        first = pieces[0].features
+        ids = torch.cat([piece.labels.ids for piece in pieces])
+
+        def sorted_rows(value: Any, key: Any) -> Any:
+            return value if order is None else select(value, order, len(ids), key)
+
         joined = {
-            key: concatenate([get_item(piece, key, "feature") for piece in pieces], key)
+            key: sorted_rows(
+                concatenate([get_item(piece.features, key, "feature") for piece in pieces], key),
+                key,
+            )
             for key in item_keys(first)
         }
         data = {modality.name: modality.of(joined) for modality in self.modalities}
         taken = {resolve_key(first, key) for m in self.modalities for key in m.by_key(m.of(first))}
+        heads = [piece.heads for piece in pieces if piece.heads is not None]
+        logits = [torch.cat(of_head) for of_head in zip(*heads, strict=True)]
         return Block(
             data,
             {key: value for key, value in joined.items() if key not in taken},
-            torch.cat([found.ids for found in labels]),
+            sorted_rows(ids, "labels"),
             self.modalities,
             partial(_predict_mixed, fuse, first),
-            lambda: [torch.cat(logits) for logits in zip(*heads, strict=True)] if heads else None,
+            lambda: [sorted_rows(part, "heads") for part in logits] or None,
             FUSE_ROWS,
-            torch.cat([found.given for found in labels]),
+            sorted_rows(torch.cat([piece.labels.given for piece in pieces]), "labels"),
             self.width,
         )
 
@@ -207,7 +246,7 @@ class Reader:
 
     def means(
         self, training: Mapping[Any, Any] | Iterator[Any] | None, loader: Iterable[Any]
-    ) -> dict[str, Any]:
+    ) -> dict[str, "RowMean"]:
         """The mean row of every modality over the training rows, or over the diagnosed ones.
 
         Args:
@@ -215,19 +254,13 @@ class Reader:
             loader: The diagnosed rows, at input level.
         """
         if isinstance(training, Mapping):
-            found = {}
-            for modality in self.modalities:
-                value = modality.of(training)
-                leaves_of(value, modality.name)
-                mean = mean_of(value, modality.name)
-                found[modality.name] = check_finite(mean, modality.name)
-            return found
+            return {m.name: RowMean.of_all(m.name, m.of(training)) for m in self.modalities}
         if training is None and iter(loader) is loader:
             raise MidasAugError(
                 "expected a loader that can be read twice (once for the means of the inputs), got "
                 "an iterator; pass a DataLoader or a list, training=, or another removal"
             )
-        means = {modality: _Mean(modality.name) for modality in self.modalities}
+        means = {modality: RowMean(modality.name) for modality in self.modalities}
         for data, labels in self._diagnosed(loader) if training is None else _unlabelled(training):
             for modality, mean in means.items():
                 value = modality.of(data)
@@ -235,7 +268,7 @@ class Reader:
                     labelled = (labels >= 0).nonzero()[:, 0]
                     value = select(value, labelled, len(labels), modality.name)
                 mean.add(value)
-        return {modality.name: mean.result() for modality, mean in means.items()}
+        return {modality.name: mean for modality, mean in means.items()}
 
     def _diagnosed(self, loader: Iterable[Any]) -> Iterator[tuple[Any, Tensor | None]]:
         for given in self.watch(loader, "means"):
@@ -248,22 +281,40 @@ def _unlabelled(training: Iterator[Any]) -> Iterator[tuple[Any, Tensor | None]]:
         yield data, None
 
 
-class _Mean:
+class RowMean:
     """The mean row of a modality over many batches."""
 
     def __init__(self, key: Any) -> None:
         self.key = key
         self.n_rows = 0
-        self.sample: Any = None  # for its structure
+        self.sample: Any = None  # a row, for its structure
         self.leaves: list[Tensor] = []
 
+    @classmethod
+    def of_all(cls, key: Any, value: Any) -> "RowMean":
+        """That of one batch with all rows, as exact as they are."""
+        mean = cls(key)
+        mean.n_rows = len(leaves_of(value, key)[0])
+        mean.sample = mean_of(value, key)
+        mean.leaves = leaves_of(mean.sample, key)
+        return mean
+
     def add(self, value: Any) -> None:
+        """Take in the rows of a batch."""
         n_rows = len(leaves_of(value, self.key)[0])
         if n_rows == 0:
             return
-        added = [leaf.float() for leaf in leaves_of(mean_of(value, str(self.key)), self.key)]
+        mean = mean_of(value, str(self.key))
+        self._add(mean, [leaf.float() for leaf in leaves_of(mean, self.key)], n_rows)
+
+    def include(self, other: "RowMean") -> None:
+        """Take in the rows of another mean."""
+        if other.n_rows > 0:
+            self._add(other.sample, other.leaves, other.n_rows)
+
+    def _add(self, sample: Any, added: list[Tensor], n_rows: int) -> None:
         if self.n_rows == 0:
-            self.sample, self.leaves = value, [torch.zeros_like(leaf) for leaf in added]
+            self.sample, self.leaves = sample, [torch.zeros_like(leaf) for leaf in added]
         shapes = [[tuple(leaf.shape) for leaf in leaves] for leaves in (self.leaves, added)]
         if shapes[0] != shapes[1]:
             raise MidasAugError(
@@ -275,6 +326,11 @@ class _Mean:
         self.leaves = [a + part * (b - a) for a, b in zip(self.leaves, added, strict=True)]
 
     def result(self) -> Any:
+        """The mean row.
+
+        Raises:
+            MidasAugError: There were no rows, or some were not finite.
+        """
         if self.n_rows == 0:
             raise MidasAugError("expected training batches with rows, got none; check training=")
         return check_finite(rebuilt(self.sample, self.leaves), self.key)

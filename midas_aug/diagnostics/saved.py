@@ -14,7 +14,7 @@ from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.measures import row_correct
 from midas_aug.diagnostics.outcomes import Outcomes
 from midas_aug.diagnostics.report import ModalityReport
-from midas_aug.diagnostics.saved_targets import report_of_target
+from midas_aug.diagnostics.saved_targets import report_of_target, training_heads
 from midas_aug.diagnostics.shapley import Subset
 from midas_aug.diagnostics.tables import TABLES, DataFrame, arrays_of_table, read_table
 from midas_aug.errors import MidasAugError
@@ -288,14 +288,9 @@ def _check_rows(logits: Tensor, key: str, n_rows: int, n_classes: int) -> None:
 
 
 def _add_training(seen: Outcomes, given: Mapping[str, NDArray], target: Target | None) -> None:
-    keys = {m: f"training_head_{m}" for m in seen.modalities if f"training_head_{m}" in given}
-    if not keys and "training_labels" not in given:
+    keys = training_heads(given, seen.modalities)
+    if not keys:
         return
-    if not keys or "training_labels" not in given:
-        raise MidasAugError(
-            f"expected 'training_labels' and 'training_head_<modality>' together, got "
-            f"{sorted(given)!r}; the skill of a head on training rows needs both"
-        )
     labels = _labels(given, "training_labels", target)
     _check_range(labels, "training_labels", seen.n_classes)
     keep = labels >= 0

@@ -15,7 +15,7 @@ from midas_aug.diagnostics.target_outcomes import TargetOutcomes
 from midas_aug.errors import MidasAugError
 from midas_aug.targets import Continuous, Distribution, MultiLabel, Target
 
-__all__ = ["TARGETS", "TargetName", "report_of_target", "target_called"]
+__all__ = ["TARGETS", "TargetName", "report_of_target", "target_called", "training_heads"]
 
 TargetName: TypeAlias = Literal["class", "distribution", "multi-label", "continuous"]
 
@@ -92,9 +92,13 @@ def report_of_target(
     for subset, key, what in kinds:
         predictions = read(key, what)
         if predictions is not None:
+            if key == "logits":
+                seen.suspect(predictions, readable, what)
             seen.columns[subset] = seen.metric.columns(predictions, readable)
     heads = {m: read(f"head_{m}", f"of the head of {m}") for m in modalities}
     known = {m: head for m, head in heads.items() if head is not None}
+    for m, head in known.items():
+        seen.suspect(head, readable, f"of the head of {m}")
     if known:
         seen.add_heads(known, readable)
         seen.head_rows = HeadRows(list(known), seed=seed)
@@ -103,8 +107,23 @@ def report_of_target(
     return seen.report(name, settings, resamples=resamples, seed=seed)
 
 
+def training_heads(given: Mapping[str, NDArray], modalities: Sequence[str]) -> dict[str, str]:
+    """The names of the arrays of heads on training rows, by modality; none where there are none.
+
+    Raises:
+        MidasAugError: There are heads without labels, or labels without heads.
+    """
+    keys = {m: f"training_head_{m}" for m in modalities if f"training_head_{m}" in given}
+    if bool(keys) != ("training_labels" in given):
+        raise MidasAugError(
+            f"expected an array 'training_labels' and 'training_head_<modality>' together, got "
+            f"{sorted(given)!r}; the skill of a head on training rows needs both"
+        )
+    return keys
+
+
 def _add_training(seen: TargetOutcomes, given: Mapping[str, NDArray]) -> None:
-    keys = {m: f"training_head_{m}" for m in seen.modalities if f"training_head_{m}" in given}
+    keys = training_heads(given, seen.modalities)
     if not keys:
         return
     labels = _labels(given, "training_labels", seen.target)
@@ -122,8 +141,6 @@ def _add_training(seen: TargetOutcomes, given: Mapping[str, NDArray]) -> None:
 
 
 def _labels(given: Mapping[str, NDArray], key: str, target: Target) -> Tensor:
-    if key not in given:
-        raise MidasAugError(f"expected an array {key!r}, got {sorted(given)!r}")
     array = np.array(given[key])  # a copy: a table's columns cannot be written to
     if isinstance(target, Continuous) and array.dtype.kind in "iu":
         array = array.astype(np.float64)  # years, say

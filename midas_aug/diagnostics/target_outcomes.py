@@ -25,7 +25,7 @@ from midas_aug.diagnostics.shapley import Subset
 from midas_aug.diagnostics.target_scores import Metric, difference, metric_of
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import sample_partners
-from midas_aug.targets import Target
+from midas_aug.targets import MultiLabel, Target
 
 __all__ = ["TargetOutcomes", "join_targets", "observe_target"]
 
@@ -65,6 +65,11 @@ class TargetOutcomes:
     def metric(self) -> Metric:
         """The score of the target."""
         return metric_of(self.target)
+
+    def suspect(self, predictions: Tensor, readable: Tensor, what: str) -> None:
+        """Look whether ``(R, n_outputs)`` are probabilities, where they should be logits."""
+        if isinstance(self.target, MultiLabel):
+            self.faults.suspect_several(predictions, readable, what)
 
     def add_heads(self, each: Mapping[str, Tensor], readable: Tensor) -> None:
         """Take down ``(N, n_outputs)`` of each head; of all of them, late fusion, too."""
@@ -165,7 +170,9 @@ def observe_target(
     def taken(predictions: Tensor, what: str) -> Tensor:
         return metric.columns(usable(predictions, what), readable)
 
-    seen.columns[Subset(names)] = taken(block.logits({}, {}), "of the whole model")
+    whole = usable(block.logits({}, {}), "of the whole model")
+    seen.suspect(whole[counted], readable[counted], "of the whole model")
+    seen.columns[Subset(names)] = metric.columns(whole, readable)
     _ask_heads(block, seen, head_rows, readable)
     own = torch.arange(len(given))
     for _ in range(draws):
@@ -191,10 +198,11 @@ def observe_target(
     return seen
 
 
-def join_targets(parts: Sequence[TargetOutcomes]) -> TargetOutcomes:
-    """One after the other, without the rows that do not count."""
+def join_targets(parts: Sequence[TargetOutcomes], rows: Tensor | None = None) -> TargetOutcomes:
+    """One after the other; ``rows`` as in `outcomes.join`."""
     first = parts[0]
-    keep = torch.cat([part.labels for part in parts]) >= 0
+    labels = torch.cat([part.labels for part in parts])
+    keep = labels >= 0 if rows is None else rows
 
     def take(columns: list[Tensor]) -> Tensor:
         return torch.cat(columns)[keep]
@@ -204,7 +212,7 @@ def join_targets(parts: Sequence[TargetOutcomes]) -> TargetOutcomes:
     return TargetOutcomes(
         first.modalities,
         first.target,
-        torch.cat([part.labels for part in parts])[keep],
+        labels[keep],
         columns={key: take([part.columns[key] for part in parts]) for key in first.columns},
         heads={m: take([part.heads[m] for part in parts]) for m in first.heads},
         late=take(late) if late else None,
@@ -226,6 +234,7 @@ def _ask_heads(block: Block, seen: TargetOutcomes, head_rows: HeadRows, readable
         what = f"the predictions of the head of {name!r}"
         predictions = as_logits(given, len(seen.labels), what, width=block.width).cpu()
         each.append(seen.faults.usable(predictions, f"of the head of {name}", counted))
+        seen.suspect(each[-1][counted], readable[counted], f"of the head of {name}")
     head_rows.add(each, block.given, counted)
     seen.add_heads(dict(zip(seen.modalities, each, strict=True)), readable)
 

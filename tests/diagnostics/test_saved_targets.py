@@ -272,3 +272,60 @@ def test_a_table_needs_an_extra_and_arrays_do_not(tmp_path, monkeypatch, package
     with pytest.raises(MidasAugError, match=rf"expected {package} for the table .*\[tables\]"):
         report_from_logits(path)
     assert report_from_logits(planted("class")[1], resamples=20).scores
+
+
+# ---------------------------------------------------------------- probabilities, and half a pair
+
+
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-logits))
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"), [("logits", "of the whole model"), ("head_video", "of the head of video")]
+)
+@pytest.mark.parametrize(("kind", "squash"), [("multi-label", sigmoid), ("distribution", softmax)])
+def test_probabilities_are_no_logits_of_these_targets_either(kind, squash, key, words):
+    saved = planted(kind)[1]
+    saved[key] = squash(saved[key])
+    with pytest.raises(MidasAugError, match=f"expected logits, got probabilities .* {words}"):
+        report_from_logits(saved, target=TARGETS[kind])
+    back = np.log(saved[key]) - (np.log(1 - saved[key]) if kind == "multi-label" else 0)
+    found = report_from_logits(saved | {key: back}, target=TARGETS[kind]).scores
+    for name, score in report_from_logits(planted(kind)[1], target=TARGETS[kind]).scores.items():
+        assert found[name].value == pytest.approx(score.value, abs=1e-4), name
+
+
+def test_a_model_that_gives_probabilities_of_several_classes_is_refused():
+    batch, _ = planted("multi-label")
+    halves = [
+        {key: value[rows] for key, value in batch.items()} for rows in (slice(60), slice(60, 120))
+    ]
+    mixed = lambda batch: (batch["audio"] + 0.5 * batch["video"]).sigmoid()  # noqa: E731
+    options = {"target": MultiLabel(4), "removal": "zero", "resamples": 10, "draws": 1}
+    with pytest.raises(MidasAugError, match="before the sigmoid"):
+        diagnose(mixed, halves, NAMES, **options)
+
+
+def test_logits_between_0_and_1_are_no_alarm():
+    """Heads that know nothing, of classes that more than half of the rows have."""
+    saved, draw = planted("multi-label")[1], np.random.default_rng(1)
+    saved["labels"] = (draw.random((ROWS, 4)) < 0.6).astype("i8")
+    saved["head_audio"] = np.full((ROWS, 4), np.log(0.6 / 0.4))
+    saved["head_video"] = np.zeros((ROWS, 4))
+    report_from_logits(saved, target=MultiLabel(4), resamples=10)
+    saved["head_video"] = saved["labels"].astype(float)  # decisions
+    with pytest.raises(MidasAugError, match="before the sigmoid"):
+        report_from_logits(saved, target=MultiLabel(4), resamples=10)
+
+
+@pytest.mark.parametrize("kind", ["class", "distribution", "multi-label", "continuous"])
+def test_labels_and_heads_of_training_rows_come_together(kind):
+    saved = planted(kind)[1]
+    for more in ({"training_labels": saved["labels"]}, {"training_head_audio": saved["logits"]}):
+        with pytest.raises(MidasAugError, match="expected an array 'training_labels' and"):
+            report_from_logits(saved | more, target=TARGETS[kind], resamples=10)

@@ -1,16 +1,19 @@
 """The advice held against the runs of the comparison: the published table, and how it is made."""
 
+import statistics
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.common.errors import DataError
+from benchmarks.common.records import RESULTS
 from benchmarks.compare import advice
 from benchmarks.compare.advice import (
     Encoded,
     Trained,
     actions,
+    always,
     followed,
     gain_of,
     left_out,
@@ -18,6 +21,9 @@ from benchmarks.compare.advice import (
     look,
     main,
 )
+from benchmarks.compare.report.statistics import paired_difference
+from benchmarks.compare.suite import load_records
+from benchmarks.compare.tasks import COMPETITION, REAL
 from midas_aug.diagnostics import advice as rules
 from tests.helpers import planted
 
@@ -32,21 +38,91 @@ def test_the_published_table_is_that_of_the_kept_runs():
 
 def test_the_sentences_about_thresholds_hold_on_the_kept_diagnoses():
     text = " ".join(PAGE.read_text("utf-8").split())
-    lost, gains = {True: [], False: []}, []
+    lost, gains, of_stamps = {True: [], False: []}, [], []
     for record in load(advice.PUBLISHED):
         scores = record["scores"]
         for m in record["modalities"]:
             gap, training = scores[f"memorised.{m}"], scores[f"training_skill.{m}"]
             if gap[1] >= rules.MEMORISED:
                 named = m in ("meanings", "readings", "noise")
-                lost[named].append(gap[0] / training[0])
+                apart = record["task"] == "stamps-image-speech"  # the page says so
+                (of_stamps if apart else lost[named]).append(gap[0] / training[0])
         if record["task"] in ("kanji", "kanji3"):
             gains.append(scores["fitted_fusion_gain"][0])
     assert min(lost[True]) > rules.MEMORISED_PART > max(lost[False])
     low, high, most = 100 * min(lost[True]), 100 * max(lost[True]), 100 * max(lost[False])
     assert f"lose {low:.0f} to {high:.0f} % of their training skill" in text
     assert f"all others {most:.0f} % at most" in text
+    few, many = 100 * min(of_stamps), 100 * max(of_stamps)
+    assert f"its modalities lose {few:.0f} to {many:.0f} %" in text
     assert f"the {100 * min(gains):.0f} to {100 * max(gains):.0f} that it gains on kanji" in text
+
+
+def test_every_task_of_the_comparison_is_diagnosed_on_every_seed():
+    found = {}
+    for record in load(advice.PUBLISHED):
+        found.setdefault(record["task"], set()).add(record["seed"])
+    firsts = {**dict.fromkeys(REAL, 0), "digits-noise": 2000}
+    expected = {task: set(range(first, first + 10)) for task, first in firsts.items()}
+    assert found == expected | {task: set(range(3000, 3005)) for task in COMPETITION}
+
+
+def test_the_sentences_below_the_table_are_those_of_the_runs():
+    text = " ".join(PAGE.read_text("utf-8").split())
+    cells = [line.strip("| ").split(" | ") for line in main_table().splitlines()]
+    header, rows, means = cells[0], {line[0]: line for line in cells[2:-2]}, cells[-1]
+
+    def marked(column, mark="▲"):
+        return {task for task, line in rows.items() if mark in line[header.index(column)]}
+
+    columns = header[2:]
+    assert not any(marked(column, "▼") for column in columns)
+    assert all(marked(column) <= set(COMPETITION) for column in columns)
+    kanji_still = {"kanji-still"}
+    better = marked("advice")
+    assert better == set(COMPETITION) - kanji_still == marked("always MIDAS")
+    assert len(marked("advice, left out")) == 3
+    for task in better:
+        assert points(rows[task][header.index("always MIDAS")]) < points(rows[task][2])
+    assert marked("always skill") == set(COMPETITION)
+    of = dict(zip(header, means, strict=True))
+    assert f"{of['always skill']} points in the mean over tasks" in text
+    assert f"against {of['advice']} for the first advice" in text
+    assert f"and {of['advice, trained again']} where it is followed" in text
+    assert f"as well as the advice, {of['always fitted weights']}." in text
+
+
+def main_table():
+    return "".join(main(["table", "--out", str(advice.PUBLISHED)]))
+
+
+def points(cell):
+    return float(cell.split()[0])
+
+
+def test_the_sentences_about_augmentation_and_models_trained_apart_are_those_of_the_runs():
+    text = " ".join(PAGE.read_text("utf-8").split())
+    runs = {}
+    for record in load_records(RESULTS / "competition"):
+        if record["phase"] == "test" and record["entry"] in ("joint", "unimodal"):
+            key = record["task"], record["modality"]
+            runs.setdefault(key, {})[record["seed"]] = 100 * record["test"]["accuracy"]
+
+    def gained(before, after):
+        old, new = runs[before, None], runs[after, None]
+        gains = paired_difference([new[s] for s in sorted(new)], [old[s] for s in sorted(new)])
+        return f"{abs(gains.mean):.1f} ± {gains.margin:.1f}"
+
+    assert f"worth +{gained('kanji', 'kanji-words')} points of joint training there" in text
+    assert f"+{gained('kanji3', 'kanji3-words')} on kanji3" in text
+    assert f"they cost {gained('kanji-still', 'kanji')}" in text
+    joint, alone = (
+        statistics.mean(runs["kanji-still", modality].values()) for modality in (None, "image")
+    )
+    assert f"trained apart, has {alone:.0f} % and the joint model {joint:.0f} %" in text
+    asked = {record["task"]: set(actions(record)) for record in load(advice.PUBLISHED)}
+    assert ("augment", "meanings") in asked["kanji"] & asked["kanji3"]
+    assert ("augment", "image") not in asked["kanji-still"]
 
 
 def test_no_kept_diagnosis_is_of_other_rules():
@@ -91,6 +167,33 @@ def test_the_first_advice_with_a_known_outcome_is_followed():
     assert followed(gaining, RUNS) == pytest.approx(0.06)
     assert followed(gaining, RUNS, gain=0.05) == 0
     assert rules.GAIN == 0.03  # as it was
+
+
+def test_a_model_may_be_trained_again_where_skill_is_advised():
+    gaining = record(fitted_fusion_gain=[0.04, 0.01, 0.07])
+    assert ("skill", None) in actions(gaining)
+    assert followed(gaining, RUNS, again=True) == pytest.approx(0.06)  # no run of skill
+    with_skill = RUNS | {("t", "skill", 0): {"test": {"accuracy": 0.7}}}
+    assert followed(gaining, with_skill, again=True) == pytest.approx(0.2)
+    assert followed(gaining, with_skill) == pytest.approx(0.06)
+    assert followed(record(), with_skill, again=True) == 0  # it is not advised
+
+
+def test_a_policy_is_scored_on_other_splits_where_it_has_no_run_on_these():
+    other = {
+        ("t", entry, seed): {"test": {"accuracy": value + seed / 1000}}
+        for entry, value in (("joint", 0.5), ("skill", 0.6))
+        for seed in (7, 8)
+    }
+    assert always([record()], "skill", RUNS | other) == pytest.approx([0.1, 0.1])
+    assert always([record()], "paper", RUNS | other) == pytest.approx([0.02])
+    assert always([record()], "fit_weights", RUNS | other) == pytest.approx([0.06])
+    assert always([record()], "skill", RUNS) == [None]
+
+
+def test_dropping_one_of_three_has_no_known_outcome():
+    three = record() | {"modalities": ["a", "b", "c"]}
+    assert gain_of(three, "drop", "b", RUNS) is None
 
 
 def test_a_threshold_is_chosen_without_the_task_it_is_for():

@@ -1,0 +1,194 @@
+"""Processes that diagnose one model together: what each of them has seen goes to the first."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from midas_aug.errors import MidasAugError
+
+__all__ = ["AllRanks", "OneProcess", "Ranks", "loader_order"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Ranks(Protocol):
+    """One process or several that take the same steps.
+
+    Attributes:
+        rank: Number of this process, from 0.
+    """
+
+    rank: int
+
+    def shared(self, work: Callable[[], T]) -> list[T]:
+        """What ``work`` gives on each rank, in their order, on every rank."""
+        ...
+
+    def at_first(self, work: Callable[[], list[T]], finish: Callable[[list[list[T]]], R]) -> R:
+        """What ``finish`` makes, on the first rank, of what ``work`` gives on each; on every rank.
+
+        The list that ``work`` gave is emptied on all other ranks.
+        """
+        ...
+
+
+class OneProcess:
+    """No other ranks: nothing is sent, and errors are raised where they are."""
+
+    rank = 0
+
+    def shared(self, work: Callable[[], T]) -> list[T]:
+        """See `Ranks`."""
+        return [work()]
+
+    def at_first(self, work: Callable[[], list[T]], finish: Callable[[list[list[T]]], R]) -> R:
+        """See `Ranks`."""
+        return finish([work()])
+
+
+class AllRanks:
+    """The ranks of the default process group.
+
+    An exception on one rank is raised there, and told to all others, which raise a `MidasAugError`
+    in place of waiting. Tensors arrive on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self.rank = distributed.get_rank()
+        self._count = distributed.get_world_size()
+
+    def shared(self, work: Callable[[], T]) -> list[T]:
+        """See `Ranks`."""
+        done = _try(lambda: _packed(work()))
+        return [_unpacked(value) for value in self._agreed(done)]
+
+    def at_first(self, work: Callable[[], list[T]], finish: Callable[[list[list[T]]], R]) -> R:
+        """See `Ranks`. Lists are sent item by item, so that no rank holds all of them twice."""
+        made = _try(work)
+        counts = self._agreed(made._replace(value=len(made.value or ())))
+        parts: list[T] = made.value
+        every = self._gathered(parts, max(counts))
+        finished = _Done(None, None)
+        if self.rank == 0:
+            finished = _try(lambda: finish(_opened(every)))
+        result: R = self._broadcast(finished)
+        return result
+
+    def _gathered(self, parts: list[T], rounds: int) -> list[list[Any]]:
+        """On the first rank its own parts and, not unpacked yet, those of the others."""
+        every: list[list[Any]] = [[] for _ in range(self._count)]
+        for _ in range(rounds):
+            item = None
+            if self.rank > 0 and parts:
+                item = _try(lambda: _packed(parts.pop(0)))
+            received: list[Any] | None = [None] * self._count if self.rank == 0 else None
+            distributed.gather_object(item._told() if item else None, received)
+            for of_rank, sent in zip(every, received or (), strict=False):
+                of_rank += [] if sent is None else [sent]
+        every[0] = parts if self.rank == 0 else []
+        return every
+
+    def _agreed(self, done: "_Done") -> list[Any]:
+        """The values of all ranks; raise on every rank where one of them failed."""
+        told: list[Any] = [None] * self._count
+        distributed.all_gather_object(told, done._told())
+        done.check()
+        for rank, (_, failure) in enumerate(told):
+            if failure is not None:
+                raise MidasAugError(
+                    f"expected every rank to get through its rows, got an error on rank {rank}: "
+                    f"{failure}"
+                )
+        return [value for value, _ in told]
+
+    def _broadcast(self, finished: "_Done") -> Any:
+        if self.rank == 0 and finished.error is None:
+            finished = _try(lambda: (finished.value, _packed(finished.value)))
+        mine, packed = finished.value or (None, None)
+        told: list[Any] = [finished._replace(value=packed)._told()]
+        distributed.broadcast_object_list(told, src=0)
+        finished.check()
+        packed, failure = told[0]
+        if failure is not None:
+            raise MidasAugError(str(failure))
+        return mine if self.rank == 0 else _unpacked(packed)
+
+
+def loader_order(counts: Sequence[int]) -> Tensor:
+    """The order in which a sampler deals rows to ranks: the first row of each, then the second.
+
+    Args:
+        counts: How many rows each rank has.
+
+    Returns:
+        ``(N,)`` int64: places of rows where those of one rank lie behind those of another.
+
+    Example:
+        >>> from midas_aug.diagnostics.ranks import loader_order
+        >>> loader_order([3, 2]).tolist()
+        [0, 3, 1, 4, 2]
+    """
+    ranks = range(len(counts))
+    dealt = [torch.arange(counts[rank]) * len(counts) + rank for rank in ranks]
+    return torch.cat(dealt).argsort()
+
+
+# ---------------------------------------------------------------- errors and messages
+
+
+class _Done(NamedTuple):
+    """What came of some work."""
+
+    value: Any
+    error: Exception | None
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def _told(self) -> tuple[Any, str | None]:
+        """What other ranks are told: not the exception, which may hold anything."""
+        error = self.error
+        if error is None:
+            return self.value, None
+        kind = "" if isinstance(error, MidasAugError) else f"{type(error).__name__}: "
+        return None, f"{kind}{error}"
+
+
+def _try(work: Callable[[], Any]) -> _Done:
+    try:
+        return _Done(work(), None)
+    except Exception as error:
+        return _Done(None, error)
+
+
+def _packed(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _unpacked(packed: bytes) -> Any:
+    # It comes from a process of the same program.
+    return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
+
+
+def _opened(every: list[list[Any]]) -> list[list[Any]]:
+    """Unpack what the other ranks have sent.
+
+    Raises:
+        MidasAugError: One of them could not pack it.
+    """
+    for rank, sent in enumerate(every[1:], 1):
+        for place, (packed, failure) in enumerate(sent):
+            if failure is not None:
+                raise MidasAugError(
+                    f"expected features and scores that can be sent, got an error on rank {rank}: "
+                    f"{failure}; use tensors in dicts, lists or tuples"
+                )
+            sent[place] = _unpacked(packed)
+    return every
