@@ -115,3 +115,19 @@ def test_the_advice_of_a_diagnosis_says_what_the_line_through_all_tasks_says(tmp
     assert min(margins) > 0.8 * 100 * advice.MARGIN_OF_SKILL
     assert max(margins) == pytest.approx(100 * advice.MARGIN_OF_SKILL, abs=0.5)
     assert max(line.scores) <= 100 * advice.FORETOLD_UP_TO
+
+
+def test_the_words_of_the_docs_are_those_of_the_page(tmp_path):
+    known = foretell.points(load(tmp_path), foretell.published_gains())
+    page = " ".join((RESULTS.parents[1] / "docs/diagnostics.md").read_text("utf-8").split())
+    section = page.split("**Can it foretell the gain?**")[1].split(" ![gain")[0]
+    found = {method: foretell.told(known, method) for method in METHODS}
+    ours, theirs = zip(*(foretell.errors(one) for one in found.values()), strict=True)
+    assert f"errors are {ours[0]:.1f} and {ours[1]:.1f} points" in section
+    assert f"off by {theirs[0]:.1f} and {theirs[1]:.1f}, and nine of the ten" in section
+    outside = [(m, one.task) for m in METHODS for one in found[m] if not one.within]
+    assert outside == [("skill", "kanji-still")]
+    midas, skill = (foretell.line_of(known, known, method) for method in METHODS)
+    words = f"MIDAS gains {midas.slope:.2f} times the score, skill {skill.slope:.2f} times"
+    assert f"{words} and {skill.offset:.1f} points more" in section
+    assert abs(midas.offset) < 0.05
