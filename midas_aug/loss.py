@@ -228,7 +228,7 @@ class MidasLoss(StatefulModule):
 
         rows = rows_of(out, self.num_modalities, target, scores)
         terms, log_p = loss_terms_of(target, scores, rows)
-        factors = rows.shares * _sum_weights(out, len(rows.shares))[:, None]
+        factors = rows.shares * _sum_weights(out, rows.shares.shape[0])[:, None]
         weak = self.weak_modality
         if weak is not None:
             factors[out.labels.shape[0] :].mul_(weak.coefficients(out))
@@ -297,8 +297,9 @@ class MidasLoss(StatefulModule):
                 f"{len(by_modality)}; pass one (N, C) tensor per modality"
             )
         if type(out) is MisalignedBatch and not out.is_numpy:
-            labels, readable, n_rows = out.labels, out.drawn.readable, out.labels.shape[0]
-            ignored, divisor = out.ignored[:n_rows], out.divisor
+            drawn, divisor = out.drawn, out.divisor
+            labels, readable, n_rows = drawn.labels, drawn.readable, drawn.labels.shape[0]
+            ignored = drawn.ignored[:n_rows]
         else:
             labels = target.check(out.labels)
             readable, n_rows = target.filled(labels), labels.shape[0]
