@@ -88,7 +88,7 @@ def hard_sample_weights(
             similarities.append(_cosine_of_rows(rows, anchor, donor, units))
         else:
             pair = rows.index_select(0, anchor), rows.index_select(0, donor)
-            similarities.append(similarity(*pair))
+            similarities.append(similarity(*pair).detach())  # of a learned one, too
     stacked = torch.stack(similarities, dim=1).nan_to_num_(0.0, 0.0, 0.0)
     total = stacked.masked_fill_(~compared, 0.0).sum(dim=1)
     count = compared.sum(dim=1)
