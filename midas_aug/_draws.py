@@ -28,6 +28,7 @@ __all__ = [
 
 # A draw times a row count stays below 2^62: exact in int64 for any batch of up to 2^22 rows.
 DRAW_BITS = 40
+_DRAW_MASK = (1 << DRAW_BITS) - 1
 
 # Odd 64-bit numbers as int64: steps of the golden ratio, and the multipliers of two mixing rounds.
 STEP = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -40,10 +41,12 @@ class CounterDraws:
 
     Args:
         start: ``(1,)`` int64, another one in each call.
+        compiling: Whether they are made inside a graph.
     """
 
-    def __init__(self, start: Tensor) -> None:
+    def __init__(self, start: Tensor, *, compiling: bool) -> None:
         self.start = start
+        self._compiling = compiling
         self._lane = 0
 
     def bits(self, shape: tuple[int, ...]) -> Tensor:
@@ -53,16 +56,19 @@ class CounterDraws:
             count = count * size
         self._lane += 1  # draws of one call are apart by 2^40 numbers
         first = self.start + _wrapped((self._lane << DRAW_BITS) * STEP)
-        return mixed(torch.add(first, natural_numbers(count, first), alpha=STEP)).view(shape)
+        numbers = natural_numbers(count, first, self._compiling)
+        hashed = stirred(torch.add(first, numbers, alpha=STEP))
+        # The upper bits are the best.
+        return hashed.bitwise_right_shift_(64 - DRAW_BITS).bitwise_and_(_DRAW_MASK).view(shape)
 
 
 Draws: TypeAlias = torch.Generator | np.random.Generator | CounterDraws | None
 
 
-def natural_numbers(count: int, like: Tensor) -> Tensor:
+def natural_numbers(count: int, like: Tensor, compiling: bool) -> Tensor:
     """0 … ``count`` − 1, int64, that can be multiplied by numbers which overflow."""
     numbers = torch.arange(count, device=like.device)
-    if torch.compiler.is_compiling():
+    if compiling:
         # Hides them from a compiler's own arithmetic on indices, which refuses to overflow.
         numbers = numbers.bitwise_or(0)
     return numbers
@@ -71,11 +77,6 @@ def natural_numbers(count: int, like: Tensor) -> Tensor:
 def _wrapped(number: int) -> int:
     """An integer as int64 holds it."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
-
-
-def mixed(numbers: Tensor) -> Tensor:
-    """Hash int64 numbers, in place, to 40 uniform bits."""
-    return stirred(numbers).bitwise_right_shift_(24).bitwise_and_((1 << 40) - 1)  # the best bits
 
 
 def stirred(numbers: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Which measure of hardness a batch gets (Sec. 3.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
-from midas_aug._arrays import as_scores, as_tensor, check_shape, is_array
+from midas_aug._arrays import as_scores, as_tensor, check_shape
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.hard_samples import each_block_weights, hard_sample_weights
 from midas_aug.functional.plan import SwapPlan
@@ -46,9 +46,9 @@ def measure_hardness(
     features: Sequence[Any],
     names: Sequence[Any],
     n_rows: int,
-    plan: SwapPlan,
+    plan: Callable[[], SwapPlan],
     *,
-    block_wise: bool = False,
+    partner: Tensor | None = None,
     present: Tensor | None = None,
 ) -> Tensor | None:
     """Weights ``(S,)`` of the misaligned samples of ``plan``; None weighs all of them 1.
@@ -61,9 +61,9 @@ def measure_hardness(
         features: The N aligned rows of each modality, in order.
         names: What messages call them.
         n_rows: N.
-        plan: The draws.
-        block_wise: The plan is one of ``swap="each"``: block m replaces modality m alone, with one
-            partner per row for all of them.
+        plan: Gives the draws.
+        partner: ``(N,)`` int64: the plan is one of ``swap="each"``, and block m replaces modality m
+            alone, by this partner of each row in all of them. None: it is another one.
         present: ``(N, M)`` bool: which modalities a row has; None: all.
 
     Raises:
@@ -73,9 +73,10 @@ def measure_hardness(
     if hardness is None:
         return None
     if callable(hardness):
-        weights = as_scores(hardness(features, plan), "the hardness", ndim=1).detach()
+        draws = plan()
+        weights = as_scores(hardness(features, draws), "the hardness", ndim=1).detach()
         why = "a hardness callable returns one weight per misaligned sample"
-        check_shape(weights, (plan.anchor.shape[0],), "the hardness", why)
+        check_shape(weights, (draws.anchor.shape[0],), "the hardness", why)
         return weights.float()
     found: list[Tensor] = []
     unfit: list[Any] = []
@@ -97,9 +98,9 @@ def measure_hardness(
             f"expected float features for hardness='cosine', but {unfit!r} hold something else; "
             "use hardness='auto' or None, or pass features to label"
         )
-    if block_wise:
-        return each_block_weights(found, plan).float()
-    return hard_sample_weights(found, plan, present=present).float()
+    if partner is not None:
+        return each_block_weights(found, partner).float()
+    return hard_sample_weights(found, plan(), present=present).float()
 
 
 def check_hardness(hardness: Any) -> None:
@@ -113,13 +114,9 @@ def check_hardness(hardness: Any) -> None:
 
 def _as_vectors(array: Any) -> Tensor | None:
     """``(N, D)`` of float features; None for anything else."""
-    if not is_array(array):
-        return None
-    if isinstance(array, np.ndarray):
-        if array.dtype.kind != "f":
-            return None
+    if isinstance(array, np.ndarray) and array.dtype.kind == "f":
         array = as_tensor(array, "features")
-    if not array.is_floating_point() or array.ndim < 2:
+    if not isinstance(array, Tensor) or not array.is_floating_point() or array.ndim < 2:
         return None
     rows: Tensor = array.detach()
     if rows.ndim == 2:

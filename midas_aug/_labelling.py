@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import as_scores, check_shape, may_read_values
 from midas_aug._drawn import Draw, LabelRule, MixLabels
 from midas_aug._hardness import measure_hardness
-from midas_aug._logits import warn_of_probabilities
+from midas_aug._logits import looked_at, warn_of_probabilities
 from midas_aug._rows import first_rows
 from midas_aug._tree import get_groups, in_order, map_items
 from midas_aug.confidence.base import (
@@ -62,14 +61,18 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
             "None; pass unimodal_logits={modality: (N, C) logits}, or choose "
             "confidence='uniform' or a provider of midas_aug.confidence"
         )
-    logits, n_rows = check_logits(rule, drawn, unimodal_logits), drawn.labels.shape[0]
+    names, n_rows = tuple(rule.keys), drawn.labels.shape[0]
+    logits = check_unimodal_logits(unimodal_logits, names, n_rows, rule.target)
     # By modality, as memory has it: a CPU takes seven times longer over rows of two numbers.
     found = rule.target.head_log_likelihoods(logits, drawn.readable).float()
     # Not −∞, whose softmax over modalities would be NaN where all of them are.
     found = found.masked_fill(drawn.ignored[:n_rows], 0.0).clamp_(min=LEAST)
     if drawn.absent is not None:
         found = found.masked_fill(drawn.absent[:n_rows].t(), torch.finfo(found.dtype).min)
-    if n_rows and (rule.validate or may_read_values(found)):
+    is_readable = may_read_values(found)
+    if is_readable and rule.target.takes_temperature and rule not in looked_at:
+        warn_of_probabilities(rule, logits, names, stacklevel=4)
+    if n_rows and (is_readable or rule.validate):
         check_no_nan(found)
     chosen = found.gather(1, drawn.source[n_rows:].t())
     return MixLabels(log_confidence=found.t(), shares=chosen.softmax(dim=0).t())
@@ -128,7 +131,7 @@ def shares_of_all(drawn: Draw, mixed: Tensor | None) -> Tensor:
     n_rows, width = drawn.labels.shape[0], drawn.source.shape[1]
     if mixed is None:
         mixed = drawn.source.new_empty((0, width), dtype=torch.float32)
-    shares = pad(mixed, (0, 0, n_rows, 0), value=1 / width)
+    shares = torch.constant_pad_nd(mixed, (0, 0, n_rows, 0), 1 / width)
     if drawn.absent is not None:
         shares[:n_rows] = without_absent(shares[:n_rows], drawn.absent[:n_rows])
     return shares
@@ -181,7 +184,7 @@ def weigh(rule: LabelRule, drawn: Draw, divisor: Tensor, hard_weights: Tensor | 
 
 
 def weigh_by_hardness(
-    rule: LabelRule, drawn: Draw, data: Any, features: Any, plan: SwapPlan
+    rule: LabelRule, drawn: Draw, data: Any, features: Any, plan: Callable[[], SwapPlan]
 ) -> Tensor | None:
     """Hard-sample weights ``(S,)`` by the rule's hardness; None where it measures nothing.
 
@@ -191,7 +194,7 @@ def weigh_by_hardness(
         data: The batch, whose N first rows are the aligned ones.
         features: Encoder outputs of the aligned rows, by modality or in order; None: those of
             ``data``.
-        plan: The draw as a plan, in the caller's library.
+        plan: Gives the draw as a plan, in the caller's library.
     """
     names, n_rows = tuple(rule.keys), drawn.labels.shape[0]
     if features is not None:
@@ -204,8 +207,8 @@ def weigh_by_hardness(
         names,
         n_rows,
         plan,
-        block_wise=drawn.block_wise,
-        present=drawn.present,
+        partner=drawn.source[n_rows : 2 * n_rows, 0] if drawn.block_wise else None,
+        present=None if drawn.absent is None else drawn.present,
     )
     if weights is not None and callable(rule.hardness):  # of rows that do not count it may be NaN
         weights = weights.masked_fill(drawn.ignored[n_rows:], 1.0)

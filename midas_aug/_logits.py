@@ -11,10 +11,10 @@ from torch import Tensor
 from midas_aug._arrays import as_tensor, may_read_values
 from midas_aug._tree import in_order
 
-__all__ = ["warn_of_probabilities"]
+__all__ = ["looked_at", "warn_of_probabilities"]
 
 # Whose logits were looked at: the first batch tells, later ones would cost time in each step.
-_looked_at: "weakref.WeakSet[Any]" = weakref.WeakSet()
+looked_at: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 def warn_of_probabilities(
@@ -28,13 +28,13 @@ def warn_of_probabilities(
         names: The names of the modalities.
         stacklevel: As in ``warnings.warn``, seen from the caller.
     """
-    if logits is None or torch.compiler.is_compiling() or owner in _looked_at:
+    if logits is None or torch.compiler.is_compiling() or owner in looked_at:
         return
     for given, name in zip(in_order(logits, names, "unimodal_logits"), names, strict=True):
         scores = as_tensor(given, f"unimodal_logits[{name!r}]").detach()
         if not may_read_values(scores) or scores.numel() == 0:
             return
-        _looked_at.add(owner)
+        looked_at.add(owner)
         if _are_probabilities(scores):
             warnings.warn(
                 f"unimodal_logits[{name!r}] look like probabilities: no row has a negative number "

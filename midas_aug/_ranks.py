@@ -9,10 +9,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["add_up", "in_process_group", "several_ranks"]
 
+_AVAILABLE = distributed.is_available()  # of how PyTorch was built
+
 
 def in_process_group() -> bool:
     """Whether ``torch.distributed`` was set up, so that this process has a rank."""
-    return distributed.is_available() and distributed.is_initialized()
+    return _AVAILABLE and distributed.is_initialized()
 
 
 def several_ranks(process_group: Any = None) -> bool:

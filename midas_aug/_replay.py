@@ -7,12 +7,17 @@ from torch import Tensor
 
 from midas_aug.errors import MidasAugError
 
-__all__ = ["Replay", "recomputing"]
+__all__ = ["Replay", "in_backward", "recomputing"]
 
 
 def recomputing() -> bool:
     """Whether this code runs inside a backward pass, where a forward can only be a repetition."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and in_backward()
+
+
+def in_backward() -> bool:
+    """`recomputing` where nothing is compiled."""
+    return torch._C._current_graph_task_id() != -1
 
 
 class Replay:
@@ -28,6 +33,7 @@ class Replay:
         self._kept: list[tuple[Tensor, Any]] = []
         self._task = -1  # the backward pass that asked last, and for which labels
         self._asked: list[Tensor] = []
+        self.last: Any = None  # for the owner: what the last pass gave
 
     def keep(self, labels: Tensor, value: Any) -> None:
         """Remember ``value`` of a pass with these ``labels``."""

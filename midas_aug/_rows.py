@@ -60,7 +60,9 @@ def take_rows(
         if tree.layout is torch.strided and not tree.is_nested:
             shape = tree.shape
             if shape and shape[0] == n_rows:
-                return _take_tensor(tree, index, path, host_index, swapped)
+                if tree.device != index.device:
+                    index = _followed(tree, index, path, host_index)
+                return select_rows(tree, index, swapped)
             if shape or modality:
                 raise MidasAugError(_other_size(path, tuple(shape), n_rows, modality))
             return tree
@@ -131,7 +133,7 @@ def count_rows(tree: Any) -> int | None:
 
 def first_rows(tree: Any, n_rows: int) -> Any:
     """The first ``n_rows`` rows of every leaf that has rows; tensors and arrays are views."""
-    if is_array(tree) or is_tensordict(tree):
+    if isinstance(tree, (Tensor, np.ndarray)) or is_tensordict(tree):
         return tree[:n_rows] if tree.ndim > 0 else tree
     if type(tree) is list:
         return tree[:n_rows]
@@ -153,17 +155,14 @@ def as_columns(batch: Any, sample: Any) -> Any:
     return batch
 
 
-def _take_tensor(
-    tensor: Tensor, index: Tensor, path: str, host_index: HostIndex | None, swapped: int | None
-) -> Tensor:
-    if tensor.device != index.device:
-        if tensor.device.type != "cpu" or host_index is None:
-            raise MidasAugError(
-                f"expected {path} on the device of the labels, {index.device}, got "
-                f"{tensor.device}; move the whole batch to one device first"
-            )
-        index = _on_host(index, path, host_index)
-    return select_rows(tensor, index, swapped)
+def _followed(tensor: Tensor, index: Tensor, path: str, host_index: HostIndex | None) -> Tensor:
+    """``index`` for a tensor on another device, where the host knows it."""
+    if tensor.device.type != "cpu" or host_index is None:
+        raise MidasAugError(
+            f"expected {path} on the device of the labels, {index.device}, got "
+            f"{tensor.device}; move the whole batch to one device first"
+        )
+    return _on_host(index, path, host_index)
 
 
 def _on_host(index: Tensor, path: str, host_index: HostIndex | None) -> Tensor:

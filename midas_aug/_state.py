@@ -77,9 +77,11 @@ class StatefulModule(nn.Module):
 
         Looks at attributes alone: no operator, no sync, and nothing that breaks a compiled graph.
         """
+        states = self._buffers
         for name, dtype in self._dtypes.items():
-            if getattr(self, name).dtype != dtype and not torch.compiler.is_compiling():
-                self._buffers[name] = getattr(self, name).to(dtype)
+            state = states[name]
+            if state is not None and state.dtype != dtype and not torch.compiler.is_compiling():
+                states[name] = state.to(dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor) and name in self.__dict__.get("_initial", ()):

@@ -13,7 +13,7 @@ from torch.utils.data import get_worker_info
 from midas_aug._arrays import Array, Generator, is_integer
 from midas_aug._draws import STEP, CounterDraws
 from midas_aug._ranks import in_process_group
-from midas_aug._replay import Replay, recomputing
+from midas_aug._replay import Replay, in_backward
 from midas_aug._state import StatefulModule
 from midas_aug.errors import MidasAugError
 
@@ -78,8 +78,9 @@ class DrawStream(StatefulModule):
             key = self._find_key()
             if key != self._key:
                 self._key = key
-            if recomputing():
-                return CounterDraws(self._replay.recall(labels, "the draws of a seeded call"))
+            if in_backward():
+                start = self._replay.recall(labels, "the draws of a seeded call")
+                return CounterDraws(start, compiling=False)
         calls = self.calls
         if calls.device != labels.device:
             self.calls = calls = calls.to(labels.device)
@@ -87,7 +88,7 @@ class DrawStream(StatefulModule):
         calls.add_(1)
         if not compiling:  # a compiled graph repeats itself
             self._replay.keep(labels, start)
-        return CounterDraws(start)
+        return CounterDraws(start, compiling=compiling)
 
     def next_generator(self, labels: Array) -> Generator | None:
         """A generator of the library of ``labels``, for a pairing of the user's own.
@@ -122,9 +123,8 @@ class DrawStream(StatefulModule):
         if worker_seed != self._worker_seed:
             self._worker_seed = worker_seed
             self.calls = torch.zeros_like(self.calls)
-        return _key(
-            self.seed, worker_seed, self._rank() if self._own_rank is None else self._own_rank
-        )
+        rank = self._own_rank
+        return _key(self.seed, worker_seed, self._rank() if rank is None else rank)
 
     def _rank(self) -> int:
         if in_process_group():

@@ -96,7 +96,7 @@ def get_groups(batch: Any, keys: Mapping[Any, Sequence[Any]]) -> list[Any]:
 def in_order(values: Any, keys: Sequence[Key], what: str) -> list[Any]:
     """One value a key: looked up by it, or in the order of a list, a tuple or a stacked array."""
     if type(values) is dict and values.keys() >= set(keys):
-        return [values[key] for key in keys]
+        return list(map(values.__getitem__, keys))
     if is_array(values) or (type(values) in (list, tuple)):
         if len(values) != len(keys):
             raise MidasAugError(
@@ -141,7 +141,7 @@ def select_rows(array: Tensor, index: Tensor, swapped: int | None = None) -> Ten
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()  # torch.func wants its own kind
     ):
-        selected: Tensor = _SelectRows.apply(array, index, swapped)  # type: ignore[no-untyped-call]
+        selected: Tensor = _SelectRows.apply(array, (index, swapped))  # type: ignore[no-untyped-call]
         return selected
     return array.index_select(0, index)
 
@@ -154,26 +154,28 @@ class _SelectRows(torch.autograd.Function):
     Blocks that are the rows in order need none of it: they are added up as they stand.
     """
 
-    # Not setup_context: it costs a look at the signature in every call.
+    # Not setup_context: it costs a look at the signature in every call. A pair: torch looks at each
+    # argument twice.
     @staticmethod
-    def forward(ctx: Any, array: Tensor, index: Tensor, swapped: int | None) -> Tensor:
+    def forward(ctx: Any, array: Tensor, rows: tuple[Tensor, int | None]) -> Tensor:
+        index, swapped = rows
         ctx.shape = array.shape
         ctx.swapped = swapped
         ctx.save_for_backward(index)
         return array.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         n_rows, swapped = ctx.shape[0], ctx.swapped
         if swapped is None or n_rows == 0:
             rows = gradient.new_zeros(ctx.shape)
-            return rows.index_add_(0, index, gradient.contiguous()), None, None
+            return rows.index_add_(0, index, gradient.contiguous()), None
         blocks = torch.split(gradient, n_rows)
         plain = [block for number, block in enumerate(blocks) if number != swapped]
         rows = plain[0].clone() if len(plain) == 1 else functools.reduce(torch.add, plain)
         donors = index[swapped * n_rows : (swapped + 1) * n_rows]
-        return rows.index_add_(0, donors, blocks[swapped].contiguous()), None, None
+        return rows.index_add_(0, donors, blocks[swapped].contiguous()), None
 
 
 def is_container(tree: Any) -> bool:

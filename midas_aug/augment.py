@@ -193,7 +193,8 @@ class MisalignAugment:
             generator=generator,
             materialize=materialize,
         )
-        if drawn.source.shape[0] == drawn.labels.shape[0]:
+        facts = drawn.drawn
+        if facts.source.shape[0] == facts.labels.shape[0]:
             return drawn  # switched off, or a plan without rows: there is nothing to label
         confidence = None if self.confidence == "logits" else self.confidence
         return drawn.label(confidence, unimodal_logits=unimodal_logits)
@@ -237,8 +238,9 @@ class MisalignAugment:
         given = self.find_labels(batch) if labels is None else labels
         checked = self.target.check(given, force=self.validate).clone()  # memory may be reused
         n_rows, ids = checked.shape[0], self.target.label_ids(checked)
-        has = self._find_present(batch, present, checked)
-        if has is not None:
+        has = None
+        if present is not None or self.present is not None:
+            has = self._find_present(batch, present, checked)
             ids = ids.masked_fill(~has.any(dim=1), -1)
         enabled = self.enabled
         replayed, draws = plan if enabled else None, enabled and plan is None
@@ -336,12 +338,10 @@ class MisalignAugment:
         self.stream.set_calls(calls)
         self.enabled = enabled
 
-    def _find_present(self, batch: Any, present: Any, labels: Tensor) -> Tensor | None:
-        """``(N, M)`` bool, from the call or from the batch; None: every row has all."""
+    def _find_present(self, batch: Any, present: Any, labels: Tensor) -> Tensor:
+        """``(N, M)`` bool, from the call or from the batch."""
         if present is None:
-            if self.present is None:
-                return None
-            find = self.present
+            find: Any = self.present
             present = find(batch) if callable(find) else get_item(batch, find, "present")
         has = as_present(present, self.modalities, labels.shape[0])
         if has.device != labels.device:

@@ -19,6 +19,8 @@ from midas_aug.functional import SwapPlan
 __all__ = ["MisalignedBatch"]
 
 UnimodalLogits = Mapping[Any, Array] | Sequence[Array]
+KEPT = ("_confidence", "_source_labels", "_shares", "_weights", "_divisor", "_targets")
+_NOTHING_KEPT = dict.fromkeys(KEPT)
 
 
 class MisalignedBatch:
@@ -52,6 +54,14 @@ class MisalignedBatch:
         [10, 11, 10, 11, 11, 10]
     """
 
+    # Computed once and kept, see KEPT.
+    _confidence: Tensor | None = None
+    _source_labels: Tensor | None = None
+    _shares: Tensor | None = None
+    _weights: Tensor | None = None
+    _divisor: Tensor | None = None
+    _targets: Tensor | None = None
+
     def __init__(
         self, data: Any, drawn: Draw, rule: LabelRule, *, numpy: bool, materialized: bool
     ) -> None:
@@ -63,16 +73,6 @@ class MisalignedBatch:
         self.labelled_by_logits = False
         self.drawn, self._rule, self._mix = drawn, rule, MixLabels()
         self.is_numpy = numpy
-        self._forget()
-
-    def _forget(self) -> None:
-        """Drop what is computed once and kept."""
-        self._confidence: Tensor | None = None
-        self._source_labels: Tensor | None = None
-        self._shares: Tensor | None = None
-        self._weights: Tensor | None = None
-        self._divisor: Tensor | None = None
-        self._targets: Tensor | None = None
 
     # -- data ------------------------------------------------------------------------------------
 
@@ -83,7 +83,7 @@ class MisalignedBatch:
 
     def __getitem__(self, key: Any) -> Any:
         """The item ``key`` of the augmented batch, N + S rows (N with ``materialize=False``)."""
-        return get_item(self.data, key)
+        return get_item(self._data, key)
 
     def __contains__(self, key: Any) -> bool:
         return resolve_key(self.data, key) is not None
@@ -253,7 +253,8 @@ class MisalignedBatch:
         The number of rows with a label; with class weights of class indices the sum of these.
         """
         if self._divisor is None:
-            drawn, counted = self.drawn, self.drawn.valid[: self._n_rows]
+            drawn = self.drawn
+            counted = drawn.valid[: drawn.labels.shape[0]]
             self._divisor = labelling.divisor_of(
                 self.target, drawn.labels, counted, drawn.n_labelled
             )
@@ -309,7 +310,7 @@ class MisalignedBatch:
         out = self._copy()
         out.labelled_by_logits = by_logits
         if rule.hardness is not None:
-            args = (self.data, features, self.plan)
+            args = (self._data, features, lambda: self.plan)
             mix.hard_weights = labelling.weigh_by_hardness(rule, drawn, *args)
         out._mix = mix
         return out
@@ -359,12 +360,13 @@ class MisalignedBatch:
         """Another batch of the same rows; what is computed once is left out."""
         out = object.__new__(type(self))
         out.__dict__.update(self.__dict__)
-        out._forget()
+        out.__dict__.update(_NOTHING_KEPT)
         return out
 
     def _mixed_shares(self, name: str) -> Tensor | None:
         """The shares ``(S, M)`` of the misaligned rows, or None where there are no such rows."""
-        if self.drawn.source.shape[0] > self._n_rows:
+        drawn = self.drawn
+        if self._mix.shares is None and drawn.source.shape[0] > drawn.labels.shape[0]:
             self._require_label(name)
         return self._mix.shares
 

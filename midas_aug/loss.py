@@ -10,7 +10,7 @@ from torch import Tensor
 
 from midas_aug._arrays import as_tensor, check_shape
 from midas_aug._labelling import divisor_of
-from midas_aug._replay import recomputing
+from midas_aug._replay import Replay, recomputing
 from midas_aug._state import Mirror, StatefulModule
 from midas_aug._tree import in_order
 from midas_aug.batch import MisalignedBatch
@@ -125,6 +125,7 @@ class MidasLoss(StatefulModule):
         below = functools.partial(_is_below, warmup_epochs)
         self._early = Mirror(below, warmup_epochs > 0)
         self._steps = Mirror(int, 0)
+        self._replay = Replay()  # which passes were of a warm-up in steps
         self._epoch_known = False
         self._missed_logits = False
         self.register_load_state_dict_post_hook(_know_epoch)  # type: ignore[no-untyped-call]
@@ -210,7 +211,7 @@ class MidasLoss(StatefulModule):
             )
         self.ready()
         warms_up = self.warmup_epochs or self.warmup_steps
-        warming_up = bool(warms_up) and self.training and self.warming_up
+        warming_up = bool(warms_up) and self.training and self._warms_up(out)
         if warming_up and self.warmup_steps and torch.compiler.is_compiling():
             raise MidasAugError(
                 f"expected a warm-up in epochs where the loss is compiled, got warmup_steps="
@@ -228,7 +229,7 @@ class MidasLoss(StatefulModule):
 
         rows = rows_of(out, self.num_modalities, target, scores)
         terms, log_p = loss_terms_of(target, scores, rows)
-        factors = rows.shares * _sum_weights(out, len(rows.shares))[:, None]
+        factors = rows.shares * _sum_weights(out, rows.shares.shape[0])[:, None]
         weak = self.weak_modality
         if weak is not None:
             factors[out.labels.shape[0] :].mul_(weak.coefficients(out))
@@ -241,6 +242,17 @@ class MidasLoss(StatefulModule):
 
     def _weighted(self, unimodal: Tensor) -> Tensor:
         return unimodal if self.unimodal_weight == 1 else self.unimodal_weight * unimodal
+
+    def _warms_up(self, out: LabelledRows) -> bool:
+        """Whether this pass is one of the warm-up; one that is repeated is what the first was."""
+        if not self.warmup_steps or torch.compiler.is_compiling():
+            return self.warming_up
+        labels = torch.as_tensor(out.labels)
+        if recomputing():
+            return bool(self._replay.recall(labels, "a loss with a warm-up in steps"))
+        found = self.warming_up
+        self._replay.keep(labels, found)
+        return found
 
     def _count_step(self) -> None:
         if self.warmup_steps and not recomputing():
@@ -297,8 +309,9 @@ class MidasLoss(StatefulModule):
                 f"{len(by_modality)}; pass one (N, C) tensor per modality"
             )
         if type(out) is MisalignedBatch and not out.is_numpy:
-            labels, readable, n_rows = out.labels, out.drawn.readable, out.labels.shape[0]
-            ignored, divisor = out.ignored[:n_rows], out.divisor
+            drawn, divisor = out.drawn, out.divisor
+            labels, readable, n_rows = drawn.labels, drawn.readable, drawn.labels.shape[0]
+            ignored = drawn.ignored[:n_rows]
         else:
             labels = target.check(out.labels)
             readable, n_rows = target.filled(labels), labels.shape[0]
@@ -312,8 +325,11 @@ class MidasLoss(StatefulModule):
                 check_shape(rows, (n_rows, None), name, "the N aligned rows")
                 target.check_width(rows, labels, name)
             found.append(rows)
-        stacked = torch.stack(found)
         absent = getattr(out, "absent", None)
+        if target.n_outputs is None and len({rows.shape[1] for rows in found}) > 1:
+            has_not = None if absent is None else absent[:n_rows]
+            return _sum_by_head(target, found, labels, readable, ignored, has_not, divisor)
+        stacked = torch.stack(found)
         if absent is None:
             stacked.masked_fill_(ignored[:, None], 0.0)  # whatever an ignored row holds
             return target.loss_sum(stacked, readable, ignored) / divisor
@@ -326,6 +342,25 @@ class MidasLoss(StatefulModule):
             divisor_of(target, labels, *those) for those in zip(counted, counts, strict=True)
         ]
         return (sums / torch.stack(divisors)).sum()
+
+
+def _sum_by_head(
+    target: Target,
+    predictions: Sequence[Tensor],
+    labels: Tensor,
+    readable: Tensor,
+    ignored: Tensor,
+    absent: Tensor | None,
+    divisor: Tensor,
+) -> Tensor:
+    """The sum over heads of several widths, which no one tensor holds, of their mean losses."""
+    means = []
+    for number, rows in enumerate(predictions):
+        left_out = ignored if absent is None else ignored | absent[:, number]
+        count = divisor if absent is None else divisor_of(target, labels, ~left_out)
+        filled = rows.masked_fill(left_out[:, None], 0.0)
+        means.append(target.loss_sum(filled[None], readable, left_out) / count)
+    return functools.reduce(torch.add, means)
 
 
 def _sum_weights(out: LabelledRows, total_rows: int) -> Tensor:

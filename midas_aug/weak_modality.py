@@ -9,7 +9,7 @@ from torch import Tensor
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape, like
 from midas_aug._labelling import labels_at
 from midas_aug._ranks import add_up
-from midas_aug._replay import Replay, recomputing
+from midas_aug._replay import Replay, in_backward, recomputing
 from midas_aug._state import StatefulModule
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
@@ -137,7 +137,6 @@ class WeakModalityWeight(StatefulModule):
         self.process_group = process_group
         self.register_state("alpha", functools.partial(torch.ones, num_modalities))
         self._replay = Replay()
-        self._last: tuple[Tensor, int] | None = None  # what the last step gave, and when
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
@@ -195,24 +194,25 @@ class WeakModalityWeight(StatefulModule):
 
     def step(self, log_p: Tensor, out: LabelledRows, rows: Rows) -> None:
         """`update` by the log-probabilities ``(N + S, M)`` at the source labels."""
-        if recomputing():
+        compiling = torch.compiler.is_compiling()
+        if not compiling and in_backward():
             return  # the first pass has stepped
-        n_rows = out.labels.shape[0]
+        labels, alpha = out.labels, self.alpha
+        n_rows = labels.shape[0]
         absent = None if rows.absent is None else rows.absent[n_rows:]
         mixed = Rows(
             rows.source_labels[n_rows:], rows.shares[n_rows:], rows.ignored[n_rows:], absent
         )
         stepped = self._stepped(log_p[n_rows:], out, mixed)
-        if torch.compiler.is_compiling():  # a compiled graph repeats itself
-            self.alpha.copy_(stepped)
+        if compiling:  # a compiled graph repeats itself
+            alpha.copy_(stepped)
             return
         # The α of this pass, for a repetition: what the last step gave, unless it was changed.
-        last = self._last
-        unchanged = last is not None and last[1] == self.alpha._version
-        before = last[0] if last is not None and unchanged else self.alpha.clone()
-        self._replay.keep(torch.as_tensor(out.labels), before)
-        self.alpha.copy_(stepped)
-        self._last = (stepped, self.alpha._version)
+        given, version = self._replay.last or (None, -1)
+        before = given if version == alpha._version else alpha.clone()
+        self._replay.keep(torch.as_tensor(labels), before)
+        alpha.copy_(stepped)
+        self._replay.last = stepped, alpha._version
 
     def _stepped(self, log_p: Tensor, out: LabelledRows, rows: Rows) -> Tensor:
         """The next α, from the S misaligned rows."""
@@ -294,13 +294,13 @@ def rows_of(
     out: LabelledRows, n_modalities: int, target: Target, scores: Tensor | None = None
 ) -> Rows:
     """What a loss reads of all N + S rows, checked against the predictions."""
-    absent: Tensor | None = getattr(out, "absent", None)
     if type(out) is MisalignedBatch and scores is not None and not out.is_numpy:
         # It was checked at its own door.
-        expected = (out.ignored.shape[0], target.n_outputs)
+        drawn = out.drawn
+        expected = (drawn.source.shape[0], target.n_outputs)
         if (*scores.shape,) == expected and len(out.modalities) == n_modalities:
-            readable = labels_at(out.drawn.readable, out.drawn.source)
-            return Rows(readable, out.shares, out.ignored, absent)
+            readable = labels_at(drawn.readable, drawn.source)
+            return Rows(readable, out.shares, drawn.ignored, drawn.absent)
     if isinstance(target, ClassIndex):
         source_labels = as_labels(out.source_labels, "source_labels", ndim=2)
     else:
@@ -320,7 +320,7 @@ def rows_of(
         )
         check_shape(scores, (total_rows, None), "logits", why)
         target.check_width(scores, source_labels, "logits")
-    return Rows(target.filled(source_labels), shares, ~valid, absent)
+    return Rows(target.filled(source_labels), shares, ~valid, getattr(out, "absent", None))
 
 
 def loss_terms_of(target: Target, scores: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:

@@ -219,6 +219,41 @@ def test_prototypes_are_moving_class_means_and_their_softmax_is_the_confidence()
     assert prototypes.seen.tolist() == [True, True, True, False]
 
 
+def test_prototypes_are_means_of_the_rows_that_have_the_modality():
+    """What stands in for an absent one may be anything, and the row counts for the others."""
+    prototypes = PrototypeConfidence(DIMS, C, momentum=0.75)
+    present = {"a": torch.arange(N) % 3 > 0, "b": LABELS != 1}
+    batches = [features(), features()]
+    for given in batches:
+        filled = {
+            key: torch.where(present[key][:, None], rows, torch.nan) for key, rows in given.items()
+        }
+        prototypes.update(filled, LABELS, present=present)
+    for number, key in enumerate("ab"):
+        for label in range(C):
+            rows = present[key] & (label == LABELS)
+            assert bool(prototypes.seen_by_modality[number, label]) == bool(rows.any())
+            if rows.any():
+                old, new = (given[key][rows].mean(dim=0) for given in batches)
+                found = prototypes.get_buffer(f"centroids_{number}")[label]
+                torch.testing.assert_close(found, 0.75 * old + 0.25 * new)
+    assert prototypes.seen.tolist() == [True, False, True, True]
+    scores = prototypes(batches[0], LABELS)
+    assert (scores[LABELS == 1, 0] > 0).all()  # known to this modality alone
+    assert (scores[LABELS == 1, 1] == 0).all()
+
+
+def test_prototypes_with_all_modalities_present_are_those_without_a_mask():
+    plain, masked = (PrototypeConfidence(DIMS, C) for _ in range(2))
+    for _ in range(2):
+        given = features()
+        plain.update(given, LABELS)
+        masked.update(given, LABELS, present=torch.ones(N, 2, dtype=torch.bool))
+    assert all(map(torch.equal, plain.state_dict().values(), masked.state_dict().values()))
+    with pytest.raises(MidasAugError, match=r"present of shape \(12, 2\), got \(12, 1\)"):
+        plain.update(given, LABELS, present=torch.ones(N, 1, dtype=torch.bool))
+
+
 def test_prototypes_of_nothing_are_even_not_nan():
     prototypes = PrototypeConfidence(DIMS, C)
     out = MisalignAugment(("a", "b"), C, confidence=prototypes)(features(), LABELS)

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from midas_aug import MisalignAugment
-from midas_aug._logits import warn_of_probabilities
+from midas_aug._logits import looked_at, warn_of_probabilities
 from midas_aug.confidence import (
     CalibratedConfidence,
     HeadConfidence,
@@ -96,8 +95,8 @@ def test_probabilities_of_every_precision_are_seen(dtype, classes):
 
 
 @pytest.fixture(autouse=True)
-def _forget(monkeypatch):
-    monkeypatch.setattr("midas_aug._logits._looked_at", weakref.WeakSet())
+def _forget():
+    looked_at.clear()
 
 
 def test_arrays_of_numpy_are_looked_at_and_an_ignored_row_is_not():

@@ -105,8 +105,11 @@ def test_a_new_worker_starts_its_own_count_and_a_kept_one_goes_on(monkeypatch):
 class Repeated:
     """Training steps with draws, loss and α inside one function, checkpointed or not."""
 
-    def __init__(self, checkpointed: bool, criterion: MidasLoss) -> None:
+    def __init__(
+        self, checkpointed: bool, criterion: MidasLoss, *, reentrant: bool = False
+    ) -> None:
         self.checkpointed = checkpointed
+        self.reentrant = reentrant
         self.criterion = criterion
         self.augment = MisalignAugment(("a", "b"), 3, confidence="uniform", seed=0)
         generator = torch.Generator().manual_seed(1)
@@ -127,7 +130,7 @@ class Repeated:
             return self.criterion(logits, out, {"a": logits[:9], "b": logits[:9]})
 
         if self.checkpointed:
-            return checkpoint(forward, self.weight, use_reentrant=False)
+            return checkpoint(forward, self.weight, use_reentrant=self.reentrant)
         return forward(self.weight)
 
     def state(self) -> list[torch.Tensor]:
@@ -139,11 +142,13 @@ class Repeated:
         ]
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("rule", [WeakModalityWeight, RatioWeakModalityWeight])
-def test_a_repeated_forward_pass_has_its_draws_and_its_alpha_and_steps_neither(rule):
+def test_a_repeated_forward_pass_has_its_draws_and_its_alpha_and_steps_neither(rule, reentrant):
     states = []
     for checkpointed in (False, True):
-        run = Repeated(checkpointed, MidasLoss(2, weak_modality=rule(2, step_size=0.5)))
+        criterion = MidasLoss(2, weak_modality=rule(2, step_size=0.5))
+        run = Repeated(checkpointed, criterion, reentrant=reentrant)
         seen = []
         for number in range(4):
             if number == 2:
@@ -172,15 +177,30 @@ def test_passes_with_the_same_labels_cannot_be_told_apart_and_say_so():
         (run.loss(0) + run.loss(0)).backward()
 
 
-def test_a_repeated_step_of_the_warm_up_counts_once():
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("rule", ["paper", None])
+def test_a_repeated_step_of_the_warm_up_counts_once_and_is_repeated_as_one(rule, reentrant):
+    """The last one, too, after which the warm-up is over before the step is repeated."""
     states = []
     for checkpointed in (False, True):
-        run = Repeated(checkpointed, MidasLoss(2, warmup_steps=2))
-        for number in range(3):
+        criterion = MidasLoss(2, weak_modality=rule, warmup_steps=2)
+        run, seen = Repeated(checkpointed, criterion, reentrant=reentrant), []
+        for number in range(4):
             run.loss(number).backward()
-        states.append(run.state())
-    assert states[1][2] == 2
-    torch.testing.assert_close(*states)
+            seen.append(run.state())
+        states.append(seen)
+    assert [int(steps) for _, _, steps, _ in states[1]] == [1, 2, 2, 2]
+    for plain, repeated in zip(*states, strict=True):
+        torch.testing.assert_close(repeated, plain)
+
+
+def test_passes_of_the_warm_up_and_after_it_may_wait_for_one_backward_pass():
+    grads = []
+    for checkpointed in (False, True):
+        run = Repeated(checkpointed, MidasLoss(2, warmup_steps=2))
+        (run.loss(0) + 2 * run.loss(1) + 3 * run.loss(2)).backward()
+        grads.append(run.state())
+    torch.testing.assert_close(*grads)
 
 
 def test_every_worker_of_many_has_draws_of_its_own(monkeypatch):

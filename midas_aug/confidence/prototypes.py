@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape, full_precision, like
+from midas_aug._present import as_present
 from midas_aug._ranks import add_up
 from midas_aug._replay import recomputing
 from midas_aug._state import StatefulModule
@@ -43,7 +44,8 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         process_group: The ranks to agree with; None for all.
 
     Attributes:
-        seen: ``(C,)`` bool buffer, classes that have a centroid. Others get confidence 0.
+        seen_by_modality: ``(M, C)`` bool buffer, classes that have a centroid in a modality. Others
+            get confidence 0 there.
 
     Raises:
         MidasAugError: An argument is out of range; a call's features do not fit.
@@ -61,7 +63,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
 
     modalities: tuple[Any, ...]
     needs_model = True
-    seen: Tensor
+    seen_by_modality: Tensor
 
     def __init__(
         self,
@@ -87,7 +89,8 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
             )
         self.sync = sync
         self.process_group = process_group
-        self.register_state("seen", partial(torch.zeros, classes, dtype=torch.bool))
+        shape = len(self.modalities), classes
+        self.register_state("seen_by_modality", partial(torch.zeros, shape, dtype=torch.bool))
         for number, key in enumerate(self.modalities):
             dim = check_count(modalities[key], f"the feature size of {key!r}")
             self.register_state(
@@ -96,49 +99,64 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
                 lowest=torch.finfo(torch.float32).min,
             )
 
+    @property
+    def seen(self) -> Tensor:
+        """``(C,)`` bool, classes that have a centroid in every modality."""
+        return self.seen_by_modality.all(dim=0)
+
     @torch.no_grad()
-    def update(self, features: Any, labels: Any) -> None:
+    def update(self, features: Any, labels: Any, *, present: Any = None) -> None:
         """Move the centroids of the classes in this batch.
 
         Rows with a negative label are left out, and so are rows with a feature that is not finite:
-        a moving average would never forget them. Leave out rows that lack a modality, too, or mark
-        it with NaN.
+        a moving average would never forget them.
 
         Args:
             features: ``(N, D_m)`` of each modality, by modality.
             labels: ``(N,)`` integers below C.
+            present: Which modalities a row has, as in `MisalignAugment.draw`; a centroid is that of
+                the rows that have its modality, whatever the features of the others hold. None:
+                all.
         """
         if recomputing():
             return  # a forward pass that is repeated has updated in the first
         self.ready()
-        classes = as_labels(labels, "labels")
-        check_label_range(classes, len(self.seen))
+        classes, n_classes = as_labels(labels, "labels"), self.seen_by_modality.shape[1]
+        check_label_range(classes, n_classes)
         vectors = self._vectors(features, len(classes))
-        counted = classes >= 0
-        for rows in vectors:
-            counted = counted & rows.isfinite().all(dim=1)
+        counted = self._counted(vectors, classes, present)
         # Rows that do not count are added to class 0 as zeros: no data-dependent shape.
         slot = classes.clamp(min=0)
-        count = torch.zeros(len(self.seen), dtype=torch.float32, device=self.seen.device)
-        count.scatter_add_(0, slot, counted.to(torch.float32))
+        count = torch.zeros_like(self.seen_by_modality, dtype=torch.float32)
+        count.scatter_add_(1, slot.expand(counted.shape), counted.to(torch.float32))
         totals = [
             torch.zeros_like(self._centroids(number)).index_add_(
-                0, slot, torch.where(counted[:, None], rows, 0.0)
+                0, slot, torch.where(counted[number][:, None], rows, 0.0)
             )
             for number, rows in enumerate(vectors)
         ]
         if self.sync:
             count, *totals = add_up([count, *totals], self.process_group)
-        means = [total / count.clamp(min=1)[:, None] for total in totals]
+        means = [
+            total / rows.clamp(min=1)[:, None] for total, rows in zip(totals, count, strict=True)
+        ]
         moves = count > 0
         for mean in means:
             moves = moves & mean.isfinite().all(dim=1)  # a sum may overflow
-        keep = (self.seen.to(torch.float32) * self.momentum)[:, None]
+        keep = self.seen_by_modality.to(torch.float32) * self.momentum
         for number, mean in enumerate(means):
-            centroids = self._centroids(number)
-            moved = keep * centroids + (1 - keep) * mean
-            centroids.copy_(torch.where(moves[:, None], moved, centroids))
-        self.seen.logical_or_(moves)
+            centroids, kept = self._centroids(number), keep[number][:, None]
+            moved = kept * centroids + (1 - kept) * mean
+            centroids.copy_(torch.where(moves[number][:, None], moved, centroids))
+        self.seen_by_modality.logical_or_(moves)
+
+    def _counted(self, vectors: list[Tensor], classes: Tensor, present: Any) -> Tensor:
+        """``(M, N)`` bool: the rows that the centroids of a modality are made of."""
+        finite = torch.stack([rows.isfinite().all(dim=1) for rows in vectors])
+        has = torch.ones_like(finite)
+        if present is not None:
+            has = as_present(present, self.modalities, len(classes)).t()
+        return has & ((classes >= 0) & (finite | ~has).all(dim=0))
 
     @torch.no_grad()
     def forward(self, batch: Any, labels: Any) -> Any:
@@ -146,18 +164,17 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         refuse_in_worker(self)
         self.ready()
         classes = as_labels(labels, "labels")
-        check_label_range(classes, len(self.seen))
+        check_label_range(classes, self.seen_by_modality.shape[1])
         slot = classes.clamp(min=0)
-        usable = (classes >= 0) & self.seen[slot]
         columns = []
         for number, rows in enumerate(self._vectors(batch, len(classes))):
             with full_precision(rows):
                 cosine = normalize(rows, dim=1) @ normalize(self._centroids(number), dim=1).T
             # A finite stand-in for −∞ keeps a table without any centroid free of NaN.
-            lowest = torch.finfo(torch.float32).min
-            scores = torch.where(self.seen, cosine / self.temperature, lowest)
+            lowest, seen = torch.finfo(torch.float32).min, self.seen_by_modality[number]
+            scores = torch.where(seen, cosine / self.temperature, lowest)
             chosen = scores.softmax(dim=1).gather(1, slot[:, None])[:, 0]
-            columns.append(torch.where(usable, chosen, 0.0))
+            columns.append(torch.where((classes >= 0) & seen[slot], chosen, 0.0))
         return like(torch.stack(columns, dim=1), labels)
 
     def _centroids(self, number: int) -> Tensor:

@@ -88,7 +88,7 @@ def hard_sample_weights(
             similarities.append(_cosine_of_rows(rows, anchor, donor, units))
         else:
             pair = rows.index_select(0, anchor), rows.index_select(0, donor)
-            similarities.append(similarity(*pair))
+            similarities.append(similarity(*pair).detach())  # of a learned one, too
     stacked = torch.stack(similarities, dim=1).nan_to_num_(0.0, 0.0, 0.0)
     total = stacked.masked_fill_(~compared, 0.0).sum(dim=1)
     count = compared.sum(dim=1)
@@ -99,13 +99,13 @@ def hard_sample_weights(
     return like(_hardness_of(mean), features[0])
 
 
-def each_block_weights(features: Sequence[Tensor], plan: SwapPlan) -> Tensor:
+def each_block_weights(features: Sequence[Tensor], partner: Tensor) -> Tensor:
     """`hard_sample_weights` of a ``swap="each"`` plan, by the one modality that a block replaces.
 
     Saves M − 1 of M comparisons, and the anchors need no gather: they are the batch in order.
+    ``partner`` ``(N,)`` replaces each row, in all modalities.
     """
     checked = _feature_rows(features)
-    partner = torch.as_tensor(plan.source)[: checked[0].shape[0], 0]
     if _compare_units(checked):
         unit = _unit(torch.stack(checked))
         return _hardness_of(unit.index_select(1, partner).mul_(unit).sum(dim=2).view(-1))
@@ -122,7 +122,11 @@ def _compare_units(features: Sequence[Tensor]) -> bool:
     """
     if torch.compiler.is_compiling():  # a graph is fused anyway, and would depend on the size
         return False
-    return features[0].numel() <= 1 << 15 and len({rows.shape for rows in features}) == 1
+    shape = features[0].shape
+    for rows in features:
+        if rows.shape != shape:
+            return False
+    return shape.numel() <= 1 << 15
 
 
 def _cosine_of_rows(rows: Tensor, anchor: Tensor, donor: Tensor, units: bool) -> Tensor:

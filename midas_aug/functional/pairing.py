@@ -108,7 +108,8 @@ def partners_from_draws(
     after the end of the own class block; the scaled draw says how far to walk.
     """
     rows = labels.shape[0]
-    check_size(rows)
+    if rows > MOST_ROWS:
+        check_size(rows)
     own, labelled, n_labelled = facts or facts_of(labels)
     if rows == 0:
         return own, labelled
@@ -157,12 +158,11 @@ def partners_of_each(
 
 def check_size(n_rows: int) -> None:
     """Raise where the product of a draw and a number of rows would overflow."""
-    if n_rows > 1 << (62 - DRAW_BITS):
-        raise MidasAugError(
-            f"expected at most {1 << (62 - DRAW_BITS)} labels, got {n_rows}; pair in chunks"
-        )
+    if n_rows > MOST_ROWS:
+        raise MidasAugError(f"expected at most {MOST_ROWS} labels, got {n_rows}; pair in chunks")
 
 
+MOST_ROWS = 1 << (62 - DRAW_BITS)
 _LAST = (1 << 63) - 1
 # In smaller batches a table of classes costs more operators than it saves.
 _TABLE_ROWS = 512

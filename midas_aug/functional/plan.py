@@ -154,7 +154,9 @@ def draw_rows(
         n_blocks = num_modalities + 1
         swapped = list(partner) if partner.ndim == 2 else [partner] * num_modalities
         # Block 0 is the batch; block m + 1 replaces modality m.
-        blocks = [[swapped[m] if k == m + 1 else own for k in range(n_blocks)] for m in numbers]
+        blocks = [[own] * n_blocks for _ in numbers]
+        for m in numbers:
+            blocks[m][m + 1] = swapped[m]
     else:
         n_blocks = 2
         if swap == "one":

@@ -46,7 +46,7 @@ def step_from_sums(
 ) -> Tensor:
     """The new α (Eq. 5-7): up where the weak modality gets less credit than it should."""
     expected, received = sums.unbind()
-    is_strong = torch.arange(len(alpha), device=alpha.device) != expected.argmin()
+    is_strong = torch.arange(alpha.shape[0], device=alpha.device) != expected.argmin()
     stepped = alpha.add((expected - received).sign(), alpha=step_size)
     stepped = stepped.clamp(min=1.0, max=max_alpha).masked_fill(is_strong, 1.0)
     # No valid row; or a batch that overflowed in half precision, which must not stay in α for ever.

@@ -238,6 +238,6 @@ def hash_rows(rows: Tensor) -> Tensor:
 
     Two different rows meet with a probability of 2^-62; they would then not be partners.
     """
-    columns = (natural_numbers(rows.shape[1], rows) + 1) * STEP
+    columns = (natural_numbers(rows.shape[1], rows, torch.compiler.is_compiling()) + 1) * STEP
     # Each number by itself first: sums of floats' bits, most of them zeros, would meet often.
     return stirred(stirred(rows + columns).sum(dim=1)).bitwise_and_(ID_MASK)

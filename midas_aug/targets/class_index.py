@@ -163,7 +163,7 @@ class ClassIndex(Target):
         """Log-probability of each row's own label by M heads, ``(M, N)``, without gradient."""
         if type(self).log_likelihoods is not ClassIndex.log_likelihoods:  # a subclass's own
             return super().head_log_likelihoods(scores, labels)
-        log_p = torch.stack([logits.detach() for logits in scores]).log_softmax(dim=2)
+        log_p = torch.stack(list(map(Tensor.detach, scores))).log_softmax(dim=2)
         at = labels.expand(log_p.shape[0], labels.shape[0])
         return log_p.gather(2, at[:, :, None])[:, :, 0]
 

@@ -206,3 +206,18 @@ def test_a_similarity_that_is_no_number_counts_as_none():
     given = iter([torch.tensor([float("nan")]), torch.tensor([0.5])])
     weights = F.hard_sample_weights(features, plan, similarity=lambda one, other: next(given))
     assert weights.tolist() == [1.5 + 0.25 / 2]
+
+
+def test_a_learned_similarity_learns_nothing_by_the_weights():
+    """They are constants of the loss (Sec. 3.5); or what is alike would be learned to be unlike."""
+    layer = torch.nn.Linear(4, 4)
+
+    def similarity(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return torch.cosine_similarity(layer(one), layer(other), dim=1)
+
+    plan = F.SwapPlan(torch.tensor([[0, 1]]), torch.tensor([0]), torch.tensor([True]))
+    features = [torch.randn(2, 4), torch.randn(2, 4, requires_grad=True)]
+    weights = F.hard_sample_weights(features, plan, similarity=similarity)
+    assert not weights.requires_grad
+    expected = 1.5 + similarity(features[1][:1], features[1][1:]) / 2
+    torch.testing.assert_close(weights, expected.detach())

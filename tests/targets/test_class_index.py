@@ -138,7 +138,8 @@ def test_every_term_is_the_loss_of_a_subclass(present):
         torch.testing.assert_close(twice, 2 * once)
 
 
-def test_heads_of_a_target_of_ones_own_may_differ_in_width():
+@pytest.mark.parametrize("present", [None, torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1]]).bool()])
+def test_heads_of_a_target_of_ones_own_may_differ_in_width(present):
     class Mean(Target):
         def check(self, labels, *, force=False):
             return labels
@@ -149,8 +150,19 @@ def test_heads_of_a_target_of_ones_own_may_differ_in_width():
         def log_likelihoods(self, scores, labels):
             return -(scores.mean(dim=1, keepdim=True) - labels).abs()
 
-    unimodal = [torch.randn(4, 2), torch.randn(4, 3)]
-    batch, labels = {"a": torch.rand(4, 4), "b": torch.rand(4, 5)}, torch.arange(4)
-    out = MisalignAugment(("a", "b"), target=Mean())(batch, labels, unimodal_logits=unimodal)
-    want = [-(logits.mean(dim=1) - labels).abs() for logits in unimodal]
-    torch.testing.assert_close(out.confidence, torch.stack(want, dim=1).exp())
+    unimodal = [torch.randn(4, 2), torch.randn(4, 3, requires_grad=True)]
+    given = [logits.detach().clone() for logits in unimodal]
+    batch, labels = {"a": torch.rand(4, 4), "b": torch.rand(4, 5)}, torch.tensor([0, 1, -1, 3])
+    augment = MisalignAugment(("a", "b"), target=Mean())
+    out = augment(batch, labels, unimodal_logits=unimodal, present=present)
+    has = torch.ones(4, 2).bool() if present is None else present
+    has = has & (labels >= 0)[:, None]
+    errors = [(logits.mean(dim=1) - labels).abs() for logits in unimodal]
+    wanted = torch.stack(errors, dim=1).neg().exp().masked_fill(~has, 0.0)
+    torch.testing.assert_close(out.confidence, wanted.detach())
+    loss = MidasLoss(2).compute(torch.randn(len(out.source), 5), out, unimodal).unimodal
+    means = [error[rows].mean() for error, rows in zip(errors, has.T, strict=True)]
+    torch.testing.assert_close(loss, means[0] + means[1])
+    loss.backward()
+    assert (unimodal[1].grad[~has[:, 1]] == 0).all()
+    assert all(map(torch.equal, unimodal, given))  # nothing was filled in place
