@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from midas_aug._arrays import as_scores, as_tensor, check_shape, is_array
+from midas_aug._arrays import as_scores, as_tensor, check_shape, elsewhere, is_array
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.hard_samples import each_block_weights, hard_sample_weights
 from midas_aug.functional.plan import SwapPlan
@@ -88,6 +88,8 @@ def measure_hardness(
                 f"expected features of {name!r} for the {n_rows} aligned rows, got "
                 f"{rows.shape[0]} rows; pass what the encoders made of the batch before the swap"
             )
+        elif isinstance(plan.source, Tensor) and rows.device != plan.source.device:
+            raise elsewhere(f"features of {name!r}", rows, plan.source.device)
         else:
             found.append(rows)
     if unfit:

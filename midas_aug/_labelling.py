@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import as_scores, check_shape, may_read_values
+from midas_aug._arrays import as_scores, check_shape, elsewhere, may_read_values
 from midas_aug._drawn import Draw, LabelRule, MixLabels
 from midas_aug._hardness import measure_hardness
 from midas_aug._logits import warn_of_probabilities
@@ -246,6 +246,9 @@ def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Ten
     """The predictions of each modality, in order; warns once of logits like softmaxes."""
     modalities, n_rows = tuple(rule.keys), drawn.labels.shape[0]
     logits = check_unimodal_logits(unimodal_logits, modalities, n_rows, rule.target)
+    for name, scores in zip(modalities, logits, strict=True):
+        if scores.device != drawn.labels.device:
+            raise elsewhere(f"unimodal_logits[{name!r}]", scores, drawn.labels.device)
     if rule.target.takes_temperature:
         warn_of_probabilities(rule, logits, modalities, stacklevel=5)
     return logits

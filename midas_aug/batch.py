@@ -323,6 +323,8 @@ class MisalignedBatch:
                 "expected a batch of torch tensors to move, got one of NumPy arrays; convert the "
                 "batch before the augmentation"
             )
+        if isinstance(device, torch.dtype):
+            raise MidasAugError(f"expected a device, got {device}; cast before the augmentation")
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import as_tensor, check_shape
+from midas_aug._arrays import as_tensor, check_shape, elsewhere
+from midas_aug._checks import check_count, check_number
 from midas_aug._labelling import divisor_of
 from midas_aug._replay import recomputing
 from midas_aug._state import Mirror, StatefulModule
@@ -93,16 +94,11 @@ class MidasLoss(StatefulModule):
         warmup_steps: int = 0,
     ) -> None:
         super().__init__()
-        if num_modalities < 2:
-            raise MidasAugError(f"expected num_modalities of at least 2, got {num_modalities}")
-        if not 0 <= unimodal_weight < float("inf"):
-            raise MidasAugError(
-                f"expected unimodal_weight to be a finite number of at least 0, got "
-                f"{unimodal_weight}"
-            )
+        self.num_modalities = check_count(num_modalities, "num_modalities", 2)
+        why = "1 is the paper's, 0 leaves the unimodal losses out"
+        self.unimodal_weight = check_number(unimodal_weight, "unimodal_weight", 0, why)
         for name, length in (("warmup_epochs", warmup_epochs), ("warmup_steps", warmup_steps)):
-            if not 0 <= length < float("inf") or length != int(length):
-                raise MidasAugError(f"expected {name} as an integer ≥ 0, got {length!r}")
+            check_count(length, name, 0, "0 is no warm-up")
             if length and not unimodal_weight:
                 raise MidasAugError(
                     f"expected unimodal_weight above 0 for {name}={length}, got 0; the warm-up "
@@ -113,13 +109,12 @@ class MidasLoss(StatefulModule):
                 f"expected a warm-up in epochs or in steps, got {warmup_epochs} epochs and "
                 f"{warmup_steps} steps; set one of them"
             )
-        self.num_modalities = num_modalities
-        self.unimodal_weight = unimodal_weight
         self.warmup_epochs = warmup_epochs
         self.warmup_steps = warmup_steps
         self.weak_modality = _check_weak_modality(weak_modality, num_modalities)
-        self.register_state("epoch", functools.partial(torch.zeros, (), dtype=torch.int64))
-        self.register_state("steps", functools.partial(torch.zeros, (), dtype=torch.int64))
+        zero = functools.partial(torch.zeros, (), dtype=torch.int64)
+        self.register_state("epoch", zero, lowest=0)
+        self.register_state("steps", zero, lowest=0)
         # Python values of the two: to branch on a buffer would be a sync.
         # Whether it is early, not the epoch: a graph is compiled anew for every number it has seen.
         below = functools.partial(_is_below, warmup_epochs)
@@ -156,9 +151,16 @@ class MidasLoss(StatefulModule):
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the criterion which epoch (from 0) begins; ends the warm-up when it is time."""
+        given: Any = epoch
+        number = check_count(
+            int(given) if isinstance(given, Tensor) else given,
+            "the epoch",
+            0,
+            "count from 0, and call set_epoch in every epoch",
+        )
         self._epoch_known = True
-        self.epoch.fill_(epoch)
-        self._early.set(self.epoch, epoch < self.warmup_epochs)
+        self.epoch.fill_(number)
+        self._early.set(self.epoch, number < self.warmup_epochs)
 
     def forward(
         self, logits: Tensor, out: LabelledRows, unimodal_logits: UnimodalLogits | None = None
@@ -231,6 +233,12 @@ class MidasLoss(StatefulModule):
         factors = rows.shares * _sum_weights(out, len(rows.shares))[:, None]
         weak = self.weak_modality
         if weak is not None:
+            if weak.alpha.device != factors.device:
+                raise MidasAugError(
+                    f"expected the loss on the device of the batch, {factors.device}, got α on "
+                    f"{weak.alpha.device}; call criterion.to(device), or make the criterion a part "
+                    "of the model"
+                )
             factors[out.labels.shape[0] :].mul_(weak.coefficients(out))
             if self.training:
                 weak.step(log_p.detach(), out, rows)
@@ -311,6 +319,8 @@ class MidasLoss(StatefulModule):
             if (*rows.shape,) != (n_rows, target.n_outputs):
                 check_shape(rows, (n_rows, None), name, "the N aligned rows")
                 target.check_width(rows, labels, name)
+            if rows.device != ignored.device:
+                raise elsewhere(name, rows, ignored.device)
             found.append(rows)
         stacked = torch.stack(found)
         absent = getattr(out, "absent", None)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import Array, as_labels, as_tensor, like
+from midas_aug._checks import check_count, check_number
 from midas_aug._logits import warn_of_probabilities
 from midas_aug._present import as_present
 from midas_aug._ranks import several_ranks
@@ -17,9 +18,7 @@ from midas_aug._state import Mirror, StatefulModule
 from midas_aug.confidence.base import (
     ConfidenceProvider,
     UnimodalLogits,
-    check_count,
     check_modalities,
-    check_number,
     check_unimodal_logits,
 )
 from midas_aug.errors import MidasAugError
