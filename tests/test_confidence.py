@@ -294,7 +294,7 @@ def test_calibration_brings_an_overconfident_modality_in_line():
         (lambda: PrototypeConfidence(DIMS, C, sync="no"), ["sync", "True or False", "'no'"]),
         (
             lambda: HeadConfidence(DIMS, C)(dict.fromkeys(DIMS, torch.rand(N, 9)), LABELS),
-            ["(6, 9)"],
+            ["(12, 9)", "(N, 5)"],
         ),
         (lambda: HeadConfidence(DIMS, C)(dict.fromkeys(DIMS, LABELS), LABELS), ["int64", "'a'"]),
         (
