@@ -1,6 +1,5 @@
 """Class weights and label smoothing, as in ``torch.nn.CrossEntropyLoss``."""
 
-import math
 from numbers import Real
 from typing import Any
 
@@ -92,12 +91,9 @@ def _check_weights(class_weight: Any, num_classes: int) -> Tensor | None:
     given = class_weight if is_array(class_weight) else np.asarray(class_weight)
     weight = as_tensor(given, "class_weight").detach().to(torch.float32)
     check_shape(weight, (num_classes,), "class_weight", "one number a class")
-    # The sum is finite only if all of them are.
-    if may_read_values(weight) and not (
-        bool((weight >= 0).all()) and 0 < float(weight.sum()) < math.inf
-    ):
+    if may_read_values(weight) and not bool(((weight >= 0) & weight.isfinite()).all()):
         raise MidasAugError(
-            f"expected finite class weights of at least 0 and not all 0, got {weight.tolist()}; 1 "
-            "leaves a class as it is"
+            f"expected finite class weights of at least 0, got {weight.tolist()}; 1 leaves a class "
+            "as it is"
         )
     return weight.clone()
