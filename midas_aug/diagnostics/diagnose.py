@@ -118,6 +118,11 @@ def diagnose(
     check_removal(removal)
     check_numbers(draws=draws, resamples=resamples)
     check_seed(seed)
+    if not isinstance(loader, Iterable):
+        raise MidasAugError(
+            f"expected loader to be an iterable of batches, got {type(loader).__name__}; pass a "
+            "DataLoader, or a list of batches"
+        )
     encode, fuse = _parts(model, encode)
     functions = [function for function in (encode, fuse, unimodal) if function is not None]
     names = [modality.name for modality in named]
