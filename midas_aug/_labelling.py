@@ -209,6 +209,8 @@ def weigh_by_hardness(
     )
     if weights is not None and callable(rule.hardness):  # of rows that do not count it may be NaN
         weights = weights.masked_fill(drawn.ignored[n_rows:], 1.0)
+        if rule.validate or may_read_values(weights):
+            _check_hard_weights(weights)
     if weights is None and not torch.compiler.is_compiling() and rule not in _told_of_hardness:
         _told_of_hardness.add(rule)
         worker = get_worker_info()
@@ -220,6 +222,16 @@ def weigh_by_hardness(
                 stacklevel=4,
             )
     return weights
+
+
+def _check_hard_weights(weights: Tensor) -> None:
+    """Raise unless what a callable measured can be the factors of losses."""
+    bad = ~((weights >= 0) & weights.isfinite())
+    if bool(bad.any()):
+        raise MidasAugError(
+            f"expected the hardness to be finite and at least 0, got {float(weights[bad][0]):g} "
+            f"({int(bad.sum())} such numbers); the loss of a sample is multiplied by it"
+        )
 
 
 def carries_two_labels(drawn: Draw) -> Tensor:
@@ -250,7 +262,7 @@ def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Ten
         if scores.device != drawn.labels.device:
             raise elsewhere(f"unimodal_logits[{name!r}]", scores, drawn.labels.device)
     if rule.target.takes_temperature:
-        warn_of_probabilities(rule, logits, modalities, stacklevel=5)
+        warn_of_probabilities(rule, logits, modalities, stacklevel=5, target=rule.target)
     return logits
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from midas_aug._arrays import as_tensor, check_shape, elsewhere
 from midas_aug._checks import check_count, check_number
 from midas_aug._labelling import divisor_of
+from midas_aug._logits import warn_of_probable_fusion
 from midas_aug._replay import recomputing
 from midas_aug._state import Mirror, StatefulModule
 from midas_aug._tree import in_order
@@ -122,6 +123,7 @@ class MidasLoss(StatefulModule):
         self._steps = Mirror(int, 0)
         self._epoch_known = False
         self._missed_logits = False
+        self._looked_at_logits = False
         self.register_load_state_dict_post_hook(_know_epoch)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
@@ -223,6 +225,11 @@ class MidasLoss(StatefulModule):
             self._warn(out, unimodal_logits, warming_up)
         target = target_of(out, logits)
         scores = target.predictions(logits, "logits")
+        if not self._looked_at_logits and not torch.compiler.is_compiling():
+            vars(self)["_looked_at_logits"] = True  # no state, which a module looks at longer
+            on_cpu = type(scores) is Tensor and scores.device.type == "cpu"  # a free look
+            if on_cpu and target.takes_temperature and not bool((scores < 0).any()):
+                warn_of_probable_fusion(scores, target, stacklevel=4)
         unimodal = self._unimodal(unimodal_logits, out, target, scores, warming_up)
         if warming_up:
             self._count_step()

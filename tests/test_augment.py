@@ -594,6 +594,9 @@ def test_cosine_hardness_refuses_what_has_no_direction():
         uniform(hardness="cosine")(batch)
     with pytest.raises(MidasAugError, match=r"expected the hardness of shape \(12\)"):
         uniform(hardness=lambda features, plan: torch.ones(3))(batch)
+    for bad in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(MidasAugError, match=r"hardness to be finite and at least 0, got .*12"):
+            uniform(hardness=lambda features, plan, bad=bad: torch.full((12,), bad))(batch)
 
 
 @pytest.mark.parametrize(

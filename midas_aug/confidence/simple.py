@@ -108,7 +108,7 @@ class LogitConfidence(ConfidenceProvider):
         """Confidences ``(N, M)``."""
         logits = self.unimodal_logits(batch)
         if self.target is None or self.target.takes_temperature:
-            warn_of_probabilities(self, logits, self.modalities, stacklevel=2)
+            warn_of_probabilities(self, logits, self.modalities, stacklevel=2, target=self.target)
         return self.from_logits(logits, labels)
 
     def __repr__(self) -> str:

@@ -136,7 +136,9 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         checked, names = self.target.check(labels), self.modalities
         logits = check_unimodal_logits(unimodal_logits, names, len(checked), self.target)
         if self.target.takes_temperature:
-            warn_of_probabilities(self, logits, names, stacklevel=3)  # behind no_grad
+            warn_of_probabilities(
+                self, logits, names, stacklevel=3, target=self.target
+            )  # behind no_grad
         counted = (self.target.label_ids(checked) >= 0).expand(len(names), -1)
         if present is not None:
             counted = counted & as_present(present, names, len(checked)).t()
