@@ -96,6 +96,14 @@ def check_shape(tensor: Tensor, shape: tuple[int | None, ...], name: str, why: s
     raise MidasAugError(f"expected {name} of shape ({expected}), got {tuple(given)}; {why}")
 
 
+def elsewhere(name: str, tensor: Tensor, device: torch.device) -> MidasAugError:
+    """The error of a tensor that is not where the batch is."""
+    return MidasAugError(
+        f"expected {name} on the device of the batch, {device}, got {tensor.device}; move the "
+        f"batch to the model before the step: out = out.to({str(tensor.device)!r})"
+    )
+
+
 def check_rows(rows: Tensor, count: int, name: str) -> None:
     """Raise if an index is not a row of a batch of ``count``, where looking is free."""
     if rows.numel() == 0 or not may_read_values(rows):

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from midas_aug._arrays import as_scores, as_tensor, check_shape
+from midas_aug._arrays import as_scores, as_tensor, check_shape, elsewhere
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.hard_samples import each_block_weights, hard_sample_weights
 from midas_aug.functional.plan import SwapPlan
@@ -98,9 +98,17 @@ def measure_hardness(
             f"expected float features for hardness='cosine', but {unfit!r} hold something else; "
             "use hardness='auto' or None, or pass features to label"
         )
-    if partner is not None:
-        return each_block_weights(found, partner).float()
-    return hard_sample_weights(found, plan(), present=present).float()
+    drawn = None
+    rows_drawn: Any = partner
+    if partner is None:
+        drawn = plan()
+        rows_drawn = drawn.source
+    for name, rows in zip(names, found, strict=True):
+        if isinstance(rows_drawn, Tensor) and rows.device != rows_drawn.device:
+            raise elsewhere(f"features of {name!r}", rows, rows_drawn.device)
+    if drawn is None:
+        return each_block_weights(found, rows_drawn).float()
+    return hard_sample_weights(found, drawn, present=present).float()
 
 
 def check_hardness(hardness: Any) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import as_scores, check_shape, may_read_values
+from midas_aug._arrays import as_scores, check_shape, elsewhere, may_read_values
 from midas_aug._drawn import Draw, LabelRule, MixLabels
 from midas_aug._hardness import measure_hardness
 from midas_aug._logits import looked_at, warn_of_probabilities
@@ -63,6 +63,10 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
         )
     names, n_rows = tuple(rule.keys), drawn.labels.shape[0]
     logits = check_unimodal_logits(unimodal_logits, names, n_rows, rule.target)
+    device = drawn.labels.device
+    for name, scores in zip(names, logits, strict=True):
+        if scores.device != device:
+            raise elsewhere(f"unimodal_logits[{name!r}]", scores, device)
     # By modality, as memory has it: a CPU takes seven times longer over rows of two numbers.
     found = rule.target.head_log_likelihoods(logits, drawn.readable).float()
     # Not −∞, whose softmax over modalities would be NaN where all of them are.
@@ -71,7 +75,7 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
         found = found.masked_fill(drawn.absent[:n_rows].t(), torch.finfo(found.dtype).min)
     is_readable = may_read_values(found)
     if is_readable and rule.target.takes_temperature and rule not in looked_at:
-        warn_of_probabilities(rule, logits, names, stacklevel=4)
+        warn_of_probabilities(rule, logits, names, stacklevel=4, target=rule.target)
     if n_rows and (is_readable or rule.validate):
         check_no_nan(found)
     chosen = found.gather(1, drawn.source[n_rows:].t())
@@ -212,6 +216,8 @@ def weigh_by_hardness(
     )
     if weights is not None and callable(rule.hardness):  # of rows that do not count it may be NaN
         weights = weights.masked_fill(drawn.ignored[n_rows:], 1.0)
+        if rule.validate or may_read_values(weights):
+            _check_hard_weights(weights)
     if weights is None and not torch.compiler.is_compiling() and rule not in _told_of_hardness:
         _told_of_hardness.add(rule)
         worker = get_worker_info()
@@ -223,6 +229,16 @@ def weigh_by_hardness(
                 stacklevel=4,
             )
     return weights
+
+
+def _check_hard_weights(weights: Tensor) -> None:
+    """Raise unless what a callable measured can be the factors of losses."""
+    bad = ~((weights >= 0) & weights.isfinite())
+    if bool(bad.any()):
+        raise MidasAugError(
+            f"expected the hardness to be finite and at least 0, got {float(weights[bad][0]):g} "
+            f"({int(bad.sum())} such numbers); the loss of a sample is multiplied by it"
+        )
 
 
 def carries_two_labels(drawn: Draw) -> Tensor:
@@ -249,8 +265,11 @@ def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Ten
     """The predictions of each modality, in order; warns once of logits like softmaxes."""
     modalities, n_rows = tuple(rule.keys), drawn.labels.shape[0]
     logits = check_unimodal_logits(unimodal_logits, modalities, n_rows, rule.target)
+    for name, scores in zip(modalities, logits, strict=True):
+        if scores.device != drawn.labels.device:
+            raise elsewhere(f"unimodal_logits[{name!r}]", scores, drawn.labels.device)
     if rule.target.takes_temperature:
-        warn_of_probabilities(rule, logits, modalities, stacklevel=5)
+        warn_of_probabilities(rule, logits, modalities, stacklevel=5, target=rule.target)
     return logits
 
 

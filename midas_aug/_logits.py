@@ -10,23 +10,27 @@ from torch import Tensor
 
 from midas_aug._arrays import as_tensor, may_read_values
 from midas_aug._tree import in_order
+from midas_aug.targets import MultiLabel
 
-__all__ = ["looked_at", "warn_of_probabilities"]
+__all__ = ["looked_at", "warn_of_probabilities", "warn_of_probable_fusion"]
+
+FEW = 12  # logits that all lie between 0 and 1 may do so by chance
 
 # Whose logits were looked at: the first batch tells, later ones would cost time in each step.
 looked_at: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 def warn_of_probabilities(
-    owner: Any, logits: Any, names: Sequence[Any], *, stacklevel: int
+    owner: Any, logits: Any, names: Sequence[Any], *, stacklevel: int, target: Any = None
 ) -> None:
-    """Warn, once per ``owner``, if logits look like the outputs of a softmax.
+    """Warn, once per ``owner``, if logits look like the outputs of a softmax or a sigmoid.
 
     Args:
         owner: Whose logits these are; its first batch with rows is the one that is looked at.
         logits: ``(N, C)`` of each modality, by name or in order; None is silent.
         names: The names of the modalities.
         stacklevel: As in ``warnings.warn``, seen from the caller.
+        target: What a label is; None: a class index.
     """
     if logits is None or torch.compiler.is_compiling() or owner in looked_at:
         return
@@ -35,14 +39,47 @@ def warn_of_probabilities(
         if not may_read_values(scores) or scores.numel() == 0:
             return
         looked_at.add(owner)
-        if _are_probabilities(scores):
+        several = isinstance(target, MultiLabel)
+        if (_are_sigmoids if several else _are_probabilities)(scores):
+            cure = "the sigmoid" if several else "the softmax, or their logarithm"
             warnings.warn(
-                f"unimodal_logits[{name!r}] look like probabilities: no row has a negative number "
-                "and all of them sum to 1, as after a softmax. Their softmax is nearly even, "
-                "and so are the shares: pass what goes into the softmax, or their logarithm",
+                f"unimodal_logits[{name!r}] look like probabilities: {_signs(several)}. "
+                f"Their {'sigmoid' if several else 'softmax'} is nearly even, and so are the "
+                f"shares: pass what goes into {cure}",
                 stacklevel=stacklevel + 1,
             )
             return
+
+
+def warn_of_probable_fusion(logits: Tensor, target: Any, *, stacklevel: int) -> None:
+    """Warn if the logits of the multimodal head look like the outputs of a softmax or a sigmoid.
+
+    Args:
+        logits: ``(R, C)``, whose values may be looked at.
+        target: What a label is.
+        stacklevel: As in ``warnings.warn``, seen from the caller.
+    """
+    scores, several = logits.detach(), isinstance(target, MultiLabel)
+    if (_are_sigmoids if several else _are_probabilities)(scores):
+        warnings.warn(
+            f"the logits look like probabilities: {_signs(several)}. The loss takes their "
+            f"{'sigmoid' if several else 'softmax'} again: pass what goes into it",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _signs(several: bool) -> str:
+    if several:
+        return "all numbers lie between 0 and 1, as after a sigmoid"
+    return "no row has a negative number and all of them sum to 1, as after a softmax"
+
+
+def _are_sigmoids(scores: Tensor) -> bool:
+    """Whether every number is strictly between 0 and 1; a dozen of them at least."""
+    if not scores.is_floating_point():
+        return False
+    kept = scores[scores.isfinite()]  # an ignored row may hold anything
+    return kept.numel() >= FEW and bool(((kept > 0) & (kept < 1)).all())
 
 
 def _are_probabilities(scores: Tensor) -> bool:

@@ -1,12 +1,10 @@
 """The arguments of `MisalignAugment`, checked once, at construction."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
-import numpy as np
-
-from midas_aug._arrays import is_integer
+from midas_aug._arrays import is_array, is_integer
+from midas_aug._checks import is_real
 from midas_aug.confidence.base import as_provider
 from midas_aug.confidence.simple import UniformConfidence
 from midas_aug.errors import MidasAugError
@@ -17,7 +15,6 @@ __all__ = [
     "check_label",
     "check_present_key",
     "check_seed",
-    "check_switch",
     "check_weight",
     "keys_by_modality",
     "resolve_confidence",
@@ -34,13 +31,24 @@ def keys_by_modality(modalities: Any) -> dict[Any, tuple[Any, ...]]:
             name: tuple(group) if isinstance(group, list | tuple) else (group,)
             for name, group in modalities.items()
         }
-    elif isinstance(modalities, str) or not isinstance(modalities, Sequence):
+    elif isinstance(modalities, str | bytes) or not isinstance(modalities, Sequence):
         keys = {}
+    elif not all(isinstance(name, Hashable) for name in modalities):
+        raise MidasAugError(
+            f"expected modalities to be batch keys, got {modalities!r}; for several keys of one "
+            "modality pass a mapping, such as {'image': 'pixels', 'text': ['ids', 'mask']}"
+        )
     else:
         keys = {name: (name,) for name in modalities}
         if len(keys) != len(modalities):
             raise MidasAugError(f"expected modalities to be different keys, got {modalities!r}")
     every = [key for group in keys.values() for key in group]
+    strange = [key for key in every if not isinstance(key, Hashable)]
+    if strange:
+        raise MidasAugError(
+            f"expected the keys of a modality as one key, or a list of keys, got {strange[0]!r} in "
+            f"{modalities!r}"
+        )
     if len(keys) < 2 or not all(keys.values()):
         raise MidasAugError(
             "expected modalities to be a sequence of at least two batch keys, such as "
@@ -54,6 +62,11 @@ def keys_by_modality(modalities: Any) -> dict[Any, tuple[Any, ...]]:
 
 def check_label(label: Any, keys: Keys) -> Any:
     """The key of the labels, or a callable that finds them."""
+    if not isinstance(label, Hashable) or is_array(label):
+        raise MidasAugError(
+            f"expected label to be a batch key or a callable (batch) -> labels, got {label!r}; "
+            "labels themselves go into the call: augment(batch, labels)"
+        )
     if not callable(label) and any(label in group for group in keys.values()):
         raise MidasAugError(
             f"expected label to be another key than the modalities {tuple(keys)!r}, got {label!r}"
@@ -61,9 +74,9 @@ def check_label(label: Any, keys: Keys) -> Any:
     return label
 
 
-def check_present_key(present: Any, keys: Keys) -> Any:
+def check_present_key(present: Any, keys: Keys, label: Any) -> Any:
     """The key of the mask of present modalities, a callable that finds it, or None."""
-    if not isinstance(present, Hashable):
+    if not isinstance(present, Hashable) or is_array(present):
         raise MidasAugError(
             f"expected present to be a batch key, a callable or None, got {present!r}; the mask "
             "itself goes into the call: augment(batch, present=mask)"
@@ -72,6 +85,11 @@ def check_present_key(present: Any, keys: Keys) -> Any:
         raise MidasAugError(
             f"expected present to be another key than the modalities {tuple(keys)!r}, got "
             f"{present!r}; it names where a batch says which modalities its rows have"
+        )
+    if present is not None and not callable(present) and present == label:
+        raise MidasAugError(
+            f"expected present to be another key than the label, got {present!r} for both; it "
+            "names where a batch says which modalities its rows have"
         )
     return present
 
@@ -103,18 +121,11 @@ def check_seed(seed: Any) -> int | None:
 
 def check_weight(weight: Any) -> float:
     """λ as a float."""
-    if not isinstance(weight, Real) or not 0 <= float(weight) < float("inf"):
+    if not is_real(weight) or not 0 <= float(weight) < float("inf"):
         raise MidasAugError(
             f"expected misaligned_weight (λ) to be a finite number of at least 0, got {weight!r}"
         )
     return float(weight)
-
-
-def check_switch(value: Any) -> bool:
-    """A switch as a bool: a word such as "no" would count as true."""
-    if not isinstance(value, bool | np.bool_):
-        raise MidasAugError(f"expected enabled to be True or False, got {value!r}")
-    return bool(value)
 
 
 def resolve_confidence(confidence: Any, modalities: tuple[Any, ...], target: Target) -> Any:
@@ -131,6 +142,11 @@ def resolve_confidence(confidence: Any, modalities: tuple[Any, ...], target: Tar
         )
     provider = as_provider(confidence)
     columns = modalities if provider.modalities is None else tuple(provider.modalities)
+    if len(columns) != len(modalities):
+        raise MidasAugError(
+            f"expected a confidence provider for the {len(modalities)} modalities {modalities!r}, "
+            f"got one for {len(columns)}, {columns!r}; build it with one name a modality"
+        )
     if columns != modalities and set(columns) == set(modalities):
         raise MidasAugError(
             f"expected the confidence provider's modalities in the order {modalities!r}, got "

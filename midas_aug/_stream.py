@@ -47,7 +47,8 @@ class DrawStream(StatefulModule):
         super().__init__()
         self.seed = seed
         self._own_rank: int | None = None
-        self.register_state("calls", functools.partial(torch.zeros, 1, dtype=torch.int64))
+        zero = functools.partial(torch.zeros, 1, dtype=torch.int64)
+        self.register_state("calls", zero, lowest=0)
         self._worker_seed: int | None = None  # of the process that `calls` counts for
         self._parent_rank: int | None = None  # a spawned worker cannot ask torch.distributed
         self._replay = Replay()

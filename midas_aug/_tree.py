@@ -52,6 +52,11 @@ def item_keys(batch: Any) -> list[Any]:
         return list(batch._fields)
     if _is_sequence(batch):
         return list(range(len(batch)))
+    if hasattr(batch, "folded_targets"):
+        raise MidasAugError(
+            "expected a batch that is not augmented, got one that is augmented already; pass a "
+            "loader without augment.collate()"
+        )
     raise MidasAugError(
         f"expected a batch that is a mapping, a sequence or a dataclass, got "
         f"{type(batch).__name__}; put the modalities into a dict such as "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import Array
+from midas_aug._checks import check_switch
 from midas_aug._drawn import Draw, LabelRule
 from midas_aug._draws import Draws
 from midas_aug._hardness import HardnessSetting, check_hardness
@@ -19,7 +20,6 @@ from midas_aug._settings import (
     check_label,
     check_present_key,
     check_seed,
-    check_switch,
     check_weight,
     keys_by_modality,
     resolve_confidence,
@@ -129,7 +129,7 @@ class MisalignAugment:
         self.target = resolve_target(num_classes, target)
         self.num_classes = self.target.num_classes
         self.label = check_label(label, keys)
-        self.present = check_present_key(present, keys)
+        self.present = check_present_key(present, keys, self.label)
         self.confidence = resolve_confidence(confidence, self.modalities, self.target)
         check_pairing(pairing)
         self.pairing = pairing
@@ -140,7 +140,7 @@ class MisalignAugment:
         self.misaligned_weight = check_weight(misaligned_weight)
         self.keep = check_keep(keep, keys)
         self.seed = check_seed(seed)
-        self.validate = validate
+        self.validate = check_switch(validate, "validate")
         self.stream = DrawStream(self.seed)
         self._swapped_blocks = swapped_blocks(swap, len(keys))
         self._block_wise = swap == "each" and pairing == "uniform"
@@ -152,7 +152,7 @@ class MisalignAugment:
             hardness=hardness,
             misaligned_weight=self.misaligned_weight,
             provider=None if isinstance(confidence, str) else type(confidence).__name__,
-            validate=validate,
+            validate=self.validate,
         )
         # A switch in the training process has to reach running workers.
         self._switch = SharedNumbers(torch.ones(1, dtype=torch.bool, device="cpu"))
@@ -313,7 +313,7 @@ class MisalignAugment:
 
     @enabled.setter
     def enabled(self, value: bool) -> None:
-        self._enabled = check_switch(value)
+        self._enabled = check_switch(value, "enabled")
         self._switch.write(torch.tensor([self._enabled], device="cpu"))
 
     def state_dict(self) -> dict[str, Any]:
@@ -334,7 +334,7 @@ class MisalignAugment:
                 "expected the state of a MisalignAugment, {'enabled': bool, 'stream': {'calls': "
                 f"int}}}}, got {found!r}; pass what augment.state_dict() gave"
             ) from None
-        check_switch(enabled)
+        check_switch(enabled, "enabled")
         self.stream.set_calls(calls)
         self.enabled = enabled
 

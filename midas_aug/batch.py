@@ -54,8 +54,7 @@ class MisalignedBatch:
         [10, 11, 10, 11, 11, 10]
     """
 
-    # Computed once and kept, see KEPT.
-    _confidence: Tensor | None = None
+    _confidence: Tensor | None = None  # this and the others: computed once and kept, see KEPT
     _source_labels: Tensor | None = None
     _shares: Tensor | None = None
     _weights: Tensor | None = None
@@ -324,6 +323,8 @@ class MisalignedBatch:
                 "expected a batch of torch tensors to move, got one of NumPy arrays; convert the "
                 "batch before the augmentation"
             )
+        if isinstance(device, torch.dtype):
+            raise MidasAugError(f"expected a device, got {device}; cast before the augmentation")
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import default_collate
 
+from midas_aug._checks import check_switch
 from midas_aug._rows import as_columns
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
@@ -62,7 +63,7 @@ class MisalignCollate:
             )
         self.augment = augment
         self.collate_fn = collate_fn or default_collate
-        self.materialize = materialize
+        self.materialize = check_switch(materialize, "materialize")
         self.label_later = augment.needs_model
         if callable(augment.hardness):
             _check_picklable(augment.hardness, "hardness")  # it goes along with every batch

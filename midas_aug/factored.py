@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from midas_aug._arrays import as_labels, check_rows, check_shape, is_array
+from midas_aug._arrays import as_labels, check_rows, check_shape, elsewhere, is_array, is_integer
+from midas_aug._checks import check_count, check_switch
 from midas_aug._tree import in_order, select_rows
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
@@ -63,13 +64,16 @@ class FactoredLinear(nn.Linear):
         dtype: Any = None,
     ) -> None:
         if not isinstance(feature_dims, Mapping):
-            feature_dims = dict(enumerate(feature_dims))
+            listed = isinstance(feature_dims, Sequence)
+            feature_dims = dict(enumerate(feature_dims)) if listed else {}
         names, dims = tuple(feature_dims), tuple(feature_dims.values())
-        if not dims or min(dims) < 1:
+        if not dims or not all(is_integer(dim) and dim > 0 for dim in dims):
             raise MidasAugError(
                 f"expected the feature size of each modality, all positive, got {feature_dims!r}; "
                 "pass feature_dims={'audio': 512, 'video': 256} or (512, 256)"
             )
+        check_count(out_features, "out_features")
+        check_switch(bias, "bias")
         super().__init__(sum(dims), out_features, bias, device, dtype)
         self.modalities = names
         self.feature_dims = dims
@@ -112,6 +116,8 @@ class FactoredLinear(nn.Linear):
             why = "one row a row of the batch, as wide as this head was built for"
             check_shape(part, (count, dim), f"features[{key!r}]", why)
         source = None if out is None else self._source(out, count)
+        if source is not None and source.device != parts[0].device:
+            raise elsewhere("features", parts[0], source.device)
         swapped: Sequence[int | None] = (None,) * len(parts)
         if type(out) is MisalignedBatch:
             swapped = out.drawn.swapped_blocks

@@ -2,20 +2,19 @@
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_tensor, check_shape
-from midas_aug._labelling import divisor_of
+from midas_aug._checks import check_count, check_number
+from midas_aug._logits import warn_of_probable_fusion
 from midas_aug._replay import Replay, recomputing
 from midas_aug._state import Mirror, StatefulModule
-from midas_aug._tree import in_order
+from midas_aug._unimodal import UnimodalLogits, unimodal_loss
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
-from midas_aug.targets import Target
 from midas_aug.weak_modality import (
     LabelledRows,
     WeakModalityWeight,
@@ -25,8 +24,6 @@ from midas_aug.weak_modality import (
 )
 
 __all__ = ["LossTerms", "MidasLoss"]
-
-UnimodalLogits = Mapping[Any, Tensor] | Sequence[Tensor]
 
 
 class LossTerms(NamedTuple):
@@ -93,16 +90,11 @@ class MidasLoss(StatefulModule):
         warmup_steps: int = 0,
     ) -> None:
         super().__init__()
-        if num_modalities < 2:
-            raise MidasAugError(f"expected num_modalities of at least 2, got {num_modalities}")
-        if not 0 <= unimodal_weight < float("inf"):
-            raise MidasAugError(
-                f"expected unimodal_weight to be a finite number of at least 0, got "
-                f"{unimodal_weight}"
-            )
+        self.num_modalities = check_count(num_modalities, "num_modalities", 2)
+        why = "1 is the paper's, 0 leaves the unimodal losses out"
+        self.unimodal_weight = check_number(unimodal_weight, "unimodal_weight", 0, why)
         for name, length in (("warmup_epochs", warmup_epochs), ("warmup_steps", warmup_steps)):
-            if not 0 <= length < float("inf") or length != int(length):
-                raise MidasAugError(f"expected {name} as an integer ≥ 0, got {length!r}")
+            check_count(length, name, 0, "0 is no warm-up")
             if length and not unimodal_weight:
                 raise MidasAugError(
                     f"expected unimodal_weight above 0 for {name}={length}, got 0; the warm-up "
@@ -113,13 +105,12 @@ class MidasLoss(StatefulModule):
                 f"expected a warm-up in epochs or in steps, got {warmup_epochs} epochs and "
                 f"{warmup_steps} steps; set one of them"
             )
-        self.num_modalities = num_modalities
-        self.unimodal_weight = unimodal_weight
         self.warmup_epochs = warmup_epochs
         self.warmup_steps = warmup_steps
         self.weak_modality = _check_weak_modality(weak_modality, num_modalities)
-        self.register_state("epoch", functools.partial(torch.zeros, (), dtype=torch.int64))
-        self.register_state("steps", functools.partial(torch.zeros, (), dtype=torch.int64))
+        zero = functools.partial(torch.zeros, (), dtype=torch.int64)
+        self.register_state("epoch", zero, lowest=0)
+        self.register_state("steps", zero, lowest=0)
         # Python values of the two: to branch on a buffer would be a sync.
         # Whether it is early, not the epoch: a graph is compiled anew for every number it has seen.
         below = functools.partial(_is_below, warmup_epochs)
@@ -128,6 +119,7 @@ class MidasLoss(StatefulModule):
         self._replay = Replay()  # which passes were of a warm-up in steps
         self._epoch_known = False
         self._missed_logits = False
+        self._looked_at_logits = False
         self.register_load_state_dict_post_hook(_know_epoch)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
@@ -157,9 +149,16 @@ class MidasLoss(StatefulModule):
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the criterion which epoch (from 0) begins; ends the warm-up when it is time."""
+        given: Any = epoch
+        number = check_count(
+            int(given) if isinstance(given, Tensor) else given,
+            "the epoch",
+            0,
+            "count from 0, and call set_epoch in every epoch",
+        )
         self._epoch_known = True
-        self.epoch.fill_(epoch)
-        self._early.set(self.epoch, epoch < self.warmup_epochs)
+        self.epoch.fill_(number)
+        self._early.set(self.epoch, number < self.warmup_epochs)
 
     def forward(
         self, logits: Tensor, out: LabelledRows, unimodal_logits: UnimodalLogits | None = None
@@ -222,7 +221,15 @@ class MidasLoss(StatefulModule):
             self._warn(out, unimodal_logits, warming_up)
         target = target_of(out, logits)
         scores = target.predictions(logits, "logits")
-        unimodal = self._unimodal(unimodal_logits, out, target, scores, warming_up)
+        if not self._looked_at_logits and not torch.compiler.is_compiling():
+            vars(self)["_looked_at_logits"] = True  # no state, which a module looks at longer
+            on_cpu = type(scores) is Tensor and scores.device.type == "cpu"  # a free look
+            if on_cpu and target.takes_temperature and not bool((scores < 0).any()):
+                warn_of_probable_fusion(scores, target, stacklevel=4)
+        if unimodal_logits is None or self.unimodal_weight == 0:
+            unimodal = _no_unimodal(scores, warming_up)
+        else:
+            unimodal = unimodal_loss(unimodal_logits, out, target, self.num_modalities)
         if warming_up:
             self._count_step()
             return None, unimodal
@@ -232,7 +239,14 @@ class MidasLoss(StatefulModule):
         factors = rows.shares * _sum_weights(out, rows.shares.shape[0])[:, None]
         weak = self.weak_modality
         if weak is not None:
-            factors[out.labels.shape[0] :].mul_(weak.coefficients(out))
+            alphas = weak.coefficients(out)
+            if alphas.device != factors.device:
+                raise MidasAugError(
+                    f"expected the loss on the device of the batch, {factors.device}, got α on "
+                    f"{alphas.device}; call criterion.to(device), or make the criterion a part of "
+                    "the model"
+                )
+            factors[out.labels.shape[0] :].mul_(alphas)
             if self.training:
                 weak.step(log_p.detach(), out, rows)
         # A dot product has one dtype; that of a target of one's own may be narrow under autocast.
@@ -286,81 +300,14 @@ class MidasLoss(StatefulModule):
                 stacklevel=4,
             )
 
-    def _unimodal(
-        self,
-        unimodal_logits: UnimodalLogits | None,
-        out: LabelledRows,
-        target: Target,
-        scores: Tensor,
-        warming_up: bool,
-    ) -> Tensor:
-        """Sum over modalities of the mean loss of the rows with a label, and with them (Eq. 9)."""
-        if unimodal_logits is None or self.unimodal_weight == 0:
-            if warming_up:
-                raise MidasAugError(
-                    "expected unimodal_logits during the warm-up, got None; pass the unimodal "
-                    "heads' logits, or build MidasLoss without a warm-up"
-                )
-            return torch.zeros((), device=scores.device)
-        by_modality = _in_order(unimodal_logits, out)
-        if len(by_modality) != self.num_modalities:
-            raise MidasAugError(
-                f"expected unimodal logits of {self.num_modalities} modalities, got "
-                f"{len(by_modality)}; pass one (N, C) tensor per modality"
-            )
-        if type(out) is MisalignedBatch and not out.is_numpy:
-            drawn, divisor = out.drawn, out.divisor
-            labels, readable, n_rows = drawn.labels, drawn.readable, drawn.labels.shape[0]
-            ignored = drawn.ignored[:n_rows]
-        else:
-            labels = target.check(out.labels)
-            readable, n_rows = target.filled(labels), labels.shape[0]
-            ignored = ~as_tensor(out.valid, "valid")[:n_rows]
-            divisor = divisor_of(target, labels, ~ignored)
-        found: list[Tensor] = []
-        for number, logits in enumerate(by_modality):
-            name = f"unimodal_logits[{number}]"
-            rows = target.predictions(logits, name)
-            if (*rows.shape,) != (n_rows, target.n_outputs):
-                check_shape(rows, (n_rows, None), name, "the N aligned rows")
-                target.check_width(rows, labels, name)
-            found.append(rows)
-        absent = getattr(out, "absent", None)
-        if target.n_outputs is None and len({rows.shape[1] for rows in found}) > 1:
-            has_not = None if absent is None else absent[:n_rows]
-            return _sum_by_head(target, found, labels, readable, ignored, has_not, divisor)
-        stacked = torch.stack(found)
-        if absent is None:
-            stacked.masked_fill_(ignored[:, None], 0.0)  # whatever an ignored row holds
-            return target.loss_sum(stacked, readable, ignored) / divisor
-        left_out = (ignored[:, None] | absent[:n_rows]).t()
-        stacked.masked_fill_(left_out[:, :, None], 0.0)
-        counted = ~left_out
-        counts = counted.sum(dim=1).clamp_(min=1)
-        sums = target.losses(stacked, readable, left_out).sum(dim=1)
-        divisors = [
-            divisor_of(target, labels, *those) for those in zip(counted, counts, strict=True)
-        ]
-        return (sums / torch.stack(divisors)).sum()
 
-
-def _sum_by_head(
-    target: Target,
-    predictions: Sequence[Tensor],
-    labels: Tensor,
-    readable: Tensor,
-    ignored: Tensor,
-    absent: Tensor | None,
-    divisor: Tensor,
-) -> Tensor:
-    """The sum over heads of several widths, which no one tensor holds, of their mean losses."""
-    means = []
-    for number, rows in enumerate(predictions):
-        left_out = ignored if absent is None else ignored | absent[:, number]
-        count = divisor if absent is None else divisor_of(target, labels, ~left_out)
-        filled = rows.masked_fill(left_out[:, None], 0.0)
-        means.append(target.loss_sum(filled[None], readable, left_out) / count)
-    return functools.reduce(torch.add, means)
+def _no_unimodal(scores: Tensor, warming_up: bool) -> Tensor:
+    if warming_up:
+        raise MidasAugError(
+            "expected unimodal_logits during the warm-up, got None; pass the unimodal heads' "
+            "logits, or build MidasLoss without a warm-up"
+        )
+    return torch.zeros((), device=scores.device)
 
 
 def _sum_weights(out: LabelledRows, total_rows: int) -> Tensor:
@@ -371,16 +318,6 @@ def _sum_weights(out: LabelledRows, total_rows: int) -> Tensor:
     if weights.shape != (total_rows,):
         check_shape(weights, (total_rows,), "weights", "one weight per row of logits")
     return weights / max(total_rows, 1)  # an empty batch has the loss 0, with a gradient
-
-
-def _in_order(unimodal_logits: Any, out: Any) -> list[Tensor]:
-    """By the names of the batch where it has some; as they come where it has none."""
-    names = getattr(out, "modalities", None)
-    if names is not None:
-        return in_order(unimodal_logits, names, "unimodal_logits")
-    if isinstance(unimodal_logits, Mapping):
-        return list(unimodal_logits.values())
-    return list(unimodal_logits)
 
 
 def _is_below(limit: int, epoch: Tensor) -> bool:

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from midas_aug._arrays import Array
+from midas_aug._checks import is_real
 from midas_aug._hardness import HardnessSetting
+from midas_aug._settings import keys_by_modality
 from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import SkillConfidence
 from midas_aug.errors import MidasAugError
+from midas_aug.functional.plan import Swap
 from midas_aug.loss import MidasLoss
 from midas_aug.targets import Target
 
@@ -81,7 +84,7 @@ def paper(
         target=target,
         label=label,
         confidence="logits",
-        swap="each" if len(modalities) == 2 else "permute",
+        swap=_swap_of(modalities),
         hardness=hardness,
         misaligned_weight=misaligned_weight,
         seed=seed,
@@ -131,7 +134,7 @@ def skill(
         >>> out.shares[6]  # the label of the mix is that of the modality that knows
         tensor([0.9808, 0.0192])
     """
-    names = tuple(modalities)
+    names = tuple(keys_by_modality(modalities))
     confidence = SkillConfidence(names, num_classes, target=target, class_counts=class_counts)
     augment = MisalignAugment(
         modalities,
@@ -184,7 +187,7 @@ def plain_swap(
         target=target,
         label=label,
         confidence="uniform",
-        swap="each" if len(modalities) == 2 else "permute",
+        swap=_swap_of(modalities),
         hardness=None,
         misaligned_weight=misaligned_weight,
         seed=seed,
@@ -228,7 +231,8 @@ def no_harm(
         What was kept. With equal scores, or a score of λ that is NaN, the run without.
 
     Raises:
-        MidasAugError: λ is not above 0, or neither run has a score.
+        MidasAugError: λ is not above 0, ``train`` returns something else, or neither run has a
+            score.
 
     Example:
         >>> from midas_aug.recipes import no_harm
@@ -236,13 +240,17 @@ def no_harm(
         >>> choice.kept, choice.misaligned_weight
         ('model at 0.0', 0.0)
     """
-    if not 0 < misaligned_weight < math.inf:
+    if not is_real(misaligned_weight) or not 0 < misaligned_weight < math.inf:
         raise MidasAugError(
-            f"expected a finite misaligned_weight (λ) above 0, got {misaligned_weight}; λ = 0 is "
+            f"expected a finite misaligned_weight (λ) above 0, got {misaligned_weight!r}; λ = 0 is "
             "the run that it is held against"
         )
-    kept, without = train(0.0)
-    other, augmented = train(float(misaligned_weight))
+    if not callable(train):
+        raise MidasAugError(
+            f"expected train to be a function (λ) -> (model, score), got {type(train).__name__}"
+        )
+    kept, without = _scored(train(0.0))
+    other, augmented = _scored(train(float(misaligned_weight)))
     if math.isnan(without) and math.isnan(augmented):
         raise MidasAugError("expected a validation score of one of the two runs, got NaN twice")
     better = augmented > without or math.isnan(without)
@@ -251,4 +259,22 @@ def no_harm(
         misaligned_weight=float(misaligned_weight) if better else 0.0,
         without=float(without),
         augmented=float(augmented),
+    )
+
+
+def _swap_of(modalities: Modalities) -> Swap:
+    """The paper's way to swap: A.2 for more than two modalities."""
+    return "each" if len(keys_by_modality(modalities)) == 2 else "permute"
+
+
+def _scored(result: Any) -> tuple[Any, float]:
+    """What was trained, and its score as a number; a tensor without axes is one."""
+    if isinstance(result, tuple) and len(result) == 2:
+        try:
+            return result[0], float(result[1])
+        except (TypeError, ValueError, RuntimeError):
+            pass
+    raise MidasAugError(
+        f"expected train(λ) to return what was trained and its validation score, got {result!r}; "
+        "return (model, accuracy), a number that is higher for the better run"
     )

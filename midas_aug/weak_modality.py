@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape, like
+from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape, elsewhere, like
+from midas_aug._checks import check_count, check_switch
 from midas_aug._labelling import labels_at
 from midas_aug._ranks import add_up
 from midas_aug._replay import Replay, in_backward, recomputing
@@ -128,14 +129,13 @@ class WeakModalityWeight(StatefulModule):
         process_group: Any = None,
     ) -> None:
         super().__init__()
-        if num_modalities < 2:
-            raise MidasAugError(f"expected num_modalities of at least 2, got {num_modalities}")
+        check_count(num_modalities, "num_modalities", 2)
         check_step(step_size, max_alpha)
         self.step_size = step_size
         self.max_alpha = max_alpha
-        self.sync = sync
+        self.sync = check_switch(sync, "sync")
         self.process_group = process_group
-        self.register_state("alpha", functools.partial(torch.ones, num_modalities))
+        self.register_state("alpha", functools.partial(torch.ones, num_modalities), lowest=1)
         self._replay = Replay()
 
     def extra_repr(self) -> str:
@@ -279,6 +279,11 @@ def target_of(out: Any, logits: Any = None) -> Target:
     if target is not None:
         found: Target = target
         return found
+    if not hasattr(out, "source_labels"):
+        raise MidasAugError(
+            f"expected a MisalignedBatch, got {type(out).__name__}; pass what augment(...) gave, "
+            "after the logits"
+        )
     num_classes = getattr(out, "num_classes", None)
     if num_classes is None:
         if logits is None:
@@ -299,6 +304,8 @@ def rows_of(
         drawn = out.drawn
         expected = (drawn.source.shape[0], target.n_outputs)
         if (*scores.shape,) == expected and len(out.modalities) == n_modalities:
+            if scores.device != drawn.valid.device:
+                raise elsewhere("logits", scores, drawn.valid.device)
             readable = labels_at(drawn.readable, drawn.source)
             return Rows(readable, out.shares, drawn.ignored, drawn.absent)
     if isinstance(target, ClassIndex):
@@ -319,6 +326,8 @@ def rows_of(
             "out.gather(...) gives, not the features that went in"
         )
         check_shape(scores, (total_rows, None), "logits", why)
+        if scores.device != valid.device:
+            raise elsewhere("logits", scores, valid.device)
         target.check_width(scores, source_labels, "logits")
     return Rows(target.filled(source_labels), shares, ~valid, getattr(out, "absent", None))
 

@@ -546,7 +546,16 @@ def test_a_batch_that_does_not_fit_is_named(batch, labels, words):
         ({"hardness": "l2"}, ["'cosine'", "'l2'"]),
         ({"misaligned_weight": -1.0}, ["λ", "-1.0"]),
         ({"misaligned_weight": float("nan")}, ["λ", "nan"]),
+        ({"misaligned_weight": True}, ["λ", "True"]),
         ({"seed": "zero"}, ["integer or None", "'zero'"]),
+        ({"modalities": b"ab"}, ["sequence", "b'ab'"]),
+        ({"modalities": (["a"], ["b"])}, ["mapping", "(['a'], ['b'])"]),
+        ({"modalities": {"a": {"x", "y"}, "b": "z"}}, ["list of keys", "'b': 'z'"]),
+        ({"label": ["y"]}, ["batch key", "['y']", "augment(batch, labels)"]),
+        ({"label": LABELS}, ["batch key", "augment(batch, labels)"]),
+        ({"present": torch.ones(6, 2).bool()}, ["batch key", "present=mask"]),
+        ({"present": "label"}, ["another key than the label", "'label'"]),
+        ({"validate": "no"}, ["validate", "True or False", "'no'"]),
     ],
 )
 def test_a_bad_argument_is_named_at_construction(options, words):
@@ -585,6 +594,9 @@ def test_cosine_hardness_refuses_what_has_no_direction():
         uniform(hardness="cosine")(batch)
     with pytest.raises(MidasAugError, match=r"expected the hardness of shape \(12\)"):
         uniform(hardness=lambda features, plan: torch.ones(3))(batch)
+    for bad in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(MidasAugError, match=r"hardness to be finite and at least 0, got .*12"):
+            uniform(hardness=lambda features, plan, bad=bad: torch.full((12,), bad))(batch)
 
 
 @pytest.mark.parametrize(
@@ -594,6 +606,9 @@ def test_cosine_hardness_refuses_what_has_no_direction():
         (F.plan_swaps(LABELS, 3), ["plan.source", "(18, 2)", "(18, 3)"]),
         (F.plan_swaps(LABELS, 2)._replace(valid=torch.ones(3)), ["plan.valid", "(12)", "(3,)"]),
         (F.plan_swaps(LABELS.to("meta"), 2), ["plan.source", "cpu", "meta"]),
+        ((1, 2, 3), ["a SwapPlan", "tuple", "out.plan"]),
+        (F.plan_swaps(LABELS, 2).source, ["a SwapPlan", "Tensor"]),
+        (uniform()(GOOD), ["a SwapPlan", "MisalignedBatch", "out.plan"]),
     ],
 )
 def test_a_plan_of_another_batch_is_named(plan, words):

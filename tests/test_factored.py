@@ -150,6 +150,15 @@ def test_mistakes_are_explained():
     other = MisalignAugment(("b", "a"), 5, confidence="uniform")(features, labels)
     with pytest.raises(MidasAugError, match="same names in the same order"):
         fusion(features, other)
-    for dims in ((), (3, 0), {}):
+    for dims in ((), (3, 0), {}, 5, "ab", (2.5, 3), {"a": "4", "b": 2}):
         with pytest.raises(MidasAugError, match="feature size of each modality"):
             FactoredLinear(dims, 4)
+    for options, words in (
+        ({"out_features": 0}, "out_features"),
+        ({"bias": "no"}, "bias to be True"),
+    ):
+        with pytest.raises(MidasAugError, match=words):
+            FactoredLinear(**{"feature_dims": (3, 2), "out_features": 4, **options})
+    away = {name: rows.to("meta") for name, rows in features.items()}
+    with pytest.raises(MidasAugError, match=r"features on the device of the batch, cpu, got meta"):
+        fusion(away, out)

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from midas_aug import MisalignAugment
+from midas_aug import MidasLoss, MisalignAugment
 from midas_aug._logits import looked_at, warn_of_probabilities
 from midas_aug.confidence import (
     CalibratedConfidence,
@@ -18,6 +19,7 @@ from midas_aug.confidence import (
     LogitConfidence,
     SkillConfidence,
 )
+from midas_aug.targets import ClassIndex, MultiLabel, Target
 from tests.helpers.operators import OperatorCount
 
 N, C = 12, 3
@@ -150,3 +152,48 @@ def test_the_warning_points_at_the_call():
         with pytest.warns(UserWarning, match=SAID) as caught:
             call()
         assert caught[0].filename == __file__, way
+
+
+def step(target: Target, given: Tensor, head: Callable[[Tensor], Tensor]) -> Callable[[], Any]:
+    """A loss of the fusion's logits, which ``head`` has turned into something else."""
+    labels = torch.eye(C)[LABELS] if several(target) else LABELS
+    augment = MisalignAugment(NAMES, target=target, confidence="uniform")
+    out = augment({name: torch.randn(N, 4) for name in NAMES}, labels)
+    criterion = MidasLoss(2)
+    return lambda: [criterion(head(given), out) for _ in range(3)]
+
+
+def several(target: Target) -> bool:
+    return isinstance(target, MultiLabel)
+
+
+@pytest.mark.parametrize("target", [ClassIndex(C), MultiLabel(C)])
+def test_probabilities_of_the_fusion_are_told_once_and_its_logits_are_not(target):
+    given = 3 * torch.randn(3 * N, C)
+    turn = torch.sigmoid if several(target) else partial(torch.softmax, dim=1)
+    name = "sigmoid" if several(target) else "softmax"
+    (told,) = said(step(target, given, turn))
+    assert f"the logits {SAID}" in told
+    assert f"takes their {name} again" in told
+    assert said(step(target, given, lambda logits: logits)) == []
+    assert said(step(target, given, torch.nn.functional.relu)) == []
+    assert said(step(target, given, torch.zeros_like)) == []  # a head that starts at 0
+
+
+def test_sigmoids_as_unimodal_logits_are_told_where_a_row_may_have_several_classes():
+    labels = (torch.randn(N, C) > 0).float()
+    features = {name: torch.randn(N, 4) for name in NAMES}
+
+    def augmented(given: Any) -> Callable[[], Any]:
+        augment = MisalignAugment(NAMES, target=MultiLabel(C))
+        return lambda: augment(features, labels, unimodal_logits=given)
+
+    (told,) = said(augmented({name: each.sigmoid() for name, each in logits().items()}))
+    assert "unimodal_logits['a']" in told
+    assert "as after a sigmoid" in told
+    assert said(augmented(logits())) == []
+    assert said(augmented({name: torch.zeros(N, C) for name in NAMES})) == []
+    few = {name: torch.rand(2, C) for name in NAMES}  # may be logits that all happen to be small
+    augment = MisalignAugment(NAMES, target=MultiLabel(C))
+    short = {name: rows[:2] for name, rows in features.items()}
+    assert said(lambda: augment(short, labels[:2], unimodal_logits=few)) == []

@@ -515,6 +515,13 @@ def test_tensors_that_do_not_fit_are_named(call, words):
             {"warmup_epochs": 2, "unimodal_weight": 0},
             ["unimodal_weight above 0"],
         ),
+        ({"num_modalities": ("a", "b")}, ["num_modalities", "integer", "('a', 'b')"]),
+        ({"num_modalities": 2.0}, ["num_modalities", "integer", "2.0"]),
+        ({"unimodal_weight": "1"}, ["unimodal_weight", "'1'"]),
+        ({"unimodal_weight": None}, ["unimodal_weight", "None"]),
+        ({"warmup_epochs": None}, ["warmup_epochs", "integer", "None"]),
+        ({"warmup_epochs": True}, ["warmup_epochs", "integer", "True"]),
+        ({"warmup_steps": "9"}, ["warmup_steps", "integer", "'9'"]),
     ],
 )
 def test_bad_options_are_named_at_construction(options, words):
@@ -530,12 +537,88 @@ def test_bad_options_are_named_at_construction(options, words):
         ({"step_size": float("inf")}, ["η", "inf"]),
         ({"step_size": -0.5}, ["η", "-0.5"]),
         ({"max_alpha": 0.5}, ["max_alpha", "0.5"]),
+        ({"step_size": "0.05"}, ["η", "'0.05'"]),
+        ({"step_size": None}, ["η", "None"]),
+        ({"max_alpha": "10"}, ["max_alpha", "'10'"]),
+        ({"sync": "no"}, ["sync", "True or False", "'no'"]),
     ],
 )
 def test_bad_options_of_the_weights_are_named_at_construction(options, words):
     with pytest.raises(MidasAugError) as error:
         WeakModalityWeight(2, **options)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("epoch", [-1, 0.5, "1", None, True])
+def test_an_epoch_that_is_none_is_refused_and_changes_nothing(epoch):
+    criterion = MidasLoss(2, warmup_epochs=2)
+    criterion.set_epoch(2)
+    with pytest.raises(MidasAugError, match="epoch to be an integer of at least 0"):
+        criterion.set_epoch(epoch)
+    assert int(criterion.epoch) == 2
+    assert criterion.warming_up is False
+
+
+def test_an_epoch_of_numpy_or_in_a_tensor_is_one():
+    criterion = MidasLoss(2, warmup_epochs=2)
+    criterion.set_epoch(np.int64(2))
+    assert criterion.warming_up is False
+    criterion.set_epoch(torch.tensor(1))
+    assert criterion.warming_up is True
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("weak_modality.alpha", torch.tensor([1.0, float("nan")])),
+        ("weak_modality.alpha", torch.tensor([1.0, float("inf")])),
+        ("weak_modality.alpha", torch.tensor([1.0, -1.0])),
+        ("epoch", torch.tensor(-3)),
+        ("steps", torch.tensor(-3)),
+    ],
+)
+def test_a_checkpoint_of_a_run_that_cannot_have_been_is_refused(key, value):
+    criterion = MidasLoss(2)
+    with pytest.raises(MidasAugError, match=f"{key} in the checkpoint"):
+        criterion.load_state_dict(criterion.state_dict() | {key: value})
+    assert torch.equal(criterion.alpha, torch.ones(2))
+    assert int(criterion.epoch) == int(criterion.steps) == 0
+
+
+def away(tensors):
+    return {name: tensor.to("meta") for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda loss, s: loss(s.logits.to("meta"), s.out, s.unimodal), ["logits", "out.to('meta'"]),
+        (
+            lambda loss, s: loss(s.logits, s.out, away(s.unimodal)),
+            ["unimodal_logits[0]", "out.to("],
+        ),
+        (lambda loss, s: loss.to("meta")(s.logits, s.out, s.unimodal), ["criterion.to(device)"]),
+        (lambda loss, s: loss.weak_modality.update(s.logits.to("meta"), s.out), ["logits"]),
+        (lambda _, s: s.out.label(unimodal_logits=away(s.unimodal)), ["unimodal_logits['m0']"]),
+        (
+            lambda _, s: s.out.label(unimodal_logits=s.unimodal, features=away(s.features)),
+            ["features of 'm0'"],
+        ),
+    ],
+)
+def test_a_batch_that_was_not_moved_to_the_model_is_named(call, words):
+    step = make_step(torch.arange(6) % 5)
+    with pytest.raises(MidasAugError) as error:
+        call(MidasLoss(2), step)
+    said = str(error.value)
+    assert all(word in said for word in [*words, "device of the batch, cpu", "meta"]), said
+
+
+@pytest.mark.parametrize("call", ["fold", "update"])
+def test_what_is_no_batch_is_named_by_the_weights_too(call):
+    step, weak = make_step(torch.arange(6) % 5), WeakModalityWeight(2)
+    with pytest.raises(MidasAugError, match="expected a MisalignedBatch, got dict"):
+        weak.fold(step.features) if call == "fold" else weak.update(step.logits, step.features)
 
 
 def test_terms_have_names():

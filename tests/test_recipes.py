@@ -103,3 +103,25 @@ def test_no_harm_keeps_the_better_run_and_the_plainer_one_of_equals():
         recipes.no_harm(lambda weight: (weight, nan))
     with pytest.raises(MidasAugError, match=r"above 0, got 0"):
         recipes.no_harm(lambda weight: (weight, 1.0), 0)
+    for arguments, words in (
+        ((lambda weight: (weight, 1.0), "1"), ["above 0", "'1'"]),
+        (("fit.py",), ["function", "str"]),
+        ((lambda weight: 1.0,), ["validation score", "got 1.0"]),
+        ((lambda weight: ("model", "good"),), ["validation score", "'good'"]),
+    ):
+        with pytest.raises(MidasAugError) as error:
+            recipes.no_harm(*arguments)
+        assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_score_may_be_a_tensor():
+    choice = recipes.no_harm(lambda weight: (weight, torch.tensor(0.5 + weight / 10)))
+    assert (choice.kept, type(choice.augmented)) == (1.0, float)
+
+
+@pytest.mark.parametrize("modalities", [None, 5, "ab", ("a",)])
+@pytest.mark.parametrize("name", ["paper", "skill", "plain_swap"])
+def test_modalities_that_are_none_are_refused_by_every_recipe(name, modalities):
+    more = {"warmup_epochs": 0} if name == "paper" else {}
+    with pytest.raises(MidasAugError, match="expected modalities to be"):
+        getattr(recipes, name)(modalities, C, **more)

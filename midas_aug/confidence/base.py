@@ -3,10 +3,8 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from numbers import Real
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
@@ -294,22 +292,14 @@ def check_modalities(modalities: Any) -> tuple[Any, ...]:
     )
 
 
-def check_count(value: Any, name: str) -> int:
-    """A positive integer."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise MidasAugError(f"expected {name} to be an integer of at least 1, got {value!r}")
-    return int(value)
-
-
-def check_number(value: Any, name: str, low: float, why: str, *, exclusive: bool = False) -> float:
-    """A number of at least ``low``, or above it, that is finite and no 0 in float32, too."""
-    if isinstance(value, Real) and not isinstance(value, bool):
-        limits = torch.finfo(torch.float32)
-        lowest = max(low, limits.tiny) if exclusive else low
-        if lowest <= float(value) <= limits.max:
-            return float(value)
-    least = f"above {low:g}" if exclusive else f"of at least {low:g}"
-    raise MidasAugError(f"expected a finite {name} {least} in float32, got {value!r}; {why}")
+def check_held(modalities: Any, what: str) -> Mapping[Any, Any]:
+    """The mapping from each modality's name to what a provider holds for it."""
+    if isinstance(modalities, Mapping):
+        return modalities
+    raise MidasAugError(
+        f"expected modalities to be a mapping from names to {what}, got {modalities!r}; name each "
+        "modality as MisalignAugment does, in the same order"
+    )
 
 
 def check_finite(confidence: Tensor, expected: str) -> None:

@@ -90,7 +90,9 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
         """
         self.ready()
         in_turn = in_order(unimodal_logits, self.modalities, "unimodal_logits")
-        warn_of_probabilities(self, in_turn, self.modalities, stacklevel=3)  # behind no_grad
+        warn_of_probabilities(  # behind no_grad
+            self, in_turn, self.modalities, stacklevel=3, target=self.target
+        )
         found = [
             fit_temperature(logits, labels, f"unimodal_logits[{key!r}]", target=self.target)
             for key, logits in zip(self.modalities, in_turn, strict=True)

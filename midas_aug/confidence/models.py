@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from midas_aug._arrays import is_array
+from midas_aug._checks import check_count
 from midas_aug._tree import get_item
 from midas_aug.confidence.base import (
     ConfidenceProvider,
     UnimodalLogits,
-    check_count,
+    check_held,
     check_modalities,
     logits_to_confidence,
     refuse_in_worker,
@@ -60,7 +62,7 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
         target: Target | None = None,
     ) -> None:
         super().__init__()
-        self.modalities = check_modalities(modalities)
+        self.modalities = check_modalities(check_held(modalities, "feature sizes"))
         self.target = resolve_target(num_classes, target)
         outputs = check_count(self.target.n_outputs, f"the n_outputs of {self.target!r}")
         self.heads = nn.ModuleList(
@@ -72,7 +74,7 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
         """``(N, C)`` logits by modality, with gradient: for the unimodal loss."""
         refuse_in_worker(self)
         return {
-            key: head(get_item(batch, key, "feature"))
+            key: head(_feature(batch, key, head))
             for key, head in zip(self.modalities, self.heads, strict=True)
         }
 
@@ -115,7 +117,7 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
         self, modalities: Mapping[Any, nn.Module], *, target: Target | None = None
     ) -> None:
         super().__init__()
-        self.modalities = check_modalities(modalities)
+        self.modalities = check_modalities(check_held(modalities, "classifiers"))
         self.target = target
         for key, classifier in modalities.items():
             if not isinstance(classifier, nn.Module):
@@ -147,3 +149,17 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
     def forward(self, batch: Any, labels: Any) -> Any:
         """Confidences ``(N, M)``; no gradient."""
         return self.from_logits(self.unimodal_logits(batch), labels)
+
+
+def _feature(batch: Any, key: Any, head: nn.Module) -> Any:
+    """The features of a modality, as wide as its head was built for."""
+    given, width = get_item(batch, key, "feature"), getattr(head, "in_features", None)
+    if width is None:  # a head of one's own, put in place of the linear one
+        return given
+    if isinstance(given, Tensor) and given.is_floating_point() and given.shape[-1:] == (width,):
+        return given
+    found = f"{given.dtype} of shape {tuple(given.shape)}" if is_array(given) else type(given)
+    raise MidasAugError(
+        f"expected features of {key!r} as a float tensor of shape (N, {width}), got {found}; give "
+        "heads what the encoders made, and build them with its sizes"
+    )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape, full_precision, like
+from midas_aug._checks import check_count, check_number, check_switch
 from midas_aug._present import as_present
 from midas_aug._ranks import add_up
 from midas_aug._replay import recomputing
@@ -16,9 +17,8 @@ from midas_aug._state import StatefulModule
 from midas_aug._tree import get_item
 from midas_aug.confidence.base import (
     ConfidenceProvider,
-    check_count,
+    check_held,
     check_modalities,
-    check_number,
     refuse_in_worker,
 )
 from midas_aug.errors import MidasAugError
@@ -76,7 +76,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         process_group: Any = None,
     ) -> None:
         super().__init__()
-        self.modalities = check_modalities(modalities)
+        self.modalities = check_modalities(check_held(modalities, "feature sizes"))
         classes = check_count(num_classes, "num_classes")
         self.target = ClassIndex(classes)
         self.temperature = check_number(
@@ -87,7 +87,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
             raise MidasAugError(
                 f"expected a momentum in [0, 1), got {momentum!r}; with 1 no centroid would move"
             )
-        self.sync = sync
+        self.sync = check_switch(sync, "sync")
         self.process_group = process_group
         shape = len(self.modalities), classes
         self.register_state("seen_by_modality", partial(torch.zeros, shape, dtype=torch.bool))

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from midas_aug._arrays import as_tensor, like
+from midas_aug._checks import check_number
 from midas_aug._logits import warn_of_probabilities
 from midas_aug._tree import get_item
 from midas_aug.confidence.base import (
     ConfidenceProvider,
     UnimodalLogits,
     check_modalities,
-    check_number,
     logits_to_confidence,
 )
 from midas_aug.errors import MidasAugError
@@ -108,7 +108,7 @@ class LogitConfidence(ConfidenceProvider):
         """Confidences ``(N, M)``."""
         logits = self.unimodal_logits(batch)
         if self.target is None or self.target.takes_temperature:
-            warn_of_probabilities(self, logits, self.modalities, stacklevel=2)
+            warn_of_probabilities(self, logits, self.modalities, stacklevel=2, target=self.target)
         return self.from_logits(logits, labels)
 
     def __repr__(self) -> str:

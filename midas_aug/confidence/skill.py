@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import Array, as_labels, as_tensor, like
+from midas_aug._checks import check_count, check_number
 from midas_aug._logits import warn_of_probabilities
 from midas_aug._present import as_present
 from midas_aug._ranks import several_ranks
@@ -17,9 +18,7 @@ from midas_aug._state import Mirror, StatefulModule
 from midas_aug.confidence.base import (
     ConfidenceProvider,
     UnimodalLogits,
-    check_count,
     check_modalities,
-    check_number,
     check_unimodal_logits,
 )
 from midas_aug.errors import MidasAugError
@@ -137,7 +136,9 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         checked, names = self.target.check(labels), self.modalities
         logits = check_unimodal_logits(unimodal_logits, names, len(checked), self.target)
         if self.target.takes_temperature:
-            warn_of_probabilities(self, logits, names, stacklevel=3)  # behind no_grad
+            warn_of_probabilities(
+                self, logits, names, stacklevel=3, target=self.target
+            )  # behind no_grad
         counted = (self.target.label_ids(checked) >= 0).expand(len(names), -1)
         if present is not None:
             counted = counted & as_present(present, names, len(checked)).t()

@@ -18,15 +18,14 @@ from midas_aug._arrays import (
     like,
     may_read_values,
 )
+from midas_aug._checks import check_count, check_number
 from midas_aug._files import write_atomically
 from midas_aug._shared import SharedNumbers
 from midas_aug._tree import get_item
 from midas_aug.confidence.base import (
     ConfidenceProvider,
-    check_count,
     check_finite,
     check_modalities,
-    check_number,
 )
 from midas_aug.errors import MidasAugError
 

@@ -102,6 +102,11 @@ class Examination:
         check_removal(removal)
         check_numbers(draws=draws, resamples=resamples)
         check_seed(seed)
+        if not isinstance(loader, Iterable):
+            raise MidasAugError(
+                f"expected loader to be an iterable of batches, got {type(loader).__name__}; pass "
+                "a DataLoader, or a list of batches"
+            )
         self._encode, self._fuse = _parts(model, encode)
         self._unimodal = _unwrapped(unimodal)
         self._loader, self._training = loader, training

@@ -215,12 +215,13 @@ def _underused(scores: Scores, modality: str) -> Finding:
 
 
 def _any_is_enough(scores: Scores, group: Sequence[str]) -> Finding:
+    kind = kinds.ACCURACY if kinds.ACCURACY.key() in scores else kinds.SCORE
     return Finding(
         "redundant",
         None,
         f"Any one of {listed(group)} is enough: with it alone the model is within "
-        f"{100 * REDUNDANT_GAP:.0f} points of its accuracy with all "
-        f"({percent(scores[kinds.ACCURACY.key()])} %), and removing it costs at most "
+        f"{100 * REDUNDANT_GAP:.0f} points of its {kind.name} with all "
+        f"({percent(scores[kind.key()])} %), and removing it costs at most "
         f"{100 * IGNORED_COST:.0f}.",
     )
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape
+from midas_aug._checks import check_count
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.metrics import check_misaligned, has_two_labels
 from midas_aug.functional.shares import check_label_range
@@ -179,6 +180,7 @@ def expected_calibration_error(
         >>> expected_calibration_error(logits, torch.tensor([0, 1]))
         tensor(0.4000)
     """
+    check_count(bins, "bins")
     gaps, counted = calibration_gaps(logits, labels, bins=bins)
     return gaps.sum(dim=0).abs().sum() / counted.sum().clamp(min=1)
 

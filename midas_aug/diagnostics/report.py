@@ -152,6 +152,11 @@ class ModalityReport:
             MidasAugError: The reports are not over the same rows, so nothing can be paired.
         """
         for other in others:
+            if not isinstance(other, ModalityReport):
+                raise MidasAugError(
+                    f"expected reports to compare with, got {type(other).__name__}; pass what "
+                    "diagnose or report_from_logits gave"
+                )
             _check_pair(self, other)
         names = [report.name for report in (self, *others)]
         if len(set(names)) < len(names):

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import (
-    Array,
     ArrayT,
     as_labels,
     as_tensor,
@@ -281,8 +280,14 @@ def same_class_partners(
 OWN_PAIRINGS = (permutation_partners, same_class_partners)
 
 
-def check_partners(partner: Array, valid: Array, labels: Tensor) -> tuple[Tensor, Tensor]:
+def check_partners(drawn: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Check what a user's `Pairing` returned, and keep ignored rows out of it."""
+    if not isinstance(drawn, tuple | list) or len(drawn) != 2:
+        raise MidasAugError(
+            "expected a pairing to return two arrays, partner (N,) integer rows and valid (N,) "
+            f"bool, got {drawn!r}"
+        )
+    partner, valid = drawn
     rows = as_labels(partner, "the pairing's partner")
     usable = as_tensor(valid, "the pairing's valid")
     why = "a pairing returns partner (N,) integer rows and valid (N,) bool"

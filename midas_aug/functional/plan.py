@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import Array, as_labels, as_tensor, check_rows, check_shape, like
+from midas_aug._checks import check_count
 from midas_aug._draws import DRAW_BITS, Draws, as_draws
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.pairing import (
@@ -89,11 +90,8 @@ def plan_swaps(
     """
     check_swap(swap)
     check_pairing(pairing)
-    if num_modalities < 2:
-        raise MidasAugError(
-            f"expected num_modalities of at least 2, got {num_modalities}; with one modality "
-            "there is nothing to misalign"
-        )
+    why = "with one modality there is nothing to misalign"
+    check_count(num_modalities, "num_modalities", 2, why)
     classes = as_labels(labels, "labels")
     if num_classes is not None:
         check_label_range(classes, num_classes)
@@ -141,7 +139,7 @@ def draw_rows(
     if callable(pairing):
         told = like(classes, labels) if pairing in OWN_PAIRINGS else labels
         drawn = pairing(told, features=features, generator=generator)
-        partner, valid = check_partners(*drawn, classes)
+        partner, valid = check_partners(drawn, classes)
     elif present is not None:
         draws = bits((num_modalities, n_rows))
         partner, valid = partners_of_each(classes, present, draws, facts)
@@ -225,6 +223,11 @@ def aligned_rows(
 
 def check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan:
     """View a plan as tensors on the labels' device, and drop rows that touch an ignored one."""
+    if not isinstance(plan, SwapPlan):
+        raise MidasAugError(
+            f"expected plan to be a SwapPlan, got {type(plan).__name__}; pass out.plan, or what "
+            "midas_aug.functional.plan_swaps gave"
+        )
     source = as_labels(plan.source, "plan.source", ndim=2)
     anchor = as_labels(plan.anchor, "plan.anchor")
     valid = as_tensor(plan.valid, "plan.valid").bool()

@@ -95,7 +95,7 @@ def ratio_weak_modality_step(
         confidence: ``(N, 2)`` raw confidences of the batch rows.
         source: ``(S, 2)`` integers, the plan's source; S = N or 2N in blocks of N.
         logits: ``(S, C)`` of the multimodal head on the misaligned samples.
-        source_labels: ``(S, 2)`` integers.
+        source_labels: ``(S, 2)`` integers; rows with a negative one do not count.
         valid: ``(S,)`` bool, rows that count; None counts all. Without a finite ratio (no valid
             row, or a mean of exactly 0) α stays as it is.
         step_size: η.
@@ -124,11 +124,14 @@ def ratio_weak_modality_step(
     check_shape(raw, (None, 2), "confidence", "the public code's rule knows two modalities")
     check_shape(rows, (len(scores), 2), "source", "one row a row of logits")
     check_shape(classes, (len(scores), 2), "source_labels", "one row a row of logits")
-    mask = as_tensor(valid, "valid") if valid is not None else (classes >= 0).all(dim=1)
-    check_shape(mask, (len(scores),), "valid", "one flag a row of logits")
+    mask = (classes >= 0).all(dim=1)
+    if valid is not None:
+        given = as_tensor(valid, "valid").bool()
+        check_shape(given, (len(scores),), "valid", "one flag a row of logits")
+        mask = mask & given
     check_logit_width(classes, scores.shape[1], "logits")
     check_rows(rows, len(raw), "source")
     log_p = log_probability_at(scores, classes)
-    sums = ratio_sums(raw.gather(0, rows), raw.shape[0], log_p, mask.bool())
+    sums = ratio_sums(raw.gather(0, rows), raw.shape[0], log_p, mask)
     current = check_alpha(alpha, step_size, max_alpha)
     return like(step_from_ratios(current, sums, step_size=step_size, max_alpha=max_alpha), alpha)

@@ -17,6 +17,7 @@ from midas_aug._arrays import (
     like,
     may_read_values,
 )
+from midas_aug._checks import check_count, is_real
 from midas_aug._rows import count_rows, take_rows
 from midas_aug.errors import MidasAugError
 
@@ -84,6 +85,10 @@ def true_class_confidence(
         tensor([5.0000e-01, 9.3576e-14])
     """
     classes = as_labels(labels, "labels")
+    if isinstance(temperature, Tensor) and temperature.numel() != 1:
+        raise MidasAugError(
+            f"expected one temperature, got {temperature.numel()} numbers; call once a modality"
+        )
     if isinstance(temperature, Tensor) and may_read_values(temperature):
         temperature = float(temperature)  # to be looked at
     log_p = true_class_log_probability(as_tensor(logits, "logits"), classes, temperature)
@@ -105,9 +110,11 @@ def true_class_log_probability(
     check_shape(scores, (len(labels), None), "logits", "one row a label, one column a class")
     if scores.shape[1] != num_classes:
         check_logit_width(labels, scores.shape[1], "logits")
-    if not isinstance(temperature, Tensor) and not 0 < temperature < math.inf:
+    if not isinstance(temperature, Tensor) and not (
+        is_real(temperature) and 0 < temperature < math.inf
+    ):
         raise MidasAugError(
-            f"expected a finite temperature above 0, got {temperature}; 1 is neutral"
+            f"expected a finite temperature above 0, got {temperature!r}; 1 is neutral"
         )
     if isinstance(temperature, Tensor) or temperature != 1:
         # The largest becomes 0 first: divided by a small temperature it would be infinite.
@@ -176,8 +183,7 @@ def soft_targets(source_labels: Array, shares: ArrayT, num_classes: int) -> Arra
         >>> soft_targets(torch.tensor([[2, 0]]), torch.tensor([[0.75, 0.25]]), 3)
         tensor([[0.2500, 0.0000, 0.7500]])
     """
-    if num_classes < 1:
-        raise MidasAugError(f"expected num_classes of at least 1, got {num_classes}")
+    check_count(num_classes, "num_classes")
     classes = as_labels(source_labels, "source_labels", ndim=2)
     weights = as_scores(shares, "shares").detach()
     check_shape(weights, tuple(classes.shape), "shares", "one share a source label")
@@ -217,6 +223,7 @@ def check_logit_width(
 
 def check_label_range(labels: Tensor, num_classes: int, *, force: bool = False) -> None:
     """Raise if a label is not below ``num_classes``, where looking is free (or ``force``)."""
+    check_count(num_classes, "num_classes")
     if not (force or may_read_values(labels)) or labels.numel() == 0:
         return
     highest = int(labels.max())

@@ -14,6 +14,7 @@ from midas_aug._arrays import (
     check_shape,
     like,
 )
+from midas_aug._checks import is_real
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_logit_width
 
@@ -73,7 +74,7 @@ def weak_modality_step(
         alpha: ``(M,)`` float.
         shares: ``(S, M)``, as from `label_shares`.
         logits: ``(S, C)`` of the multimodal head on the misaligned samples.
-        source_labels: ``(S, M)`` integers.
+        source_labels: ``(S, M)`` integers; rows with a negative one do not count.
         valid: ``(S,)`` bool, rows that count; None counts all. No valid row: α stays as it is.
         step_size: η.
         max_alpha: Upper clamp; None for none, as in the paper.
@@ -100,11 +101,12 @@ def weak_modality_step(
     check_logit_width(classes, scores.shape[1], "logits")
     current = check_alpha(alpha, step_size, max_alpha)
     check_shape(current, (weights.shape[1],), "alpha", "one weak-modality weight a modality")
-    mask = None if valid is None else as_tensor(valid, "valid").bool()
-    if mask is not None:
+    counted = (classes >= 0).all(dim=1)
+    if valid is not None:
+        mask = as_tensor(valid, "valid").bool()
         check_shape(mask, (len(scores),), "valid", "one flag a row of logits")
-    log_p, ignored = scores.gather(1, classes.clamp(min=0)), None if mask is None else ~mask
-    sums = credit_sums(weights, log_p, ignored)
+        counted = counted & mask
+    sums = credit_sums(weights, scores.gather(1, classes.clamp(min=0)), ~counted)
     return like(step_from_sums(current, sums, step_size=step_size, max_alpha=max_alpha), alpha)
 
 
@@ -122,9 +124,11 @@ def check_alpha(alpha: Array, step_size: float, max_alpha: float | None) -> Tens
 
 def check_step(step_size: float, max_alpha: float | None) -> None:
     """Raise unless α can be stepped by ``step_size`` and held at ``max_alpha``."""
-    if not 0 <= step_size < math.inf:
+    if not is_real(step_size) or not 0 <= step_size < math.inf:
         raise MidasAugError(
-            f"expected step_size (η) to be a finite number of at least 0, got {step_size}"
+            f"expected step_size (η) to be a finite number of at least 0, got {step_size!r}"
         )
-    if max_alpha is not None and not max_alpha >= 1:
-        raise MidasAugError(f"expected max_alpha of at least 1 or None, got {max_alpha}")
+    if max_alpha is not None and not (is_real(max_alpha) and max_alpha >= 1):
+        raise MidasAugError(
+            f"expected max_alpha of at least 1 or None, got {max_alpha!r}; None sets no limit"
+        )

@@ -13,6 +13,7 @@ from midas_aug._tree import in_order, map_arrays
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
+from midas_aug.integrations.module import check_augment
 
 __all__ = ["AllRanksBatch", "augment_across_ranks"]
 
@@ -189,6 +190,7 @@ def augment_across_ranks(
         >>> out["a"].shape, MidasLoss(2)(torch.rand(6, 3), out).shape
         (torch.Size([6, 4]), torch.Size([]))
     """
+    check_augment(augment)
     if not isinstance(labels, Tensor):
         raise MidasAugError(f"expected labels as a torch tensor, got {type(labels).__name__}")
     pool, every = features, labels

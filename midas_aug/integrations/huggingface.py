@@ -21,7 +21,7 @@ from midas_aug._files import write_atomically
 from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import TableConfidence
 from midas_aug.errors import MidasAugError
-from midas_aug.integrations.module import find_losses, warn_of_long_warmups
+from midas_aug.integrations.module import check_augment, find_losses, warn_of_long_warmups
 from midas_aug.loss import MidasLoss
 
 require("transformers", "midas_aug.integrations", "huggingface")
@@ -130,9 +130,19 @@ class MidasTrainer(Trainer):
         criterion: MidasLoss | None = None,
         **kwargs: Any,
     ) -> None:
+        self.augment = check_augment(augment)
+        self.criterion = MidasLoss(len(augment.modalities)) if criterion is None else criterion
+        if not isinstance(self.criterion, MidasLoss):
+            raise MidasAugError(
+                f"expected criterion to be a MidasLoss, got {type(criterion).__name__}; for a loss "
+                "of your own use the stock Trainer and a model that augments in its forward"
+            )
+        if self.criterion.num_modalities != len(augment.modalities):
+            raise MidasAugError(
+                f"expected a criterion for the {len(augment.modalities)} modalities "
+                f"{augment.modalities!r}, got one for {self.criterion.num_modalities}"
+            )
         super().__init__(*args, **kwargs)
-        self.augment = augment
-        self.criterion = criterion or MidasLoss(len(augment.modalities))
         self.criterion.to(self.args.device)
         self.collate_inputs = dict(inputs) if inputs else {key: [key] for key in augment.modalities}
         if set(self.collate_inputs) != set(augment.modalities):
@@ -249,6 +259,12 @@ class MidasTrainer(Trainer):
         out = inputs[MISALIGNED]
         skipped = (MISALIGNED, self.augment.label)
         outputs = model(**{key: value for key, value in inputs.items() if key not in skipped})
+        if isinstance(outputs, Mapping) and "logits" not in outputs:
+            raise MidasAugError(
+                f"expected a model that returns logits, got the keys {list(outputs)!r} from "
+                f"{type(model).__name__}; give its output the key 'logits', or make them the first "
+                "item of a tuple"
+            )
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         loss = self.criterion(logits, out)
         return (loss, outputs) if return_outputs else loss

@@ -6,6 +6,7 @@ from typing import Any
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
+from midas_aug.integrations.module import check_augment
 
 __all__ = ["KerasCollate", "keras_batch"]
 
@@ -35,6 +36,10 @@ def keras_batch(out: MisalignedBatch) -> tuple[dict[Any, Any], Any, Any]:
         >>> inputs["z"].shape, targets.shape, weights.shape
         ((6, 5), (6, 3), (6,))
     """
+    if not isinstance(out, MisalignedBatch):
+        raise MidasAugError(
+            f"expected a MisalignedBatch, got {type(out).__name__}; pass what augment(...) gave"
+        )
     return {str(name): out[name] for name in out.modalities}, out.targets, out.weights
 
 
@@ -52,7 +57,7 @@ class KerasCollate:
     def __init__(
         self, augment: MisalignAugment, collate_fn: Callable[[list[Any]], Any] | None = None
     ) -> None:
-        self.collate = augment.collate(collate_fn)
+        self.collate = check_augment(augment).collate(collate_fn)
         if self.collate.label_later:
             raise MidasAugError(
                 f"expected a confidence that needs no model, got {augment.confidence!r}; choose "

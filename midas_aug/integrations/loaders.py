@@ -1,11 +1,13 @@
 """A data set whose loader can resume in the middle of an epoch, draws included."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from midas_aug.augment import MisalignAugment
 from midas_aug.errors import MidasAugError
+from midas_aug.integrations.module import check_augment
 
 __all__ = ["ResumableDataset"]
 
@@ -35,10 +37,8 @@ class ResumableDataset(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, augment: MisalignAugment) -> None:
-        if not isinstance(augment, MisalignAugment):
-            raise MidasAugError(f"expected a MisalignAugment, got {type(augment).__name__}")
         self.dataset = dataset
-        self.augment = augment
+        self.augment = check_augment(augment)
 
     def __getitem__(self, index: Any) -> Any:
         return self.dataset[index]
@@ -51,9 +51,21 @@ class ResumableDataset(Dataset[Any]):
         own = self.dataset.state_dict() if hasattr(self.dataset, "state_dict") else None
         return {"augment": self.augment.state_dict(), "dataset": own}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
+    def load_state_dict(self, state: Any) -> None:
+        """Go on where ``state`` was taken.
+
+        Raises:
+            MidasAugError: ``state`` is not what `state_dict` gives; nothing is changed then.
+        """
+        try:
+            calls, own = state["augment"]["stream"]["calls"], state["dataset"]
+        except (KeyError, TypeError):
+            found = list(state) if isinstance(state, Mapping) else type(state).__name__
+            raise MidasAugError(
+                "expected the state of a ResumableDataset, with the keys 'augment' and 'dataset', "
+                f"got {found!r}; pass what state_dict() gave"
+            ) from None
         # Not the switch, which is one for all workers and may have been turned since.
-        self.augment.stream.set_calls(state["augment"]["stream"]["calls"])
-        if state["dataset"] is not None:
-            self.dataset.load_state_dict(state["dataset"])
+        self.augment.stream.set_calls(calls)
+        if own is not None:
+            self.dataset.load_state_dict(own)

@@ -19,7 +19,7 @@ from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
 from midas_aug.loss import MidasLoss
 
-__all__ = ["AugmentModule", "find_losses", "warn_of_long_warmups"]
+__all__ = ["AugmentModule", "check_augment", "find_losses", "warn_of_long_warmups"]
 
 
 # A batch with one of these is not taken for one without labels, or validation would count no row.
@@ -62,9 +62,7 @@ class AugmentModule(nn.Module):
 
     def __init__(self, augment: MisalignAugment) -> None:
         super().__init__()
-        if not isinstance(augment, MisalignAugment):
-            raise MidasAugError(f"expected a MisalignAugment, got {type(augment).__name__}")
-        self.augment = augment
+        self.augment = check_augment(augment)
         self.stream = augment.stream
         provider = augment.confidence
         module = None if isinstance(provider, str) else module_of(provider)
@@ -144,6 +142,14 @@ class AugmentModule(nn.Module):
         device = arrays[0].device if arrays and not numpy else "cpu"
         labels = self.augment.target.unlabelled(n_rows, device)
         return labels.numpy() if numpy else labels
+
+
+def check_augment(augment: Any) -> MisalignAugment:
+    """The augmentation itself, not the module around it."""
+    if isinstance(augment, MisalignAugment):
+        return augment
+    cure = "; pass its attribute augment" if isinstance(augment, AugmentModule) else ""
+    raise MidasAugError(f"expected a MisalignAugment, got {type(augment).__name__}{cure}")
 
 
 def _arrays_in(tree: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from midas_aug import MidasAugError
+from midas_aug import MidasAugError, MisalignAugment
 from midas_aug.diagnostics import ModalityReport, accuracy, bootstrap, diagnose
 from midas_aug.diagnostics.reading import progress_bar
 from tests.helpers import planted
@@ -795,10 +795,20 @@ def test_reports_that_cannot_be_paired_are_refused(built):
         (run(built, name="b", seed=1), "one seed"),
         (run(built, name="b", removal="zero"), "one removal"),
         (run(built, name="a"), "name of its own"),
+        ("a report", "expected reports to compare with, got str"),
     ]
     for other, words in cases:
         with pytest.raises(MidasAugError, match=words):
             report.compare(other)
+
+
+def test_what_is_no_loader_is_refused_by_name():
+    with pytest.raises(MidasAugError, match=r"an iterable of batches, got int; pass a DataLoader"):
+        diagnose(lambda batch: batch["a"], 5, ("a", "b"))
+    batch = {"a": torch.rand(6, 3), "b": torch.rand(6, 3), "label": torch.arange(6) % 3}
+    augmented = MisalignAugment(("a", "b"), 3, confidence="uniform")(batch)
+    with pytest.raises(MidasAugError, match=r"augmented already; pass a loader without"):
+        diagnose(lambda batch: batch["a"], [augmented], ("a", "b"))
 
 
 def test_a_progress_bar_is_shown_on_request_and_does_not_touch_stdout(built, capsys):

@@ -387,3 +387,10 @@ def test_no_measure_waits_for_the_device(monkeypatch):
         remove_modality({"a": logits, "b": shares}, "b", "permute")
     assert log.operators > 50
     assert log.waiting == []
+
+
+@pytest.mark.parametrize("bins", [0, -1, 2.5, "15"])
+def test_a_number_of_bins_that_is_none_is_refused(bins):
+    logits, labels = torch.zeros(2, 3), torch.tensor([0, 1])
+    with pytest.raises(MidasAugError, match="bins to be an integer of at least 1"):
+        expected_calibration_error(logits, labels, bins=bins)

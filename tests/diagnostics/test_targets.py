@@ -194,6 +194,26 @@ def test_a_modality_that_is_ignored_is_told_with_the_score_of_the_target():
         assert metric in report.to_html()
 
 
+@pytest.mark.parametrize(
+    ("target", "labels_of"), [(Continuous(3), lambda numbers: numbers), (MultiLabel(3), several)]
+)
+def test_a_model_that_any_modality_is_enough_for_is_told_with_the_score_of_the_target(
+    target, labels_of
+):
+    data, _, numbers = drawn()
+    report = diagnose(
+        lambda batch: torch.ones(len(batch["a"]), 3),  # hears nothing
+        batches(data, labels_of(numbers)),
+        NAMES,
+        target=target,
+        resamples=20,
+    )
+    (text,) = [finding.text for finding in report.findings if finding.kind == "redundant"]
+    percent = 100 * report.scores["score"].value
+    assert f"within 2 points of its score with all ({percent:.1f}" in text
+    assert text in str(report)
+
+
 def test_noise_is_dropped_and_what_is_memorised_is_augmented():
     noise = run(Continuous(3), noise=True, trust=0.0)
     assert [(one.action, one.modality) for one in noise.advice] == [("drop", "b")]

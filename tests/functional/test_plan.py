@@ -138,6 +138,8 @@ def test_a_custom_pairing_gets_what_it_was_promised_and_decides_the_plan():
         ((torch.zeros(3), torch.ones(3).bool()), ["integer dtype", "float32"]),
         ((torch.zeros(3, dtype=torch.int64), torch.ones(3)), ["bool", "float32"]),
         ((torch.tensor([0, 1, 3]), torch.ones(3).bool()), ["0 … 2", "0 … 3"]),
+        (None, ["two arrays", "None"]),
+        ((torch.zeros(3, dtype=torch.int64),), ["two arrays", "tensor([0, 0, 0])"]),
     ],
 )
 def test_a_pairing_that_returns_nonsense_is_named(returned, words):
@@ -150,6 +152,8 @@ def test_a_pairing_that_returns_nonsense_is_named(returned, words):
     ("arguments", "words"),
     [
         ({"num_modalities": 1}, ["at least 2", "got 1"]),
+        ({"num_modalities": ("a", "b")}, ["integer of at least 2", "('a', 'b')"]),
+        ({"num_modalities": 2, "num_classes": 2.5}, ["num_classes", "2.5"]),
         ({"num_modalities": 2, "swap": "both"}, ["each", "permute", "'both'"]),
         ({"num_modalities": 2, "pairing": "near"}, ["'uniform'", "callable", "'near'"]),
     ],

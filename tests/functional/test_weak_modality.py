@@ -284,3 +284,25 @@ def test_a_step_on_numbers_that_are_not_finite_changes_nothing(broken: str) -> N
     assert not torch.equal(F.weak_modality_step(alpha, shares, logits, labels), alpha)
     {"shares": shares, "logits": logits}[broken][0, 0] = torch.nan
     assert torch.equal(F.weak_modality_step(alpha, shares, logits, labels), alpha)
+
+
+@pytest.mark.parametrize("with_valid", [False, True])
+@both_rules
+def test_rows_with_a_negative_label_do_not_count(rule: str, with_valid: bool) -> None:
+    torch.manual_seed(0)
+    logits, shares = torch.randn(6, 3), torch.rand(6, 2).softmax(dim=1)
+    confidence, source = torch.rand(3, 2), torch.tensor([[1, 0], [2, 1], [0, 2]] * 2)
+    labels = torch.tensor([[0, 1], [-1, 2], [2, 1], [1, -1], [2, 0], [1, 0]])
+    labelled = (labels >= 0).all(dim=1)
+    for value in (0.0, 50.0):  # whatever these rows hold
+        logits[~labelled] = value * torch.randn(2, 3)
+        found = []
+        for mask in (torch.ones(6).bool() if with_valid else None, labelled):
+            if rule == "paper":
+                now = F.weak_modality_step(torch.ones(2), shares, logits, labels, valid=mask)
+            else:
+                now = F.ratio_weak_modality_step(
+                    torch.ones(2), confidence, source, logits, labels, valid=mask
+                )
+            found.append(now)
+        assert torch.equal(*found)

@@ -103,3 +103,10 @@ def test_a_batch_for_keras_is_the_batch():
 def test_keras_gets_no_batch_that_is_only_drawn():
     with pytest.raises(MidasAugError, match="a confidence that needs no model, got 'logits'"):
         KerasCollate(MisalignAugment(("a", "b"), CLASSES))
+
+
+def test_keras_gets_nothing_else_either():
+    with pytest.raises(MidasAugError, match="expected a MisalignAugment, got str"):
+        KerasCollate("uniform")
+    with pytest.raises(MidasAugError, match="expected a MisalignedBatch, got dict"):
+        keras_batch({"a": torch.ones(2, 3)})

@@ -176,3 +176,5 @@ def test_one_process_gathers_nothing_and_equals_the_augmentation():
         out["label"]
     with pytest.raises(MidasAugError, match="expected labels as a torch tensor"):
         augment_across_ranks(gathered.augment, data, labels.numpy())
+    with pytest.raises(MidasAugError, match="expected a MisalignAugment, got str"):
+        augment_across_ranks("uniform", data, labels)

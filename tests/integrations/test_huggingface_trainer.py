@@ -267,6 +267,35 @@ def test_what_does_not_go_with_soft_labels_is_refused(tmp_path):
         MidasTrainer(model, args=arguments(tmp_path), augment=uniform(), inputs={"image": ["ids"]})
 
 
+def test_parts_of_another_kind_are_refused_by_name(tmp_path):
+    def build(augment: Any = None, **options: Any) -> None:
+        MidasTrainer(
+            Classifier(),
+            arguments(tmp_path),
+            augment=augment or uniform(),
+            inputs=INPUTS,
+            **options,
+        )
+
+    with pytest.raises(MidasAugError, match="expected a MisalignAugment, got str"):
+        build("uniform")
+    with pytest.raises(MidasAugError, match="AugmentModule; pass its attribute augment"):
+        build(AugmentModule(uniform()))
+    with pytest.raises(MidasAugError, match="criterion to be a MidasLoss, got CrossEntropyLoss"):
+        build(criterion=nn.CrossEntropyLoss())
+    with pytest.raises(MidasAugError, match=r"2 modalities \('image', 'text'\), got one for 3"):
+        build(criterion=MidasLoss(3))
+
+
+def test_a_model_without_logits_is_named(tmp_path):
+    class Scores(Classifier):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return {"scores": super().forward(*args, **kwargs)["logits"]}
+
+    with pytest.raises(MidasAugError, match=r"returns logits, got the keys \['scores'\]"):
+        make(tmp_path, Scores(), max_steps=1, remove_unused_columns=False).train()
+
+
 def test_an_input_that_is_not_there_is_named(tmp_path):
     trainer = make(tmp_path)
     trainer.collate_inputs = {**INPUTS, "text": ["ids", "typo"]}

@@ -84,6 +84,10 @@ def test_the_state_of_the_data_set_itself_is_kept_as_well():
     assert len(other) == 2
     with pytest.raises(MidasAugError, match="expected a MisalignAugment, got int"):
         ResumableDataset([], 0)
+    for bad in ({}, None, {"augment": state["augment"]}, {"augment": {}, "dataset": None}):
+        with pytest.raises(MidasAugError, match="expected the state of a ResumableDataset"):
+            other.load_state_dict(bad)
+    assert other.state_dict() == state
 
 
 class Stream(IterableDataset):  # type: ignore[type-arg]
