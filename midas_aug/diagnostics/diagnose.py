@@ -45,6 +45,7 @@ def diagnose(
     are swapped and removed in the batches themselves: partners come from the same batch, so its
     classes have to be mixed, and the model runs about 1 + 2·M·draws + 2^M − 1 times on each batch.
     Nothing is differentiated; modules (and the owners of bound methods) are in eval mode meanwhile.
+    For one report of the rows of several ranks see `diagnose_across_ranks`.
 
     Args:
         model: ``callable(batch) -> logits (N, C)``, or ``(encode, fuse)`` with ``encode(batch) ->

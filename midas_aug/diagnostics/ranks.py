@@ -63,59 +63,69 @@ class AllRanks:
 
     def shared(self, work: Callable[[], T]) -> list[T]:
         """See `Ranks`."""
-        done = _try(lambda: _packed(work()))
-        return [_unpacked(value) for value in self._agreed(done)]
+        try:
+            packed = _packed(work())
+        except Exception as error:
+            self._agreed(None, error)
+            raise
+        return [_unpacked(value) for value in self._agreed(packed)]
 
     def at_first(self, work: Callable[[], list[T]], finish: Callable[[list[list[T]]], R]) -> R:
         """See `Ranks`. Lists are sent item by item, so that no rank holds all of them twice."""
-        made = _try(work)
-        counts = self._agreed(made._replace(value=len(made.value or ())))
-        parts: list[T] = made.value
-        every = self._gathered(parts, max(counts))
-        finished = _Done(None, None)
-        if self.rank == 0:
-            finished = _try(lambda: finish(_opened(every)))
-        result: R = self._broadcast(finished)
+        try:
+            parts = work()
+        except Exception as error:
+            self._agreed(None, error)
+            raise
+        every = self._gathered(parts, max(self._agreed(len(parts))))
+        if self.rank > 0:
+            result: R = _unpacked(self._told_by_first(None))
+            return result
+        try:
+            result = finish(_opened(every))
+            packed = _packed(result)
+        except Exception as error:
+            self._told_by_first(None, error)
+            raise
+        self._told_by_first(packed)
         return result
 
     def _gathered(self, parts: list[T], rounds: int) -> list[list[Any]]:
         """On the first rank its own parts and, not unpacked yet, those of the others."""
         every: list[list[Any]] = [[] for _ in range(self._count)]
         for _ in range(rounds):
-            item = None
+            told: _Told | None = None
             if self.rank > 0 and parts:
-                item = _try(lambda: _packed(parts.pop(0)))
+                try:
+                    told = _Told(_packed(parts.pop(0)))
+                except Exception as error:  # told when all are in step again
+                    told = _Told(None, _words(error))
             received: list[Any] | None = [None] * self._count if self.rank == 0 else None
-            distributed.gather_object(item._told() if item else None, received)
+            distributed.gather_object(told, received)
             for of_rank, sent in zip(every, received or (), strict=False):
                 of_rank += [] if sent is None else [sent]
-        every[0] = parts if self.rank == 0 else []
-        return every
+        return [parts, *every[1:]]
 
-    def _agreed(self, done: "_Done") -> list[Any]:
-        """The values of all ranks; raise on every rank where one of them failed."""
+    def _agreed(self, value: Any, error: Exception | None = None) -> list[Any]:
+        """The values of all ranks; raise where another one failed, unless this one did, too."""
         told: list[Any] = [None] * self._count
-        distributed.all_gather_object(told, done._told())
-        done.check()
+        distributed.all_gather_object(told, _Told(value, _words(error)))
         for rank, (_, failure) in enumerate(told):
-            if failure is not None:
+            if failure is not None and error is None:
                 raise MidasAugError(
                     f"expected every rank to get through its rows, got an error on rank {rank}: "
                     f"{failure}"
                 )
         return [value for value, _ in told]
 
-    def _broadcast(self, finished: "_Done") -> Any:
-        if self.rank == 0 and finished.error is None:
-            finished = _try(lambda: (finished.value, _packed(finished.value)))
-        mine, packed = finished.value or (None, None)
-        told: list[Any] = [finished._replace(value=packed)._told()]
+    def _told_by_first(self, packed: bytes | None, error: Exception | None = None) -> Any:
+        """What the first rank says; raise on the others where it failed."""
+        told: list[Any] = [_Told(packed, _words(error))]
         distributed.broadcast_object_list(told, src=0)
-        finished.check()
         packed, failure = told[0]
-        if failure is not None:
-            raise MidasAugError(str(failure))
-        return mine if self.rank == 0 else _unpacked(packed)
+        if failure is not None and self.rank > 0:
+            raise MidasAugError(failure)
+        return packed
 
 
 def loader_order(counts: Sequence[int]) -> Tensor:
@@ -140,30 +150,17 @@ def loader_order(counts: Sequence[int]) -> Tensor:
 # ---------------------------------------------------------------- errors and messages
 
 
-class _Done(NamedTuple):
-    """What came of some work."""
+class _Told(NamedTuple):
+    """A message: a value, or the words of an error, as an exception may hold anything."""
 
     value: Any
-    error: Exception | None
-
-    def check(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-    def _told(self) -> tuple[Any, str | None]:
-        """What other ranks are told: not the exception, which may hold anything."""
-        error = self.error
-        if error is None:
-            return self.value, None
-        kind = "" if isinstance(error, MidasAugError) else f"{type(error).__name__}: "
-        return None, f"{kind}{error}"
+    failure: str | None = None
 
 
-def _try(work: Callable[[], Any]) -> _Done:
-    try:
-        return _Done(work(), None)
-    except Exception as error:
-        return _Done(None, error)
+def _words(error: Exception | None) -> str | None:
+    if error is None or isinstance(error, MidasAugError):
+        return None if error is None else str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _packed(value: Any) -> bytes:

@@ -11,7 +11,7 @@ import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from midas_aug._files import write_atomically
 from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import TableConfidence
 from midas_aug.errors import MidasAugError
+from midas_aug.integrations.logs import attach_log, detach_log, end_epoch, the_loss
 from midas_aug.integrations.module import check_augment, find_losses, warn_of_long_warmups
 from midas_aug.loss import MidasLoss
 
@@ -34,6 +35,9 @@ from transformers.trainer_utils import (  # noqa: E402
     has_length,
 )
 
+if TYPE_CHECKING:
+    from midas_aug.diagnostics import TrainingLog
+
 __all__ = ["MidasCallback", "MidasTrainer"]
 
 MISALIGNED = "misaligned"  # the key of the training batch that carries everything but the inputs
@@ -41,51 +45,75 @@ STATE = "midas_aug.pt"
 PARTS = ("criterion", "augment", "confidence")
 
 
-class MidasCallback(TrainerCallback):
+class _Epochs(TrainerCallback):
+    """Tells the losses the epoch, and a log what they did."""
+
+    def __init__(self, log: "TrainingLog | None", criterion: MidasLoss | None = None) -> None:
+        self._log, self._criterion = log, criterion
+        self._epoch = 0
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Have the loss tell its steps."""
+        if self._log is not None:
+            attach_log(self._criterion or the_loss(model), self._log)
+
+    def on_epoch_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Tell the losses."""
+        self._epoch = _epoch(state)
+        for criterion in [self._criterion] if self._criterion else find_losses(model):
+            criterion.set_epoch(self._epoch)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the epoch in the log."""
+        if self._log is not None:
+            scores = end_epoch(self._log, self._epoch)
+            state.log_history.append({**scores, "epoch": state.epoch, "step": state.global_step})
+
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Leave the loss as it was."""
+        if self._log is not None:
+            detach_log(self._criterion or the_loss(model))
+
+
+class MidasCallback(_Epochs):
     """Calls ``set_epoch`` of every `MidasLoss` in the model, which ends the warm-up in time.
 
     Let the model own its loss and its augmentation
     (`midas_aug.integrations.module.AugmentModule`): both are then in every checkpoint.
 
+    Args:
+        log: Has the `TrainingLog` told every training step and the end of every epoch. Its scores
+            go into ``trainer.state.log_history`` as ``midas/…``, and so into checkpoints. What
+            ``report_to`` names gets them from `TrainingLog.to_tensorboard` and ``to_wandb``.
+
     Raises:
-        MidasAugError: The model has no `MidasLoss`; or its ``forward`` takes ``**kwargs`` while
-            gradients are accumulated or several devices train: the ``Trainer`` reads that as a
-            promise that the model scales its loss itself, and would not divide the mean that
-            `MidasLoss` is, or would multiply it by the devices; or the warm-up is in epochs, which
-            the ``Trainer`` does not count in a stream.
+        MidasAugError: The model has no `MidasLoss`, with a log or several; or its ``forward`` takes
+            ``**kwargs`` while gradients are accumulated or several devices train: the ``Trainer``
+            reads that as a promise that the model scales its loss itself, and would not divide the
+            mean that `MidasLoss` is, or would multiply it by the devices; or the warm-up is in
+            epochs, which the ``Trainer`` does not count in a stream.
 
     Example:
         >>> from midas_aug.integrations.huggingface import MidasCallback
         >>> callbacks = [MidasCallback()]  # Trainer(model, ..., callbacks=callbacks)
     """
 
+    def __init__(self, log: "TrainingLog | None" = None) -> None:
+        super().__init__(log)
+
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
         """Refuse a loss that would be scaled wrongly, and a warm-up that would not end."""
         _check_warmups(find_losses(model), args, state, _.get("train_dataloader"))
-        own = _without_adapters(model)
-        if not getattr(own, "accepts_loss_kwargs", _takes_any(own)):
-            return
-        n_devices = max(args.world_size, args.n_gpu)
-        if args.gradient_accumulation_steps > 1:
-            several = f"the {args.gradient_accumulation_steps} steps that are accumulated"
-        elif n_devices > 1 and args.average_tokens_across_devices:
-            several = f"the {n_devices} processes or devices that train together"
-        else:
-            return
-        raise MidasAugError(
-            f"expected a model whose loss the Trainer scales for {several}, got "
-            f"{type(own).__name__}, whose forward takes **kwargs: a promise that the model does "
-            "it; set accepts_loss_kwargs = False in the model's class"
-        )
-
-    def on_epoch_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
-    ) -> None:
-        """Tell the losses."""
-        for criterion in find_losses(model):
-            criterion.set_epoch(_epoch(state))
+        _check_scaling(_without_adapters(model), args)
+        super().on_train_begin(args, state, control, model)
 
 
 class MidasTrainer(Trainer):
@@ -112,6 +140,7 @@ class MidasTrainer(Trainer):
             ``{"image": ["pixel_values"], "text": ["input_ids", "attention_mask"]}``. None: the
             modalities are inputs of the model.
         criterion: None is ``MidasLoss(len(augment.modalities))``.
+        log: As in `MidasCallback`.
         kwargs: As for ``Trainer``.
 
     Raises:
@@ -128,6 +157,7 @@ class MidasTrainer(Trainer):
         augment: MisalignAugment,
         inputs: Mapping[Any, Sequence[str]] | None = None,
         criterion: MidasLoss | None = None,
+        log: "TrainingLog | None" = None,
         **kwargs: Any,
     ) -> None:
         self.augment = check_augment(augment)
@@ -173,7 +203,7 @@ class MidasTrainer(Trainer):
                 "forward (MidasCallback)"
             )
         self._first: dict[str, Any] | None = None  # the state before the first training
-        self.add_callback(_Epochs(self.criterion))
+        self.add_callback(_Epochs(log, self.criterion))
 
     def get_train_dataloader(self) -> Any:
         """The training loader, with batches that are misaligned; no other loader has them."""
@@ -310,16 +340,6 @@ class _InputCollate:
         return {key: value for key, value in sample.items() if key in self.kept}
 
 
-class _Epochs(TrainerCallback):
-    """Tells the loss the epoch."""
-
-    def __init__(self, criterion: MidasLoss) -> None:
-        self.criterion = criterion
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.criterion.set_epoch(_epoch(state))
-
-
 def _read_state(path: Path) -> Mapping[str, Any]:
     """What `MidasTrainer` put into a checkpoint."""
     otherwise = (
@@ -353,6 +373,24 @@ def _without_adapters(model: Any) -> Any:
 def _takes_any(model: Any) -> bool:
     parameters = inspect.signature(model.forward).parameters.values()
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _check_scaling(model: nn.Module, args: Any) -> None:
+    """Refuse a model that the Trainer takes to scale its loss itself."""
+    if not getattr(model, "accepts_loss_kwargs", _takes_any(model)):
+        return
+    n_devices = max(args.world_size, args.n_gpu)
+    if args.gradient_accumulation_steps > 1:
+        several = f"the {args.gradient_accumulation_steps} steps that are accumulated"
+    elif n_devices > 1 and args.average_tokens_across_devices:
+        several = f"the {n_devices} processes or devices that train together"
+    else:
+        return
+    raise MidasAugError(
+        f"expected a model whose loss the Trainer scales for {several}, got "
+        f"{type(model).__name__}, whose forward takes **kwargs: a promise that the model does it; "
+        "set accepts_loss_kwargs = False in the model's class"
+    )
 
 
 def _check_warmups(losses: Sequence[MidasLoss], args: Any, state: Any, loader: Any) -> None:

@@ -7,16 +7,21 @@ hook is a ``LightningDataModule``'s, give both the same `AugmentModule`.
 """
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from midas_aug._extras import require
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
+from midas_aug.integrations.logs import attach_log, detach_log, end_epoch, the_loss
 from midas_aug.integrations.module import AugmentModule, find_losses, warn_of_long_warmups
 
 require("lightning", "midas_aug.integrations", "lightning")
 
 from lightning import Callback, LightningModule, Trainer  # noqa: E402
+
+if TYPE_CHECKING:
+    from midas_aug.diagnostics import TrainingLog
 
 __all__ = ["MidasCallback"]
 
@@ -27,15 +32,24 @@ class MidasCallback(Callback):
     ``self.log`` in a step that is given a `MisalignedBatch` weighs it by its N aligned rows, unless
     it is told a ``batch_size``: Lightning itself cannot tell how many rows such a batch has.
 
+    Args:
+        log: Has the `TrainingLog` told every training step and the end of every epoch, whose scores
+            go to the loggers of the trainer as ``midas/…``. Checkpoints hold it. See `attach_log`.
+
     Raises:
-        MidasAugError: The module has no `MidasLoss`, or the data module an `AugmentModule` that the
-            module has not: it would augment in validation, too, and be in no checkpoint.
+        MidasAugError: The module has no `MidasLoss`, with a log or several, or the data module an
+            `AugmentModule` that the module has not: it would augment in validation, too, and be in
+            no checkpoint.
 
     Example:
         >>> from lightning import Trainer
         >>> from midas_aug.integrations.lightning import MidasCallback
         >>> trainer = Trainer(callbacks=[MidasCallback()], accelerator="cpu", logger=False)
     """
+
+    def __init__(self, log: "TrainingLog | None" = None) -> None:
+        super().__init__()
+        self.training_log = log
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stand between the steps and ``self.log``."""
@@ -45,6 +59,12 @@ class MidasCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Step aside."""
         vars(pl_module).pop("log", None)
+        if self.training_log is not None:
+            detach_log(the_loss(pl_module))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, _: Any) -> None:
+        """Step aside, as Lightning tears nothing down then."""
+        self.teardown(trainer, pl_module, "fit")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
         """Look how many rows there are."""
@@ -65,6 +85,8 @@ class MidasCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what is no part of the module; validation may come before training."""
         _check_data_module(trainer, pl_module)
+        if self.training_log is not None:
+            attach_log(the_loss(pl_module), self.training_log)
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,6 +97,23 @@ class MidasCallback(Callback):
         """Tell the losses."""
         for criterion in find_losses(pl_module):
             criterion.set_epoch(trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the epoch in the log."""
+        if self.training_log is None:
+            return
+        scores = end_epoch(self.training_log, trainer.current_epoch)
+        for logger in trainer.loggers:
+            logger.log_metrics(scores, step=trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The log, for checkpoints."""
+        return {} if self.training_log is None else {"log": self.training_log.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on with the log of a checkpoint."""
+        if self.training_log is not None and "log" in state_dict:
+            self.training_log.load_state_dict(state_dict["log"])
 
 
 class _Log:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from midas_aug import recipes
@@ -19,6 +21,21 @@ MAIN = {
 }
 
 
+PAGE = (Path(__file__).parents[2] / "docs" / "diagnostics.md").read_text("utf-8")
+BUILT = {  # as the page calls them
+    "balanced": "both modalities know as much",
+    "dominated": "audio is clear and learned long before video",
+    "noise": "video is noise",
+    "copied": "video is audio once more",
+    "memorised": "video tells the training rows apart",
+    "missing": "every other row has zeros for video",
+}
+
+
+def said(pairs) -> str:
+    return ", ".join(" ".join(filter(None, pair)) for pair in pairs)
+
+
 @pytest.mark.parametrize("case", planted.CASES)
 def test_a_planted_case_gets_its_advice(case):
     built = planted.make_case(case)
@@ -31,6 +48,10 @@ def test_a_planted_case_gets_its_advice(case):
         resamples=300,
     )
     assert [(one.action, one.modality) for one in report.advice] == MAIN[case]
+    findings = said(
+        (one.kind, one.modality) for one in report.findings if one.kind != "miscalibrated"
+    )
+    assert f"| {BUILT[case]} | {findings} | {said(MAIN[case])} |" in PAGE
     gains = [score.value for key, score in report.scores.items() if key.endswith("fusion_gain")]
     if case != "memorised":
         assert max(gains) < 0.0251  # the 2.5 points of the page

@@ -185,6 +185,15 @@ def test_a_missing_score_has_no_bar(missing):
     assert len(axes.patches) == 3
 
 
+def test_a_row_that_no_report_has_is_left_out():
+    saved = make_report()
+    del saved["scores"]["misaligned_accuracy"]
+    labels = [text.get_text() for text in draw_report(saved).axes[0].get_yticklabels()]
+    assert labels == ["aligned"]
+    both = draw_report([saved, make_report("other")]).axes[0].get_yticklabels()
+    assert [text.get_text() for text in both] == ["aligned", "misaligned"]
+
+
 def test_a_report_without_scores_of_modalities_has_one_panel():
     report = make_report()
     report["scores"] = {"accuracy": {"value": 0.5}}

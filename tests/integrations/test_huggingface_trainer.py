@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
 from midas_aug.confidence import SkillConfidence, TableConfidence
+from midas_aug.diagnostics import TrainingLog
 from midas_aug.integrations.module import AugmentModule
 
 transformers = pytest.importorskip("transformers")
@@ -343,13 +344,15 @@ class Stream(IterableDataset[dict[str, Any]]):
             yield from data()
 
 
-def stock(folder: Any, model: nn.Module, dataset: Any = None, **options: Any) -> Any:
+def stock(
+    folder: Any, model: nn.Module, dataset: Any = None, log: Any = None, **options: Any
+) -> Any:
     return transformers.Trainer(
         model,
         arguments(folder, **options),
         train_dataset=data() if dataset is None else dataset,
         eval_dataset=data(),
-        callbacks=[MidasCallback()],
+        callbacks=[MidasCallback(log)],
     )
 
 
@@ -459,3 +462,32 @@ def test_the_trainer_at_input_level_takes_no_warm_up(tmp_path):
             inputs=INPUTS,
             criterion=MidasLoss(2, warmup_steps=1),
         )
+
+
+@pytest.mark.parametrize("level", ["feature", "input"])
+def test_a_log_is_told_every_step_and_its_scores_are_in_the_history(tmp_path, level):
+    log, options = TrainingLog(("image", "text")), {"num_train_epochs": 2}
+    if level == "input":
+        trainer = MidasTrainer(
+            Classifier(),
+            arguments(tmp_path, **options),
+            train_dataset=data(),
+            augment=uniform(),
+            inputs=INPUTS,
+            log=log,
+        )
+        criterion = trainer.criterion
+    else:
+        trainer = stock(tmp_path, Fused(), log=log, **options)
+        criterion = trainer.model.criterion
+    trainer.train()
+    assert [record["epoch"] for record in log.records] == [0, 1]
+    name = f"alpha.{log.modalities[0]}"
+    assert {"loss.total", "loss.misaligned", name, "accuracy"} <= set(log.records[0])
+    history = [one for one in trainer.state.log_history if f"midas/{name}" in one]
+    assert [one["epoch"] for one in history] == [1, 2]
+    assert history[1][f"midas/{name}"] == log.records[1][name]
+    assert "forward" not in vars(criterion)  # as it was
+    plain = Fused() if level == "feature" else Classifier()
+    (stock if level == "feature" else make)(tmp_path, plain, **options).train()
+    torch.testing.assert_close(plain.fusion.weight, trainer.model.fusion.weight)

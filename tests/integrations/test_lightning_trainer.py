@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
+from midas_aug.diagnostics import TrainingLog
 from midas_aug.integrations.module import AugmentModule
 
 lightning = pytest.importorskip("lightning")
@@ -277,3 +278,65 @@ def test_the_hook_of_a_data_module_leaves_validation_alone_or_is_refused():
         MidasAugError, match=r"Data\.augment to be a module of AtInput.*the same one"
     ):
         trainer.fit(AtInput(), datamodule=Data(other))
+
+
+class Scores(lightning.pytorch.loggers.logger.DummyLogger):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[dict[str, float], int]] = []
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:  # type: ignore[override]
+        self.told.append((dict(metrics), step))
+
+
+def logged(module: Any, epochs: int, log: Any, *callbacks: Any, **options: Any) -> Scores:
+    scores = Scores()
+    settings = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False}
+    settings |= {"enable_model_summary": False, "enable_checkpointing": False} | options
+    trainer = lightning.Trainer(
+        max_epochs=epochs, logger=scores, callbacks=[MidasCallback(log), *callbacks], **settings
+    )
+    trainer.fit(module, DataLoader(data(), BATCH), DataLoader(data(), BATCH))
+    return scores
+
+
+def test_a_log_is_told_every_step_and_its_scores_go_to_the_loggers():
+    lightning.seed_everything(0, verbose=False)
+    module, log = AtInput(), TrainingLog(("a", "b"))
+    scores = logged(module, 3, log)
+    assert [record["epoch"] for record in log.records] == [0, 1, 2]
+    assert {"loss.total", "loss.misaligned", "alpha.a", "share.b", "accuracy"} <= set(
+        log.records[0]
+    )
+    ours = [(told, step) for told, step in scores.told if "midas/alpha.a" in told]
+    assert [step for _, step in ours] == [2, 4, 6]
+    assert ours[-1][0]["midas/loss.total"] == log.records[-1]["loss.total"]
+    assert "forward" not in vars(module.criterion)  # as it was
+    lightning.seed_everything(0, verbose=False)
+    plain = AtInput()
+    fit(plain, 3)
+    torch.testing.assert_close(plain.fusion.weight, module.fusion.weight)  # it changes nothing
+
+
+def test_a_checkpoint_of_lightning_holds_the_log():
+    log = TrainingLog(("a", "b"))
+    logged(AtInput(), 2, log)
+    other = TrainingLog(("a", "b"))
+    MidasCallback(other).load_state_dict(MidasCallback(log).state_dict())
+    assert other.records == log.records
+    assert MidasCallback().state_dict() == {}
+    MidasCallback().load_state_dict({})
+
+
+def test_a_log_leaves_the_loss_alone_after_an_error():
+    class Broken(AtInput):
+        def on_train_epoch_end(self) -> None:
+            raise OSError("no more")
+
+    module = Broken()
+    with pytest.raises(OSError, match="no more"):
+        logged(module, 1, TrainingLog(("a", "b")))
+    assert "forward" not in vars(module.criterion)
+    assert "log" not in vars(module)
