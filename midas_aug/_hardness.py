@@ -89,7 +89,7 @@ def measure_hardness(
                 f"{rows.shape[0]} rows; pass what the encoders made of the batch before the swap"
             )
         elif isinstance(plan.source, Tensor) and rows.device != plan.source.device:
-            raise elsewhere(f"features of {name!r}", rows, plan.source.device)
+            raise MidasAugError(elsewhere(f"features of {name!r}", rows, plan.source.device))
         else:
             found.append(rows)
     if unfit:

@@ -260,7 +260,9 @@ def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Ten
     logits = check_unimodal_logits(unimodal_logits, modalities, n_rows, rule.target)
     for name, scores in zip(modalities, logits, strict=True):
         if scores.device != drawn.labels.device:
-            raise elsewhere(f"unimodal_logits[{name!r}]", scores, drawn.labels.device)
+            raise MidasAugError(
+                elsewhere(f"unimodal_logits[{name!r}]", scores, drawn.labels.device)
+            )
     if rule.target.takes_temperature:
         warn_of_probabilities(rule, logits, modalities, stacklevel=5, target=rule.target)
     return logits

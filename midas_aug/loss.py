@@ -327,7 +327,7 @@ class MidasLoss(StatefulModule):
                 check_shape(rows, (n_rows, None), name, "the N aligned rows")
                 target.check_width(rows, labels, name)
             if rows.device != ignored.device:
-                raise elsewhere(name, rows, ignored.device)
+                raise MidasAugError(elsewhere(name, rows, ignored.device))
             found.append(rows)
         stacked = torch.stack(found)
         absent = getattr(out, "absent", None)
