@@ -96,9 +96,9 @@ def check_shape(tensor: Tensor, shape: tuple[int | None, ...], name: str, why: s
     raise MidasAugError(f"expected {name} of shape ({expected}), got {tuple(given)}; {why}")
 
 
-def elsewhere(name: str, tensor: Tensor, device: torch.device) -> MidasAugError:
-    """The error of a tensor that is not where the batch is."""
-    return MidasAugError(
+def elsewhere(name: str, tensor: Tensor, device: torch.device) -> str:
+    """What an error says of a tensor that is not where the batch is."""
+    return (
         f"expected {name} on the device of the batch, {device}, got {tensor.device}; move the "
         f"batch to the model before the step: out = out.to({str(tensor.device)!r})"
     )

@@ -105,7 +105,7 @@ def measure_hardness(
         rows_drawn = drawn.source
     for name, rows in zip(names, found, strict=True):
         if isinstance(rows_drawn, Tensor) and rows.device != rows_drawn.device:
-            raise elsewhere(f"features of {name!r}", rows, rows_drawn.device)
+            raise MidasAugError(elsewhere(f"features of {name!r}", rows, rows_drawn.device))
     if drawn is None:
         return each_block_weights(found, rows_drawn).float()
     return hard_sample_weights(found, drawn, present=present).float()

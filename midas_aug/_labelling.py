@@ -66,7 +66,7 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
     device = drawn.labels.device
     for name, scores in zip(names, logits, strict=True):
         if scores.device != device:
-            raise elsewhere(f"unimodal_logits[{name!r}]", scores, device)
+            raise MidasAugError(elsewhere(f"unimodal_logits[{name!r}]", scores, device))
     # By modality, as memory has it: a CPU takes seven times longer over rows of two numbers.
     found = rule.target.head_log_likelihoods(logits, drawn.readable).float()
     # Not −∞, whose softmax over modalities would be NaN where all of them are.
@@ -267,7 +267,9 @@ def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Ten
     logits = check_unimodal_logits(unimodal_logits, modalities, n_rows, rule.target)
     for name, scores in zip(modalities, logits, strict=True):
         if scores.device != drawn.labels.device:
-            raise elsewhere(f"unimodal_logits[{name!r}]", scores, drawn.labels.device)
+            raise MidasAugError(
+                elsewhere(f"unimodal_logits[{name!r}]", scores, drawn.labels.device)
+            )
     if rule.target.takes_temperature:
         warn_of_probabilities(rule, logits, modalities, stacklevel=5, target=rule.target)
     return logits

@@ -167,7 +167,12 @@ class _SelectRows(torch.autograd.Function):
         ctx.shape = array.shape
         ctx.swapped = swapped
         ctx.save_for_backward(index)
+        ctx.index = index  # forward mode asks before it gives what was saved
         return array.index_select(0, index)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return tangent.index_select(0, ctx.index)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -57,7 +57,7 @@ def unimodal_loss(
             check_shape(rows, (n_rows, None), name, "the N aligned rows")
             target.check_width(rows, labels, name)
         if rows.device != ignored.device:
-            raise elsewhere(name, rows, ignored.device)
+            raise MidasAugError(elsewhere(name, rows, ignored.device))
         found.append(rows)
     absent = getattr(out, "absent", None)
     if target.n_outputs is None and len({rows.shape[1] for rows in found}) > 1:

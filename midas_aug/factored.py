@@ -117,7 +117,7 @@ class FactoredLinear(nn.Linear):
             check_shape(part, (count, dim), f"features[{key!r}]", why)
         source = None if out is None else self._source(out, count)
         if source is not None and source.device != parts[0].device:
-            raise elsewhere("features", parts[0], source.device)
+            raise MidasAugError(elsewhere("features", parts[0], source.device))
         swapped: Sequence[int | None] = (None,) * len(parts)
         if type(out) is MisalignedBatch:
             swapped = out.drawn.swapped_blocks

@@ -305,7 +305,7 @@ def rows_of(
         expected = (drawn.source.shape[0], target.n_outputs)
         if (*scores.shape,) == expected and len(out.modalities) == n_modalities:
             if scores.device != drawn.valid.device:
-                raise elsewhere("logits", scores, drawn.valid.device)
+                raise MidasAugError(elsewhere("logits", scores, drawn.valid.device))
             readable = labels_at(drawn.readable, drawn.source)
             return Rows(readable, out.shares, drawn.ignored, drawn.absent)
     if isinstance(target, ClassIndex):
@@ -327,7 +327,7 @@ def rows_of(
         )
         check_shape(scores, (total_rows, None), "logits", why)
         if scores.device != valid.device:
-            raise elsewhere("logits", scores, valid.device)
+            raise MidasAugError(elsewhere("logits", scores, valid.device))
         target.check_width(scores, source_labels, "logits")
     return Rows(target.filled(source_labels), shares, ~valid, getattr(out, "absent", None))
 

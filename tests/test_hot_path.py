@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 from midas_aug import MidasLoss, MisalignAugment, RatioWeakModalityWeight, confidence
 from midas_aug import functional as F
@@ -153,3 +154,14 @@ def test_the_draws_compile_too_where_no_generator_is_held():
     source = torch.compile(draw, fullgraph=True, backend="aot_eager")(labels)
     assert source.shape == (12, 3)
     assert (labels[source].amax(dim=1) != labels[source].amin(dim=1)).all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it finds its kernels
+def test_forward_mode_differentiates_a_swap_of_features_that_want_a_gradient():
+    rows, labels = torch.randn(6, 4, requires_grad=True), torch.arange(6) % 3
+    augment = MisalignAugment(("a", "b"), 3, confidence="uniform")
+    tangent = torch.randn(6, 4)
+    with forward_ad.dual_level():
+        out = augment({"a": forward_ad.make_dual(rows, tangent), "b": torch.zeros(6, 2)}, labels)
+        found = forward_ad.unpack_dual(out["a"]).tangent
+    assert torch.equal(found, tangent[out.source[:, 0]])
