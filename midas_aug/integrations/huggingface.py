@@ -22,7 +22,12 @@ from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import TableConfidence
 from midas_aug.errors import MidasAugError
 from midas_aug.integrations.logs import attach_log, detach_log, end_epoch, the_loss
-from midas_aug.integrations.module import check_augment, find_losses, warn_of_long_warmups
+from midas_aug.integrations.module import (
+    check_augment,
+    check_criterion,
+    find_losses,
+    warn_of_long_warmups,
+)
 from midas_aug.loss import MidasLoss
 
 require("transformers", "midas_aug.integrations", "huggingface")
@@ -161,17 +166,7 @@ class MidasTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.augment = check_augment(augment)
-        self.criterion = MidasLoss(len(augment.modalities)) if criterion is None else criterion
-        if not isinstance(self.criterion, MidasLoss):
-            raise MidasAugError(
-                f"expected criterion to be a MidasLoss, got {type(criterion).__name__}; for a loss "
-                "of your own use the stock Trainer and a model that augments in its forward"
-            )
-        if self.criterion.num_modalities != len(augment.modalities):
-            raise MidasAugError(
-                f"expected a criterion for the {len(augment.modalities)} modalities "
-                f"{augment.modalities!r}, got one for {self.criterion.num_modalities}"
-            )
+        self.criterion = check_criterion(criterion, augment.modalities)
         super().__init__(*args, **kwargs)
         self.criterion.to(self.args.device)
         self.collate_inputs = dict(inputs) if inputs else {key: [key] for key in augment.modalities}

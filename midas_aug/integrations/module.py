@@ -19,7 +19,13 @@ from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
 from midas_aug.loss import MidasLoss
 
-__all__ = ["AugmentModule", "check_augment", "find_losses", "warn_of_long_warmups"]
+__all__ = [
+    "AugmentModule",
+    "check_augment",
+    "check_criterion",
+    "find_losses",
+    "warn_of_long_warmups",
+]
 
 
 # A batch with one of these is not taken for one without labels, or validation would count no row.
@@ -150,6 +156,23 @@ def check_augment(augment: Any) -> MisalignAugment:
         return augment
     cure = "; pass its attribute augment" if isinstance(augment, AugmentModule) else ""
     raise MidasAugError(f"expected a MisalignAugment, got {type(augment).__name__}{cure}")
+
+
+def check_criterion(criterion: Any, modalities: Sequence[Any]) -> MidasLoss:
+    """The criterion, or where there is none that of the paper, for these modalities."""
+    if criterion is None:
+        return MidasLoss(len(modalities))
+    if not isinstance(criterion, MidasLoss):
+        raise MidasAugError(
+            f"expected criterion to be a MidasLoss, got {type(criterion).__name__}; for a loss of "
+            "your own use the stock Trainer and a model that augments in its forward"
+        )
+    if criterion.num_modalities != len(modalities):
+        raise MidasAugError(
+            f"expected a criterion for the {len(modalities)} modalities {modalities!r}, got one "
+            f"for {criterion.num_modalities}"
+        )
+    return criterion
 
 
 def _arrays_in(tree: Any) -> list[Any]:
