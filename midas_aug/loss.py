@@ -18,6 +18,7 @@ from midas_aug.errors import MidasAugError
 from midas_aug.weak_modality import (
     LabelledRows,
     WeakModalityWeight,
+    check_rule,
     loss_terms_of,
     rows_of,
     target_of,
@@ -107,7 +108,7 @@ class MidasLoss(StatefulModule):
             )
         self.warmup_epochs = warmup_epochs
         self.warmup_steps = warmup_steps
-        self.weak_modality = _check_weak_modality(weak_modality, num_modalities)
+        self.weak_modality = check_rule(weak_modality, num_modalities)
         zero = functools.partial(torch.zeros, (), dtype=torch.int64)
         self.register_state("epoch", zero, lowest=0)
         self.register_state("steps", zero, lowest=0)
@@ -327,21 +328,3 @@ def _is_below(limit: int, epoch: Tensor) -> bool:
 def _know_epoch(module: Any, _: Any) -> None:
     """Whoever loads a state has told the epoch; a warning depends on it, and nothing else."""
     module._epoch_known = True
-
-
-def _check_weak_modality(rule: Any, num_modalities: int) -> WeakModalityWeight | None:
-    if rule is None:
-        return None
-    if isinstance(rule, str) and rule == "paper":
-        return WeakModalityWeight(num_modalities)
-    if not isinstance(rule, WeakModalityWeight):
-        raise MidasAugError(
-            "expected weak_modality to be 'paper', None, or a module such as "
-            f"WeakModalityWeight({num_modalities}), got {rule!r}"
-        )
-    if rule.alpha.shape[0] != num_modalities:
-        raise MidasAugError(
-            f"expected a weak_modality of {num_modalities} modalities, got one of "
-            f"{rule.alpha.shape[0]}"
-        )
-    return rule

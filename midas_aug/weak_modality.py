@@ -28,6 +28,7 @@ __all__ = [
     "RatioWeakModalityWeight",
     "Rows",
     "WeakModalityWeight",
+    "check_rule",
     "loss_terms_of",
     "rows_of",
     "target_of",
@@ -271,6 +272,25 @@ class RatioWeakModalityWeight(WeakModalityWeight):
         return step_from_ratios(
             self.alpha, sums, step_size=self.step_size, max_alpha=self.max_alpha
         )
+
+
+def check_rule(rule: Any, num_modalities: int) -> WeakModalityWeight | None:
+    """The module that holds α; None: there is none."""
+    if rule is None:
+        return None
+    if isinstance(rule, str) and rule == "paper":
+        return WeakModalityWeight(num_modalities)
+    if not isinstance(rule, WeakModalityWeight):
+        raise MidasAugError(
+            "expected weak_modality to be 'paper', None, or a module such as "
+            f"WeakModalityWeight({num_modalities}), got {rule!r}"
+        )
+    if rule.alpha.shape[0] != num_modalities:
+        raise MidasAugError(
+            f"expected a weak_modality of {num_modalities} modalities, got one of "
+            f"{rule.alpha.shape[0]}"
+        )
+    return rule
 
 
 def target_of(out: Any, logits: Any = None) -> Target:

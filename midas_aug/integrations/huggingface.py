@@ -8,7 +8,6 @@ is left as it is.
 import copy
 import inspect
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from midas_aug._files import write_atomically
 from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import TableConfidence
 from midas_aug.errors import MidasAugError
+from midas_aug.integrations._checkpoint import PARTS, read_state
 from midas_aug.integrations.logs import attach_log, detach_log, end_epoch, the_loss
 from midas_aug.integrations.module import (
     check_augment,
@@ -47,7 +47,6 @@ __all__ = ["MidasCallback", "MidasTrainer"]
 
 MISALIGNED = "misaligned"  # the key of the training batch that carries everything but the inputs
 STATE = "midas_aug.pt"
-PARTS = ("criterion", "augment", "confidence")
 
 
 class _Epochs(TrainerCallback):
@@ -245,7 +244,7 @@ class MidasTrainer(Trainer):
             folder = get_last_checkpoint(self.args.output_dir)
         if folder:
             path = Path(folder, STATE)
-            state = _read_state(path)
+            state = read_state(path)
             try:
                 self._load(state)
             except (KeyError, TypeError, RuntimeError, MidasAugError) as error:
@@ -333,30 +332,6 @@ class _InputCollate:
         if self.kept is None or not isinstance(sample, Mapping):
             return sample
         return {key: value for key, value in sample.items() if key in self.kept}
-
-
-def _read_state(path: Path) -> Mapping[str, Any]:
-    """What `MidasTrainer` put into a checkpoint."""
-    otherwise = (
-        "resume from a checkpoint that is whole, or load the weights into the model and train anew"
-    )
-    if not path.is_file():
-        raise MidasAugError(
-            f"expected the file {path}, found none: another trainer wrote the checkpoint, or "
-            f"saving was cut short; {otherwise}"
-        )
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MidasAugError(
-            f"expected in {path} what MidasTrainer saved, got a file that cannot be read "
-            f"({reason}); {otherwise}"
-        ) from error
-    if not isinstance(state, Mapping) or not set(PARTS) <= state.keys():
-        found = list(state) if isinstance(state, Mapping) else type(state).__name__
-        raise MidasAugError(f"expected in {path} the keys {PARTS!r}, got {found!r}; {otherwise}")
-    return state
 
 
 def _without_adapters(model: Any) -> Any:
