@@ -18,7 +18,7 @@ from benchmarks.methods.entries import (
 )
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
-PUBLISHED = ("full", "skill", "competition", "labels")
+PUBLISHED = ("full", "skill", "competition", "heads", "labels")
 
 
 @cache
@@ -156,3 +156,37 @@ def test_the_modality_that_pdmp_puts_first_is_the_best_alone_on_validation_rows(
         for seed in rows[0]:
             reached = [row[seed]["validation"]["accuracy"] for row in rows]
             assert reached.index(max(reached)) == first
+
+
+def test_what_the_page_about_heads_says_holds():
+    runs = load("heads")
+    kanji, older = suite.SUITES["heads"].tasks[:5], suite.SUITES["heads"].tasks[5:]
+    ours, fitted = "skill-heads-fitted-heads", "late-fusion-fitted"
+
+    def verdicts(one, other, tasks=(*kanji, *older)):
+        return [runs[task].difference(one, other, "accuracy").verdict for task in tasks]
+
+    for theirs in ("joint", "plain-swap", "midas"):
+        assert verdicts(ours, theirs, kanji) == [1] * 5
+    assert -1 not in verdicts(ours, "joint")
+    assert verdicts(ours, fitted) == [0] * 10
+    assert verdicts(ours, "plain-swap-heads-fitted-heads") == [0] * 10
+    assert verdicts("skill-heads", "plain-swap-heads", kanji) == [1, 1, 0, 1, 1]
+    assert verdicts("skill-heads", "skill") == [1, 1, 1, 1, 0, 0, 0, -1, 0, 0]
+    assert verdicts("midas", "joint", kanji) == [1, 1, 1, 1, 0]
+    assert verdicts("midas", "plain-swap", kanji) == [1, 1, 0, 1, 0]
+    rows = [key for key, row in runs["watch"].rows.items() if row.modality is None]
+    better = {key: verdicts(key, "joint", older).count(1) for key in rows if key != "joint"}
+    expected = {fitted: 1, "plain-swap-heads-fitted-heads": 1}
+    assert {key: count for key, count in better.items() if count} == expected
+    assert verdicts(fitted, "joint", ["watch"]) == [1]
+    means = [runs[task].difference(ours, fitted, "accuracy").mean for task in kanji]
+    words = (RESULTS / "heads" / "reading.md").read_text(encoding="utf-8").replace("−", "-")
+    first, rest = [f"{value:+.1f}" for value in means[:4]], f"{means[4]:+.1f}"
+    assert f"{', '.join(first)} and {rest} points on kanji" in " ".join(words.split())
+    gains = [runs[task].difference("skill-heads", "skill", "accuracy") for task in kanji]
+    loss = runs["stamps-3"].difference("skill-heads", "skill", "accuracy")
+    page = " ".join((COMPARISON.parent / "skill.md").read_text(encoding="utf-8").split())
+    *first, last = [f"{gain.mean:.1f}" for gain in gains]
+    assert f"{', '.join(first)} and {last} points better than skill" in page
+    assert f"{-loss.mean:.1f} ± {loss.margin:.1f} points worse" in page
