@@ -27,6 +27,7 @@ from benchmarks.speed import (
 )
 from benchmarks.speed.measure import Case, Result, Spread, measure, peak_bytes
 from benchmarks.speed.operators import OperatorCount, count_operators
+from tests.test_cost import CALLS
 
 CPU = torch.device("cpu")
 RESULTS = Path("benchmarks/results/speed")
@@ -279,6 +280,13 @@ def test_the_numbers_of_the_docs_are_on_that_page():
         for number in re.findall(r"\d+\.\d+ \[[^\]]+\]", cells):
             assert number in page
     assert np.isfinite(record["rounds"])
+
+
+def test_the_words_about_calls_are_those_of_the_guard():
+    words = " ".join((RESULTS / "reading.md").read_text(encoding="utf-8").split())
+    (before, now), (loss_before, loss) = CALLS["augment"], CALLS["criterion"]
+    assert f"makes {now} calls of Python functions, and the loss {loss}," in words
+    assert f"where 0.1.0 made {before} and {loss_before} " in words
 
 
 def test_the_words_about_the_page_quote_it():
