@@ -213,9 +213,14 @@ def draw(made: Mapping[str, Cell], lines: Mapping[str, foretell.Line], path: Pat
             title = foretell.METHODS[method]
             axes.scatter(across, gains, s=26, c=color, marker=marker, label=title, zorder=3)
         _line(left, lines[method], [cell.score for cell in made.values()], color)
-    for name, cell in made.items():
-        place = (cell.memorised, cell.gain("skill"))
-        right.annotate(name, place, (4, 3), textcoords="offset points", fontsize=6)
+    in_order = sorted(made.items(), key=lambda item: item[1].memorised)
+    for number, (name, cell) in enumerate(in_order):  # above and below in turn: few overlap
+        place, words = (cell.memorised, cell.gain("skill")), name.replace("word ", "")
+        offset, side = ((4, 4), "left") if number % 2 == 0 else ((-4, -9), "right")
+        if cell.memorised < in_order[0][1].memorised + 1:  # the leftmost has its room below
+            offset, side = (-2, -10), "left"
+        right.annotate(words, place, offset, textcoords="offset points", fontsize=6, ha=side)
+    right.set_xlim(right=in_order[-1][1].memorised + 8)
     for axes in (left, right):
         axes.axhline(0, color=palette.INK, linewidth=0.6)
     left.set_ylabel("gain over joint training, points")

@@ -85,3 +85,34 @@ def test_the_command_writes_page_and_figure_of_what_is_there(tmp_path):
     assert (tmp_path / sweep.FIGURE).stat().st_size > 10_000
     with pytest.raises(DataError, match="--out DIR"):
         list(sweep.main(["page"]))
+
+
+def test_the_words_about_the_page_are_those_of_its_numbers(tmp_path):
+    made, lines = sweep.cells(sweep.read(tmp_path)), sweep.lines_of_tasks()
+    words = " ".join((sweep.PUBLISHED / "reading.md").read_text(encoding="utf-8").split())
+    said = {method: sweep.answer(made, method, lines[method]) for method in ("midas", "skill")}
+    assert "Gains are 2.6 points" in said["midas"]
+    assert "; 11 of 11 are within" in said["midas"]
+    assert "all eleven gains are within its prediction interval, 2.6 points from it" in words
+    assert "Gains are 4.3 points" in said["skill"]
+    assert "; 7 of 11 are within" in said["skill"]
+    assert "seven of eleven are, and they are 4.3 points off" in words
+    assert [text.rpartition("is ")[2] for text in said.values()] == ["+0.68.", "+0.42."]
+    assert "is 0.68 for MIDAS and 0.42 for skill" in words
+
+    def gains(cell, digits=0):
+        return [f"{made[cell].gain(method):.{digits}f}" for method in ("skill", "midas")]
+
+    assert "at 60 epochs skill is {} points above joint training, MIDAS {},".format(
+        *gains("60 epochs")
+    ) in words.replace("Longer training, of all things changed: ", "")
+    assert "at 15 epochs {} and {}.".format(*gains("15 epochs", 1)) in words
+    assert (
+        "without them skill is {} points above joint training and MIDAS {},".format(
+            *gains("no crops")
+        )
+        in words
+    )
+    assert f"still {gains('word dropout 0.75')[0]} points ahead" in words
+    shrunk = made["word dropout 0.75"].memorised / made["as it is"].memorised
+    assert shrunk == pytest.approx(3 / 5, abs=0.05)  # by two fifths
