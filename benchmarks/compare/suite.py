@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Literal, TypeAlias
@@ -27,7 +26,6 @@ from benchmarks.methods.entries import (
     CHEAPER_ENTRIES,
     COMPETITION_BESIDE,
     COMPETITION_ENTRIES,
-    COMPETITION_LATER,
     ENTRIES,
     HEADS_ENTRIES,
     LABEL_ENTRIES,
@@ -104,7 +102,6 @@ SUITES = {
         first_seed=3000,
         entries=COMPETITION_ENTRIES,
         beside=tuple(COMPETITION_BESIDE),
-        left_out=tuple(product(COMPETITION_LATER, ("kanji3-words",))),
     ),
     "heads": Suite(
         (*COMPETITION, *OLD),
