@@ -113,8 +113,8 @@ SUITES = {
     ),
     "cheaper": Suite(
         ("kanji", "kanji-words", "openmoji"),
-        seeds=5,
-        headline_seeds=5,
+        seeds=3,
+        headline_seeds=3,
         first_seed=6000,
         entries=CHEAPER_ENTRIES,
     ),

@@ -18,7 +18,7 @@ from benchmarks.methods.entries import (
 )
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
-PUBLISHED = ("full", "skill", "competition", "heads", "labels")
+PUBLISHED = ("full", "skill", "competition", "heads", "cheaper", "labels")
 
 
 @cache
@@ -191,3 +191,23 @@ def test_what_the_page_about_heads_says_holds():
     *first, last = [f"{gain.mean:.1f}" for gain in gains]
     assert f"{', '.join(first)} and {last} points better than skill" in page
     assert f"{-loss.mean:.1f} ± {loss.margin:.1f} points worse" in page
+
+
+def test_what_the_page_about_fewer_swaps_says_holds():
+    runs = load("cheaper")
+    words = " ".join((RESULTS / "cheaper" / "reading.md").read_text(encoding="utf-8").split())
+    fewer = ("midas-one", "midas-every-2", "midas-every-4")
+    kanji = [runs["kanji"].difference(key, "joint", "accuracy") for key in ("midas", *fewer)]
+    first, *others = [f"{one.mean:.1f}" for one in kanji]
+    assert f"MIDAS has {first} points more than joint training" in words
+    assert (
+        "it has {}, with misaligned samples in every second batch {}, in every fourth {}.".format(
+            *others
+        )
+        in words
+    )
+    lost = [task.difference(key, "midas", "accuracy") for task in runs.values() for key in fewer]
+    assert [one.verdict for one in lost] == [0] * 9
+    below = [-one.mean for one in lost if one.mean < 0]
+    assert len(below) == 8
+    assert f"by {min(below):.1f} to {max(below):.1f} points" in words
