@@ -27,7 +27,7 @@ from benchmarks.common.errors import DataError
 from benchmarks.common.markdown import table
 from benchmarks.common.metrics import accuracy
 from benchmarks.common.model import Features
-from benchmarks.common.records import RESULTS, RUNS, write_text
+from benchmarks.common.records import RESULTS, RUNS, need_writable, write_text
 from benchmarks.compare.diagnosis import Probes
 from benchmarks.compare.kept import Record
 from benchmarks.compare.report.statistics import paired_difference
@@ -339,11 +339,13 @@ def main(words: Sequence[str]) -> Iterator[str]:
         words, folder = words[:-2], Path(words[-1])
     match words:
         case ["measure", *wanted] if wanted:
+            need_writable(folder)
             for one in wanted:
                 task, _, seed = one.partition(":")
                 keep([look(task, int(seed), trained(task, int(seed)))], folder)
                 yield f"{one}\n"
         case ["page", one]:
+            need_writable(folder)
             task, _, seed = one.partition(":")
             report = trained(task, int(seed)).diagnosed("test", f"joint training on {task}")
             report.save(folder / f"{task}.html")

@@ -24,7 +24,14 @@ from matplotlib.figure import Figure
 from benchmarks.common import palette
 from benchmarks.common.errors import DataError
 from benchmarks.common.markdown import table
-from benchmarks.common.records import RESULTS, RUNS, versions, write_figure, write_text
+from benchmarks.common.records import (
+    RESULTS,
+    RUNS,
+    need_writable,
+    versions,
+    write_figure,
+    write_text,
+)
 from benchmarks.compare import foretell
 from benchmarks.compare.advice import OUT as DIAGNOSES
 from benchmarks.compare.advice import load, trained_on
@@ -247,6 +254,7 @@ def main(words: Sequence[str]) -> Iterator[str]:
     if words and (len(words) != 2 or words[0] != "--out"):
         raise DataError("expected nothing, or --out DIR")
     folder = Path(words[1]) if words else OUT
+    need_writable(folder)
     for key in run_all(folder):
         yield f"{key.cell}, seed {key.seed}: done\n"
     made, lines = cells(read(folder)), lines_of_tasks()

@@ -239,3 +239,14 @@ def test_kept_records_stand_beside_the_published_ones_and_before_them(tmp_path, 
     assert load(tmp_path / "mine")[1] == new
     assert load(tmp_path / "nothing")[1] == old
     assert len((tmp_path / "mine" / advice.NAME).read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["page", "kanji:0"], ["measure", "kanji:0"]])
+def test_where_nothing_can_be_written_is_found_out_before_the_training(
+    tmp_path, monkeypatch, words
+):
+    monkeypatch.setattr(advice, "trained", lambda *_: pytest.fail("it trained"))
+    file = tmp_path / "no folder"
+    file.write_text("")
+    with pytest.raises(DataError, match="no folder"):
+        list(main([*words, "--out", str(file)]))
