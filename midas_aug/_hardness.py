@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_scores, as_tensor, check_shape, elsewhere
@@ -47,6 +48,7 @@ def measure_hardness(
     names: Sequence[Any],
     n_rows: int,
     plan: Callable[[], SwapPlan],
+    device: torch.device,
     *,
     partner: Tensor | None = None,
     present: Tensor | None = None,
@@ -62,6 +64,7 @@ def measure_hardness(
         names: What messages call them.
         n_rows: N.
         plan: Gives the draws.
+        device: Where they lie.
         partner: ``(N,)`` int64: the plan is one of ``swap="each"``, and block m replaces modality m
             alone, by this partner of each row in all of them. None: it is another one.
         present: ``(N, M)`` bool: which modalities a row has; None: all.
@@ -98,17 +101,12 @@ def measure_hardness(
             f"expected float features for hardness='cosine', but {unfit!r} hold something else; "
             "use hardness='auto' or None, or pass features to label"
         )
-    drawn = None
-    rows_drawn: Any = partner
-    if partner is None:
-        drawn = plan()
-        rows_drawn = drawn.source
     for name, rows in zip(names, found, strict=True):
-        if isinstance(rows_drawn, Tensor) and rows.device != rows_drawn.device:
-            raise MidasAugError(elsewhere(f"features of {name!r}", rows, rows_drawn.device))
-    if drawn is None:
-        return each_block_weights(found, rows_drawn).float()
-    return hard_sample_weights(found, drawn, present=present).float()
+        if rows.device != device:
+            raise MidasAugError(elsewhere(f"features of {name!r}", rows, device))
+    if partner is not None:
+        return each_block_weights(found, partner).float()
+    return hard_sample_weights(found, plan(), present=present).float()
 
 
 def check_hardness(hardness: Any) -> None:

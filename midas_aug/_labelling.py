@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import as_scores, check_shape, elsewhere, may_read_values
+from midas_aug._arrays import as_scores, check_shape, may_read_values
 from midas_aug._drawn import Draw, LabelRule, MixLabels
 from midas_aug._hardness import measure_hardness
 from midas_aug._logits import looked_at, warn_of_probabilities
@@ -62,11 +62,8 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
             "confidence='uniform' or a provider of midas_aug.confidence"
         )
     names, n_rows = tuple(rule.keys), drawn.labels.shape[0]
-    logits = check_unimodal_logits(unimodal_logits, names, n_rows, rule.target)
-    device = drawn.labels.device
-    for name, scores in zip(names, logits, strict=True):
-        if scores.device != device:
-            raise MidasAugError(elsewhere(f"unimodal_logits[{name!r}]", scores, device))
+    given, device = unimodal_logits, drawn.labels.device
+    logits = check_unimodal_logits(given, names, n_rows, rule.target, device)
     # By modality, as memory has it: a CPU takes seven times longer over rows of two numbers.
     found = rule.target.head_log_likelihoods(logits, drawn.readable).float()
     # Not −∞, whose softmax over modalities would be NaN where all of them are.
@@ -211,6 +208,7 @@ def weigh_by_hardness(
         names,
         n_rows,
         plan,
+        drawn.labels.device,
         partner=drawn.source[n_rows : 2 * n_rows, 0] if drawn.block_wise else None,
         present=None if drawn.absent is None else drawn.present,
     )
@@ -264,12 +262,8 @@ def aligned_data(rule: LabelRule, drawn: Draw, data: Any) -> Any:
 def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Tensor]:
     """The predictions of each modality, in order; warns once of logits like softmaxes."""
     modalities, n_rows = tuple(rule.keys), drawn.labels.shape[0]
-    logits = check_unimodal_logits(unimodal_logits, modalities, n_rows, rule.target)
-    for name, scores in zip(modalities, logits, strict=True):
-        if scores.device != drawn.labels.device:
-            raise MidasAugError(
-                elsewhere(f"unimodal_logits[{name!r}]", scores, drawn.labels.device)
-            )
+    given, device = unimodal_logits, drawn.labels.device
+    logits = check_unimodal_logits(given, modalities, n_rows, rule.target, device)
     if rule.target.takes_temperature:
         warn_of_probabilities(rule, logits, modalities, stacklevel=5, target=rule.target)
     return logits

@@ -94,7 +94,7 @@ class Trained(NamedTuple):
 def trained(task_name: str, seed: int) -> Trained:
     """Train joint as the comparison does, with the learning rate that tuning chose."""
     task = TASKS[task_name]
-    config = dict(_runs()[task_name, "joint", seed]["config"])
+    config = dict(published_runs()[task_name, "joint", seed]["config"])
     return trained_on(
         task, load_split(task.dataset, task.modalities, seed, task.rows), config, seed
     )
@@ -171,7 +171,7 @@ def gain_of(
         return float(test[left[0]] - test["joint"]) if len(left) == 1 else None
     entry = {"paper": "midas"}.get(action, action)
     if entry in ("midas", "skill", "late-fusion"):
-        return _of_runs(runs, task, entry, seed)
+        return gain_over_joint(runs, task, entry, seed)
     return 0.0
 
 
@@ -233,17 +233,18 @@ def always(
     if None not in gains or policy in READ_OFF:
         return gains
     seeds = [seed for task, of, seed in runs if (task, of) == (records[0]["task"], entry)]
-    return [_of_runs(runs, records[0]["task"], entry, seed) for seed in seeds] or gains
+    return [gain_over_joint(runs, records[0]["task"], entry, seed) for seed in seeds] or gains
 
 
-def _of_runs(runs: Mapping[Any, Record], task: str, entry: str, seed: int) -> float | None:
+def gain_over_joint(runs: Mapping[Any, Record], task: str, entry: str, seed: int) -> float | None:
+    """Test accuracy minus that of joint training on one split; None where a run is missing."""
     ours, joint = runs.get((task, entry, seed)), runs.get((task, "joint", seed))
     if ours is None or joint is None:
         return None
     return float(ours["test"]["accuracy"] - joint["test"]["accuracy"])
 
 
-def _runs() -> dict[tuple[str, str, int], Record]:
+def published_runs() -> dict[tuple[str, str, int], Record]:
     """The test runs of all suites by task, entry and seed; seeds of suites differ."""
     found = {}
     for suite in SUITES:
@@ -351,7 +352,7 @@ def main(words: Sequence[str]) -> Iterator[str]:
             report.save(folder / f"{task}.html")
             yield str(report)
         case ["table"]:
-            yield written(load(folder), _runs())
+            yield written(load(folder), published_runs())
         case _:
             raise DataError("expected `measure TASK:SEED …`, `page TASK:SEED` or `table`")
 

@@ -22,14 +22,12 @@ from scipy import stats
 from benchmarks.common import palette
 from benchmarks.common.errors import DataError
 from benchmarks.common.markdown import table
-from benchmarks.common.records import RESULTS, write_figure, write_text
-from benchmarks.compare.advice import OUT, Diagnosed, load
+from benchmarks.common.records import write_figure, write_text
+from benchmarks.compare.advice import OUT, Diagnosed, gain_over_joint, load, published_runs
 from benchmarks.compare.report.statistics import LEVEL
-from benchmarks.compare.suite import load_records
 
 SCORE = "fitted_fusion_gain"
 METHODS = {"midas": "MIDAS", "skill": "skill"}
-SUITES = ("full", "skill", "competition")
 # The tasks that the score was chosen on, and those that it was then asked for.
 CHOSEN_ON = (
     "brca",
@@ -104,17 +102,11 @@ class Told(NamedTuple):
 
 def published_gains() -> dict[tuple[str, str], float]:
     """The mean gain in test accuracy over joint training, by task and method, over all suites."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for suite in SUITES:
-        accuracy = {
-            (record["task"], record["entry"], record["seed"]): record["test"]["accuracy"]
-            for record in load_records(RESULTS / suite)
-            if record["phase"] == "test" and record["modality"] is None
-        }
-        for (task, entry, seed), reached in accuracy.items():
-            joint = accuracy.get((task, "joint", seed))
-            if entry in METHODS and joint is not None:
-                found.setdefault((task, entry), []).append(100 * (reached - joint))
+    runs, found = published_runs(), dict[tuple[str, str], list[float]]()
+    for task, entry, seed in runs:
+        gain = gain_over_joint(runs, task, entry, seed) if entry in METHODS else None
+        if gain is not None:
+            found.setdefault((task, entry), []).append(100 * gain)
     return {key: mean(values) for key, values in found.items()}
 
 

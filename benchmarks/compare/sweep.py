@@ -7,7 +7,6 @@ Runs, page and figure go to runs/compare/sweep, or to DIR; published runs count 
 benchmarks/results/sweep/PROTOCOL.md.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,16 +23,19 @@ from matplotlib.figure import Figure
 from benchmarks.common import palette
 from benchmarks.common.errors import DataError
 from benchmarks.common.markdown import table
+from benchmarks.common.metrics import accuracy
 from benchmarks.common.records import (
     RESULTS,
     RUNS,
+    json_line,
     need_writable,
+    parse_json,
     versions,
     write_figure,
     write_text,
 )
 from benchmarks.compare import foretell
-from benchmarks.compare.advice import OUT as DIAGNOSES
+from benchmarks.compare.advice import PUBLISHED as DIAGNOSES
 from benchmarks.compare.advice import load, trained_on
 from benchmarks.compare.augment import RandomCrop, WordDropout
 from benchmarks.compare.tasks import TASKS, Task, load_split
@@ -86,8 +88,7 @@ def run(key: Key) -> Record:
     joint = trained_on(task, split, {LEARNING_RATE: RATE}, key.seed)
     scores = joint.diagnosed("validation").scores
     rows = joint.parts["test"]
-    reached = (joint.predict(rows.features).argmax(dim=1) == rows.labels).float().mean()
-    test = {"joint": float(reached)}
+    test = {"joint": accuracy(joint.predict(rows.features), rows.labels)}
     for method in foretell.METHODS:
         outcome = train(
             COMPETITION_LEADERS[method].build({}),
@@ -113,7 +114,7 @@ def read(folder: Path) -> dict[Key, Record]:
     for file in (PUBLISHED / NAME, folder / NAME):
         if file.exists():
             for line in file.read_text(encoding="utf-8").splitlines():
-                record = json.loads(line)
+                record = parse_json(line, file)
                 found[Key(record["cell"], record["seed"])] = record
     return found
 
@@ -129,7 +130,7 @@ def run_all(folder: Path, plan: Iterable[Key] = PLAN, workers: int = 2) -> Itera
         for record in runs:
             key = Key(record["cell"], record["seed"])
             found[key] = record
-            lines = (json.dumps(found[one], ensure_ascii=False) for one in sorted(found))
+            lines = (json_line(found[one]) for one in sorted(found))
             write_text(folder / NAME, "".join(f"{line}\n" for line in lines))
             yield key
 

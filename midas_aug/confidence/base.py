@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import Array, ArrayT, as_labels, as_tensor, check_shape, like
+from midas_aug._arrays import Array, ArrayT, as_labels, as_tensor, check_shape, elsewhere, like
 from midas_aug._tree import in_order
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import label_shares, true_class_log_probability
@@ -201,9 +201,13 @@ def needs_model(provider: Any) -> bool:
 
 
 def check_unimodal_logits(
-    unimodal_logits: Any, modalities: Sequence[Any], n_rows: int, target: Target
+    unimodal_logits: Any,
+    modalities: Sequence[Any],
+    n_rows: int,
+    target: Target,
+    device: torch.device | None = None,
 ) -> list[Tensor]:
-    """The predictions ``(N, C)`` of each modality, in order, checked."""
+    """The predictions ``(N, C)`` of each modality, in order, checked; None: on any device."""
     found = []
     in_turn = in_order(unimodal_logits, modalities, "unimodal_logits")
     for key, logits in zip(modalities, in_turn, strict=True):
@@ -217,6 +221,8 @@ def check_unimodal_logits(
                     f"the classes: build that head with {target.num_classes} outputs"
                 )
             check_shape(scores, (n_rows, target.n_outputs), name, why)
+        if device is not None and scores.device != device:
+            raise MidasAugError(elsewhere(name, scores, device))
         found.append(scores)
     return found
 

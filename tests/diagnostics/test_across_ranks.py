@@ -179,13 +179,19 @@ def test_every_rank_has_the_same_report(ranks, name):
         assert all((other[1][key] == first[1][key]).all() for key in first[1])
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "feature" in name])
-def test_at_feature_level_it_is_the_report_of_one_process_to_the_last_interval(ranks, name):
+def of_the_same_rows(ranks, name):
+    """Content and replicates of the ranks' report, and that of one process, whose rows it has."""
     expected = in_one_process(name)
     content, replicates, labels = ranks[0][name]
     assert (labels == expected.labels).all()
     assert content["settings"] == expected.settings
     assert list(content["scores"]) == list(expected.scores)
+    return content, replicates, expected
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "feature" in name])
+def test_at_feature_level_it_is_the_report_of_one_process_to_the_last_interval(ranks, name):
+    content, replicates, expected = of_the_same_rows(ranks, name)
     for key, score in expected.scores.items():
         assert content["scores"][key] == pytest.approx(score.to_dict(), abs=1e-6, nan_ok=True), key
         assert replicates[key] == pytest.approx(expected.replicates[key], abs=1e-6), key
@@ -193,11 +199,7 @@ def test_at_feature_level_it_is_the_report_of_one_process_to_the_last_interval(r
 
 @pytest.mark.parametrize("name", [name for name in CASES if "input" in name])
 def test_at_input_level_it_differs_where_partners_are_drawn(ranks, name):
-    expected = in_one_process(name)
-    content, replicates, labels = ranks[0][name]
-    assert (labels == expected.labels).all()
-    assert content["settings"] == expected.settings
-    assert list(content["scores"]) == list(expected.scores)
+    content, replicates, expected = of_the_same_rows(ranks, name)
     for key, score in expected.scores.items():
         drawn = key.startswith(OF_CHANCE)
         tolerance = 0.15 if drawn else 1e-6
