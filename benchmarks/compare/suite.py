@@ -59,7 +59,8 @@ class Suite:
         tuning_seeds: Splits of their own, for tuning. None at all: the default configurations.
         first_seed: See ``seeds``.
         entries: The rows; None for those of `ENTRIES`.
-        borrowed: Rows whose tuning is that of the full suite.
+        borrowed: Rows whose tuning is that of another suite.
+        lender: That suite.
         beside: Rows on `BESIDE_SEEDS` seeds only, about which no claim is made.
         left_out: Of these, rows and tasks that the protocol has and nobody has run yet.
     """
@@ -71,6 +72,7 @@ class Suite:
     first_seed: int = 0
     entries: Mapping[str, Entry] | None = None
     borrowed: tuple[str, ...] = ()
+    lender: str = "full"
     beside: tuple[str, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
 
@@ -110,6 +112,16 @@ SUITES = {
         tuning_seeds=(1000,),
         first_seed=5000,
         entries=HEADS_ENTRIES,
+    ),
+    "longer": Suite(
+        ("kanji-long",),
+        seeds=5,
+        headline_seeds=5,
+        tuning_seeds=(1000,),
+        first_seed=8000,
+        entries=HEADS_ENTRIES,
+        borrowed=tuple(HEADS_ENTRIES),
+        lender="heads",
     ),
     "cheaper": Suite(
         ("kanji", "kanji-words", "openmoji"),
@@ -360,7 +372,7 @@ def tuning_jobs(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> li
     """Every configuration of an entry on every tuning seed."""
     suite = SUITES.get(folder.name)
     if suite is not None and entry in suite.borrowed:
-        return tuning_jobs(folder.parent / "full", task, entry, seeds)
+        return tuning_jobs(folder.parent / suite.lender, task, entry, seeds)
     task = TASKS[task].tuned_as or task
     spec = entries_of(folder)[entry]
     start = _start(folder, task, entry, seeds)

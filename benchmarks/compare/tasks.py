@@ -128,6 +128,9 @@ TASKS = {
         group="candidate",
     ),
 }
+TASKS["kanji-long"] = replace(
+    TASKS["kanji"], epochs=120, weight=80, tuned_as="kanji", group="longer"
+)
 TASKS |= _missing(TASKS["kanji"], epochs=15, rows=2000)
 TASKS |= {
     "openmoji-tags": Task(

@@ -218,6 +218,7 @@ COMPETITION_LEADERS = {
 }
 # Rows of the competition suite that came to it later; see its protocol.
 COMPETITION_LATER = ("inforeg", "cggm", "remix", "pdmp", "aug", "masam")
+COMPETITION_LAST = ("zero-ablated", "dgl", "pretrained", "mmpareto", "arl", "arl-released")
 # Untuned, at the rate of joint training.
 COMPETITION_BESIDE = {
     name: Entry(title, method, fixed, follows="joint", tuned=False)
@@ -233,6 +234,12 @@ COMPETITION_BESIDE = {
         ("pdmp", "PDMP", PDMP, {}),  # the image, which is the first modality and the best alone
         ("aug", "AUG", AUG, {}),
         ("masam", "MASAM", MASAM, {}),
+        ("zero-ablated", "joint + zero-ablated losses", ZeroAblated, {}),
+        ("dgl", "DGL", DGL, {}),
+        ("pretrained", "unimodal pretraining, then joint", Pretrained, {}),
+        ("mmpareto", "MMPareto", MMPareto, {}),
+        ("arl", "ARL, as printed", ARL, {}),
+        ("arl-released", "ARL, as released", ARL, {"printed": False}),
     )
 }
 ALONE = Entry(

@@ -88,6 +88,13 @@ FAMILIES = {
         candidate="skill-heads-fitted-heads",
         competing=COMPETITION,
     ),
+    "longer": Family(
+        HEADS_PAIRS,
+        f"Accuracy in %. {LEGEND}",
+        details=lambda task: [scores(task), diagnosis(task)],
+        candidate="skill-heads-fitted-heads",
+        competing=("kanji-long",),
+    ),
     "cheaper": Family(
         CHEAPER_PAIRS,
         f"Accuracy in %. {LEGEND}",
