@@ -10,7 +10,9 @@ import tyro
 from benchmarks.common.records import RESULTS, RUNS
 from benchmarks.paper.settings import Settings
 
-Name = Literal["quick", "full", "skill", "competition", "heads", "longer", "cheaper", "labels"]
+Name = Literal[
+    "quick", "full", "skill", "competition", "heads", "rivals", "longer", "cheaper", "labels"
+]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Run:
     skill: labels by skill against their controls; it takes some tuning of the full suite.
     competition: tasks on which modalities compete, an hour or two.
     heads: labels by skill with heads of more weight, on these and on older tasks, two hours.
+    rivals: twenty rivals, tuned, on the tasks of heads, two to three hours.
     longer: one of these tasks trained four times as long, an hour; it takes the tuning of heads.
     cheaper: MIDAS with fewer swaps, half an hour.
     labels: tags, a number, and modalities that are missing, an hour."""

@@ -36,6 +36,7 @@ from benchmarks.methods.unimodal_losses import UnimodalLosses
 from benchmarks.methods.zero_ablated import ARL, DGL, ZeroAblated
 
 Value: TypeAlias = float | str
+Knob: TypeAlias = tuple[str, tuple[Value, Value]]
 Config: TypeAlias = dict[str, Value]  # LEARNING_RATE, and hyper-parameters of the method
 
 LEARNING_RATE = "learning_rate"
@@ -67,7 +68,7 @@ class Entry:
     title: str
     method: type[Method] = Method
     fixed: Mapping[str, Value] = field(default_factory=dict)
-    knob: tuple[str, tuple[Value, Value]] | None = None
+    knob: Knob | None = None
     follows: str | None = None
     tuned: bool = True
     alone: bool = False
@@ -320,23 +321,35 @@ LABEL_ENTRIES: dict[str, Entry] = {
     },
 }
 
-# Rivals for competing modalities, each with what to tune in it: no suite has tuned them yet.
-RIVAL_ENTRIES: dict[str, Entry] = {
-    "tcmax": Entry("TCMax", TCMax),
-    "same-class": Entry("same-class re-pairing", SameClass),
-    "detached": Entry("fusion on detached features", Detached),
-    "zero-ablated": Entry("joint + zero-ablated losses", ZeroAblated, knob=("weight", (4, 1))),
-    "dgl": Entry("DGL", DGL, knob=("alpha", (4, 1))),
-    "pretrained": Entry(
-        "unimodal pretraining, then joint", Pretrained, knob=("fraction", (0.5, 0.25))
-    ),
-    "mmpareto": Entry("MMPareto", MMPareto),
-    "arl": Entry("ARL, as printed", ARL, knob=("temperature", (8, 4))),
-    "arl-released": Entry("ARL, as released", ARL, {"printed": False}, knob=("weight", (4, 1))),
-    "inforeg": Entry("InfoReg", InfoReg, knob=("beta", (0.95, 0.9))),
-    "cggm": Entry("CGGM", CGGM, knob=("direction", (0.2, 0.1))),
-    "remix": Entry("Data Remixing", DataRemixing, knob=("gamma", (1, 0.5))),
-    "pdmp": Entry("PDMP", PDMP, knob=("others", (0.5, 0.25))),
-    "aug": Entry("AUG", AUG, knob=("penalty", (0.5, 0.2))),
-    "masam": Entry("MASAM", MASAM, knob=("rho", (0.3, 0.05))),
+
+def _rival(title: str, method: type[Method], knob: Knob | None = None, **fixed: Value) -> Entry:
+    """A row of the suite about rivals: four learning rates, or two times two values."""
+    return Entry(title, method, fixed, knob, rates=WIDE_RATES)
+
+
+# Rivals where modalities compete, each with what to tune in it.
+RIVALS: dict[str, Entry] = {
+    "unimodal-losses": _rival("joint + unimodal losses", UnimodalLosses, ("weight", (1, 0.3))),
+    "modality-dropout": _rival("modality dropout", ModalityDropout, ("rate", (0.5, 0.25))),
+    "mixup": _rival("Mixup", Mixup, ("alpha", (1, 0.2))),
+    "ogm-ge": _rival("OGM-GE", OGM, ("alpha", (0.8, 0.1)), noise=True),
+    "agm": _rival("AGM", AGM, ("alpha", (1, 3))),
+    "tcmax": _rival("TCMax", TCMax),
+    "same-class": _rival("same-class re-pairing", SameClass),
+    "detached": _rival("fusion on detached features", Detached),
+    "zero-ablated": _rival("joint + zero-ablated losses", ZeroAblated, ("weight", (4, 1))),
+    "dgl": _rival("DGL", DGL, ("alpha", (4, 1))),
+    "pretrained": _rival("unimodal pretraining, then joint", Pretrained, ("fraction", (0.5, 0.25))),
+    "mmpareto": _rival("MMPareto", MMPareto),
+    "arl": _rival("ARL, as printed", ARL, ("temperature", (8, 4))),
+    "arl-released": _rival("ARL, as released", ARL, ("weight", (4, 1)), printed=False),
+    "inforeg": _rival("InfoReg", InfoReg, ("beta", (0.95, 0.9))),
+    "cggm": _rival("CGGM", CGGM, ("direction", (0.2, 0.1))),
+    "remix": _rival("Data Remixing", DataRemixing, ("gamma", (1, 0.5))),
+    "pdmp": _rival("PDMP", PDMP, ("best", (0, 1))),
+    "aug": _rival("AUG", AUG, ("penalty", (0.5, 0.2))),
+    "masam": _rival("MASAM", MASAM, ("rho", (0.3, 0.05))),
 }
+
+# The rows of the suite about rivals, those they are compared with first.
+RIVALS_ENTRIES: dict[str, Entry] = {**HEADS_ENTRIES, **RIVALS}

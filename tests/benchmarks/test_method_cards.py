@@ -15,7 +15,7 @@ from benchmarks.methods.entries import (
     ENTRIES,
     HEADS_ENTRIES,
     LABEL_ENTRIES,
-    RIVAL_ENTRIES,
+    RIVALS,
     SKILL_ENTRIES,
 )
 from benchmarks.paper.protocol import PROTOCOLS, PUBLISHED
@@ -46,7 +46,7 @@ def test_every_entry_of_the_comparison_has_a_card():
         HEADS_ENTRIES,
         CHEAPER_ENTRIES,
         LABEL_ENTRIES,
-        RIVAL_ENTRIES,
+        RIVALS,
     )
     entries = {name for suite in suites for name in suite}
     assert entries == {ours for pairs in cards.CARDS.values() for ours, _ in pairs} - {
@@ -130,7 +130,7 @@ def test_the_page_of_protocols_says_which_rows_cannot_be_run_on_them():
     """`reproduce` takes those of the full suite, and no others."""
     page = " ".join((ROOT / "docs" / "protocols.md").read_text(encoding="utf-8").split())
     sentence = page.partition("It does **not** take ")[2].partition("Where the paper")[0].lower()
-    for name in RIVAL_ENTRIES.keys() - ENTRIES.keys():
+    for name in RIVALS.keys() - ENTRIES.keys():
         word = name.split("-")[0].replace("pretrained", "pretraining")
         assert word in sentence, name
     assert "skill" in sentence

@@ -24,6 +24,7 @@ from benchmarks.compare.report.tables import (
     scores,
 )
 from benchmarks.compare.tasks import COMPETITION, TASKS
+from benchmarks.methods.entries import RIVALS
 
 Runs = Mapping[str, TaskRuns]
 
@@ -48,6 +49,13 @@ HEADS_PAIRS: Pairs = (
     ),
     *(("skill-heads", theirs) for theirs in ("joint", "late-fusion", "skill", "plain-swap-heads")),
     *(("midas", theirs) for theirs in ("joint", "plain-swap")),
+)
+RIVALS_PAIRS: Pairs = (
+    *(
+        ("skill-heads-fitted-heads", theirs)
+        for theirs in ("joint", "plain-swap", "midas", "late-fusion-fitted", *RIVALS)
+    ),
+    *(("midas", theirs) for theirs in ("joint", "plain-swap", *RIVALS)),
 )
 CHEAPER_PAIRS: Pairs = (
     *((ours, "midas") for ours in ("midas-one", "midas-every-2", "midas-every-4")),
@@ -94,6 +102,13 @@ FAMILIES = {
         details=lambda task: [scores(task), diagnosis(task)],
         candidate="skill-heads-fitted-heads",
         competing=("kanji-long",),
+    ),
+    "rivals": Family(
+        RIVALS_PAIRS,
+        f"Accuracy in %. {LEGEND}",
+        details=lambda task: [scores(task), diagnosis(task)],
+        candidate="skill-heads-fitted-heads",
+        competing=COMPETITION,
     ),
     "cheaper": Family(
         CHEAPER_PAIRS,

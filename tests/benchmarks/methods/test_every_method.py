@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from benchmarks.methods.agm import AGM
 from benchmarks.methods.amco import AMCo
 from benchmarks.methods.base import Method
-from benchmarks.methods.entries import ENTRIES, RIVAL_ENTRIES
+from benchmarks.methods.entries import RIVALS
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
 from benchmarks.methods.lemda import LeMDA
 from benchmarks.methods.lfm import LFM
@@ -231,10 +231,9 @@ def test_one_modality_will_do_where_nothing_is_compared(method: Method) -> None:
     assert loss_of(started(method, tiny_model(1))).isfinite()
 
 
-@pytest.mark.parametrize("name", RIVAL_ENTRIES)
+@pytest.mark.parametrize("name", RIVALS)
 def test_a_rival_has_four_configurations_and_trains(name):
-    entry = RIVAL_ENTRIES[name]
-    assert name not in ENTRIES
+    entry = RIVALS[name]
     assert len(entry.configs()) == 4
     for config in entry.configs():
         model = tiny_model(3)
@@ -249,13 +248,13 @@ def test_a_rival_has_four_configurations_and_trains(name):
 GROWN = ("inforeg", "cggm", "remix", "pdmp", "aug", "masam")  # what they keep grows with the run
 
 
-@pytest.mark.parametrize("name", RIVAL_ENTRIES)
+@pytest.mark.parametrize("name", RIVALS)
 @pytest.mark.parametrize("num_modalities", [2, 3])
 def test_a_rival_learns_and_draws_from_its_generator_alone(name, num_modalities):
     state = torch.get_rng_state()
     model = tiny_model(num_modalities)
     inputs, labels = tiny_rows(model, 20)
-    method = RIVAL_ENTRIES[name].build({})
+    method = RIVALS[name].build({})
     set_up(method, model, epochs=12)
     before = F.cross_entropy(method.predict(model.encode(inputs)), labels).item()
     assert np.isfinite(run(method, model, epochs=12)).all()
@@ -267,7 +266,7 @@ def test_a_rival_learns_and_draws_from_its_generator_alone(name, num_modalities)
 @pytest.mark.parametrize("name", GROWN)
 def test_a_rival_refuses_one_modality(name):
     with pytest.raises(ValueError, match=r"expected a model of 2 or more, got \['m0'\]"):
-        set_up(RIVAL_ENTRIES[name].build({}), tiny_model(1))
+        set_up(RIVALS[name].build({}), tiny_model(1))
 
 
 @pytest.mark.parametrize("name", GROWN)
@@ -276,7 +275,7 @@ def test_a_rival_that_is_stopped_within_an_epoch_goes_on_as_if_it_had_not(name):
 
     def start():
         model = tiny_model(3)
-        method = set_up(RIVAL_ENTRIES[name].build({}), model, epochs=5)
+        method = set_up(RIVALS[name].build({}), model, epochs=5)
         modules = [model, *method.extra_modules()]
         weights = [weight for module in modules for weight in module.parameters()]
         return model, method, torch.optim.SGD(weights, lr=0.1, momentum=0.9)
