@@ -255,7 +255,12 @@ def cell(differences: Mapping[str, Difference]) -> str:
 
 
 def _cost(suite: str, tasks: Sequence[str], entry: str, name: str) -> str:
-    """Steps or seconds as a multiple of joint training's: the median over tasks and seeds."""
+    """Steps or seconds as a multiple of joint training's: the median over tasks and seeds.
+
+    Rows that came to a suite later ran on other machines, so their seconds say nothing.
+    """
+    if name == "seconds" and entry in SUITES[suite].beside:
+        return ""
     ratios = []
     for task in tasks:
         ours, joint = (_runs(suite)[task, key] for key in (entry, "joint"))

@@ -99,6 +99,17 @@ def test_a_cell_of_a_card_is_a_cell_of_the_published_pages():
         assert f"| {cell} |" in line
 
 
+def test_a_row_of_another_machine_than_joint_training_has_steps_and_no_time():
+    beside = SUITES["competition"].beside
+    assert "arl" in beside
+    for entry in beside:
+        (line,) = cards._lines("competition", [(entry, "joint")])
+        assert re.fullmatch(r"\d\.\d×", line[-2])
+        assert line[-1] == ""
+    (line,) = cards._lines("competition", [("midas", "joint")])
+    assert line[-1].endswith("×")
+
+
 def test_a_cell_names_two_tasks_and_counts_more():
     up, down, tie = (Difference(mean, 1.0, 0, 5) for mean in (2.0, -3.0, 0.5))
     larger = up._replace(mean=4.0)
