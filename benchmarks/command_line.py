@@ -11,7 +11,17 @@ from benchmarks.common.records import RESULTS, RUNS
 from benchmarks.paper.settings import Settings
 
 Name = Literal[
-    "quick", "full", "skill", "competition", "heads", "rivals", "longer", "cheaper", "labels"
+    "quick",
+    "full",
+    "skill",
+    "competition",
+    "heads",
+    "rivals",
+    "candidates",
+    "longer",
+    "apart",
+    "cheaper",
+    "labels",
 ]
 
 
@@ -33,7 +43,9 @@ class Run:
     competition: tasks on which modalities compete, an hour or two.
     heads: labels by skill with heads of more weight, on these and on older tasks, two hours.
     rivals: twenty rivals, tuned, on the tasks of heads, two to three hours.
+    candidates: four tasks more, on which modalities may compete, half an hour.
     longer: one of these tasks trained four times as long, an hour; it takes the tuning of heads.
+    apart: what validation rows are used for, twenty minutes; it takes the tuning of heads.
     cheaper: MIDAS with fewer swaps, half an hour.
     labels: tags, a number, and modalities that are missing, an hour."""
     jobs: int = 2

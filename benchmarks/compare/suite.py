@@ -20,9 +20,19 @@ from benchmarks.compare.kept import (
     read_runs,
     write_runs,
 )
-from benchmarks.compare.tasks import COMPARE, COMPETITION, LABELS, REAL, TASKS, load_split
+from benchmarks.compare.tasks import (
+    CANDIDATES,
+    COMPARE,
+    COMPETITION,
+    LABELS,
+    REAL,
+    TASKS,
+    load_split,
+)
 from benchmarks.compare.train import Outcome, train_readings
 from benchmarks.methods.entries import (
+    APART_ENTRIES,
+    APART_LEADERS,
     CHEAPER_ENTRIES,
     COMPETITION_BESIDE,
     COMPETITION_ENTRIES,
@@ -132,6 +142,24 @@ SUITES = {
         first_seed=9000,
         entries=RIVALS_ENTRIES,
         borrowed=tuple(HEADS_ENTRIES),
+        lender="heads",
+    ),
+    "candidates": Suite(
+        CANDIDATES,
+        seeds=5,
+        headline_seeds=5,
+        tuning_seeds=(1000,),
+        first_seed=11000,
+        entries=HEADS_ENTRIES,
+    ),
+    "apart": Suite(
+        ("kanji", "kanji3", "watch"),
+        seeds=5,
+        headline_seeds=5,
+        tuning_seeds=(1000,),
+        first_seed=12000,
+        entries=APART_ENTRIES,
+        borrowed=tuple(APART_LEADERS),
         lender="heads",
     ),
     "cheaper": Suite(

@@ -27,7 +27,7 @@ class Task:
         tuned_as: The task whose tuning serves this one, which is planted and no task of its own.
         augment: What training batches go through, by modality; the same for every method.
         rows: How many of the data set's, drawn once for all seeds; None for all.
-        group: The suite whose tasks these are, "candidate" for those that none has run.
+        group: The suite whose tasks these are; "candidates" are not known to compete.
         kind: Of the labels.
         missing: How often a modality of a row is missing; see `draw_present`.
     """
@@ -101,7 +101,7 @@ TASKS = {
         epochs=30,
         weight=20,
         augment={"image": CROP},
-        group="candidate",
+        group="candidates",
     ),
     "openmoji-crops": Task(
         "openmoji",
@@ -109,7 +109,7 @@ TASKS = {
         epochs=60,
         weight=10,
         augment={"image": CROP},
-        group="candidate",
+        group="candidates",
     ),
     "stamps-crops": Task(
         "stamps",
@@ -117,7 +117,7 @@ TASKS = {
         epochs=60,
         weight=8,
         augment={"image": CROP, "speech": SHIFT},
-        group="candidate",
+        group="candidates",
     ),
     "watch-shift": Task(
         "watch",
@@ -125,7 +125,7 @@ TASKS = {
         epochs=40,
         weight=10,
         augment={"accelerometer": SHIFT, "gyroscope": SHIFT},
-        group="candidate",
+        group="candidates",
     ),
 }
 TASKS["kanji-long"] = replace(
@@ -144,6 +144,7 @@ TASKS |= _missing(TASKS["openmoji"], epochs=15)
 TASKS |= _missing(TASKS["watch"], epochs=6)
 COMPARE = tuple(name for name, task in TASKS.items() if task.group == "compare")
 COMPETITION = tuple(name for name, task in TASKS.items() if task.group == "competition")
+CANDIDATES = tuple(name for name, task in TASKS.items() if task.group == "candidates")
 LABELS = tuple(name for name, task in TASKS.items() if task.group == "labels")
 REAL = tuple(name for name in COMPARE if TASKS[name].tuned_as is None)
 

@@ -26,7 +26,13 @@ from benchmarks.methods.opm import OPM
 from benchmarks.methods.pdmp import PDMP
 from benchmarks.methods.powmix import PowMix
 from benchmarks.methods.pretrained import Pretrained
-from benchmarks.methods.reading import Alone, FittedHeads, FittedWeights, Reading
+from benchmarks.methods.reading import (
+    Alone,
+    FittedHeads,
+    FittedHeadsApart,
+    FittedWeights,
+    Reading,
+)
 from benchmarks.methods.remix import DataRemixing
 from benchmarks.methods.same_class import SameClass
 from benchmarks.methods.skill import Skill
@@ -62,7 +68,7 @@ class Entry:
         alone: One modality a run, the others are not looked at.
         rates: The learning rates, where there is no knob; the first one is the default.
         read_off: An entry whose training this one reads in another way; it follows that entry.
-        heads: Where it does, weights for the unimodal heads are fitted, too.
+        fitted: The way to read it, where no modality is looked at alone.
     """
 
     title: str
@@ -75,7 +81,7 @@ class Entry:
     rates: tuple[float, ...] = tuple(sorted(FOUR_RATES, key=lambda rate: rate != TWO_RATES[0]))
 
     read_off: str | None = None
-    heads: bool = False
+    fitted: type[Reading] = FittedWeights
 
     def reading(self, modality: str | None) -> Reading:
         """How the trained model is read; ``modality`` is the one that is looked at alone."""
@@ -83,7 +89,7 @@ class Entry:
             return Reading()
         if modality is not None:
             return Alone(modality)
-        return FittedHeads() if self.heads else FittedWeights()
+        return self.fitted()
 
     def configs(self) -> list[Config]:
         """What tuning chooses from; the first one is the default."""
@@ -195,17 +201,26 @@ SKILL_ENTRIES: dict[str, Entry] = {
 THREE_RATES = (0.03, 0.01, 0.1)
 
 
-def _fitted(leaders: Mapping[str, Entry], like: str, heads: bool = False) -> Entry:
-    """The training of another row, with fitted fusion weights, and of its heads where asked."""
+FITTED: dict[type[Reading], str] = {
+    FittedWeights: "fitted weights",
+    FittedHeads: "fitted heads",
+    FittedHeadsApart: "fitted heads, rows apart",
+}
+
+
+def _fitted(
+    leaders: Mapping[str, Entry], like: str, fitted: type[Reading] = FittedWeights
+) -> Entry:
+    """The training of another row, read with what is fitted on validation rows."""
     leader = leaders[like]
     return Entry(
-        f"{leader.title}, fitted {'heads' if heads else 'weights'}",
+        f"{leader.title}, {FITTED[fitted]}",
         leader.method,
         leader.fixed,
         follows=like,
         tuned=False,
         read_off=like,
-        heads=heads,
+        fitted=fitted,
     )
 
 
@@ -289,9 +304,30 @@ HEADS_ENTRIES: dict[str, Entry] = {
     "unimodal": ALONE,
     "joint-fitted": _fitted(HEADS_LEADERS, "joint"),
     **{
-        f"{name}-fitted-heads": _fitted(HEADS_LEADERS, name, heads=True)
+        f"{name}-fitted-heads": _fitted(HEADS_LEADERS, name, FittedHeads)
         for name in ("midas", "skill", "plain-swap-heads", "skill-heads")
     },
+}
+
+APART_LEADERS = {
+    **{name: HEADS_LEADERS[name] for name in ("late-fusion", "joint", "plain-swap", "skill-heads")},
+    "skill-heads-thirds": replace(
+        HEADS_LEADERS["skill-heads"],
+        title="skill of a third, heads × 3",
+        fixed={**HEADS_LEADERS["skill-heads"].fixed, "apart": True},
+        follows="skill-heads",
+        tuned=False,
+    ),
+}
+# The rows of the suite about what validation rows are used for.
+APART_ENTRIES: dict[str, Entry] = {
+    **APART_LEADERS,
+    "late-fusion-fitted": _fitted(APART_LEADERS, "late-fusion"),
+    "skill-heads-fitted-heads": _fitted(APART_LEADERS, "skill-heads", FittedHeads),
+    "skill-heads-fitted-heads-apart": _fitted(APART_LEADERS, "skill-heads", FittedHeadsApart),
+    "skill-heads-thirds-fitted-heads-apart": _fitted(
+        APART_LEADERS, "skill-heads-thirds", FittedHeadsApart
+    ),
 }
 
 

@@ -80,6 +80,28 @@ class FittedHeads(FittedWeights):
         return [*super().weighed(method, features), *(z.log_softmax(dim=1) for z in heads)]
 
 
+def third(rows: EncodedRows, place: int) -> EncodedRows:
+    """Every third row, from the one at ``place``: 0, 1 or 2."""
+    features = {name: values[place::3] for name, values in rows.features.items()}
+    return EncodedRows(features, rows.labels[place::3])
+
+
+@dataclass
+class FittedHeadsApart(FittedHeads):
+    """`FittedHeads` whose weights and whose epoch come from different validation rows.
+
+    The second third of them for the weights, the last one for the epoch. The first is left for what
+    training itself measures.
+    """
+
+    @torch.no_grad()
+    def validate(self, method: Method, rows: EncodedRows, epoch: int) -> Validation:
+        self.measure(method, third(rows, 1), epoch)
+        selecting = third(rows, 2)
+        outputs = self.predict(method, selecting.features)
+        return validation_of(outputs, selecting.labels, method.setting.kind)
+
+
 @dataclass
 class Alone(Reading):
     """The part of one modality, of models that were trained apart.

@@ -10,6 +10,7 @@ from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.report.statistics import Difference
 from benchmarks.compare.suite import SUITES
 from benchmarks.methods.entries import (
+    APART_ENTRIES,
     CHEAPER_ENTRIES,
     COMPETITION_ENTRIES,
     ENTRIES,
@@ -46,6 +47,7 @@ def test_every_entry_of_the_comparison_has_a_card():
         HEADS_ENTRIES,
         CHEAPER_ENTRIES,
         LABEL_ENTRIES,
+        APART_ENTRIES,
         RIVALS,
     )
     entries = {name for suite in suites for name in suite}

@@ -7,6 +7,8 @@ from benchmarks.common.markdown import table
 from benchmarks.compare.report.competition import (
     Compared,
     Pairs,
+    admission,
+    admitted,
     family,
     family_table,
     open_question,
@@ -50,6 +52,19 @@ HEADS_PAIRS: Pairs = (
     *(("skill-heads", theirs) for theirs in ("joint", "late-fusion", "skill", "plain-swap-heads")),
     *(("midas", theirs) for theirs in ("joint", "plain-swap")),
 )
+CANDIDATES_PAIRS: Pairs = (*HEADS_PAIRS, ("joint", "late-fusion"))
+APART_PAIRS: Pairs = (
+    *(
+        ("skill-heads-fitted-heads", theirs)
+        for theirs in (
+            "skill-heads-fitted-heads-apart",
+            "skill-heads-thirds-fitted-heads-apart",
+            "joint",
+            "late-fusion-fitted",
+        )
+    ),
+    ("skill-heads", "skill-heads-thirds"),
+)
 RIVALS_PAIRS: Pairs = (
     *(
         ("skill-heads-fitted-heads", theirs)
@@ -72,14 +87,14 @@ class Family(NamedTuple):
         note: Beneath the first table.
         details: What the section of a task has.
         candidate: The row about which the open question is asked, where it is.
-        competing: The tasks on which it has to be better.
+        competing: The tasks on which it has to be better; None for those that the rule admits.
     """
 
     pairs: Pairs
     note: str
     details: Callable[[TaskRuns], list[str]]
     candidate: str = ""
-    competing: tuple[str, ...] = ()
+    competing: tuple[str, ...] | None = ()
 
 
 FAMILIES = {
@@ -109,6 +124,18 @@ FAMILIES = {
         details=lambda task: [scores(task), diagnosis(task)],
         candidate="skill-heads-fitted-heads",
         competing=COMPETITION,
+    ),
+    "candidates": Family(
+        CANDIDATES_PAIRS,
+        f"Accuracy in %. {LEGEND}",
+        details=lambda task: [scores(task), diagnosis(task)],
+        candidate="skill-heads-fitted-heads",
+        competing=None,
+    ),
+    "apart": Family(
+        APART_PAIRS,
+        f"Accuracy in %. {LEGEND}",
+        details=lambda task: [scores(task), diagnosis(task)],
     ),
     "cheaper": Family(
         CHEAPER_PAIRS,
@@ -141,8 +168,11 @@ def page(name: str, runs: Runs, reading: str = "") -> str:
         "the mean alone:",
         counts(runs, said.pairs, compared, kept),
     ]
+    competing = [task for task in said.competing or () if task in runs]
+    if said.competing is None:
+        competing = admitted(runs)
+        parts += [admission(runs)]
     if said.candidate:
-        competing = [task for task in said.competing if task in runs]
         parts += [open_question(runs, competing, said.candidate)]
     for task in runs.values():
         parts += [f"## {task.name}", *said.details(task), chosen(task)]

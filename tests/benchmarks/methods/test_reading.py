@@ -6,7 +6,14 @@ import torch
 from benchmarks.compare.train import train, train_readings
 from benchmarks.methods.base import EncodedRows, Method
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
-from benchmarks.methods.reading import Alone, FittedHeads, FittedWeights, Reading
+from benchmarks.methods.reading import (
+    Alone,
+    FittedHeads,
+    FittedHeadsApart,
+    FittedWeights,
+    Reading,
+    third,
+)
 from midas_aug import FusionWeights
 from tests.benchmarks.compare.test_train import toy_split
 from tests.benchmarks.methods.helpers import (
@@ -57,6 +64,32 @@ def test_folded_heads_predict_what_their_reading_predicts(num_modalities):
     torch.testing.assert_close(fitted.step(), reading.weights, atol=1e-4, rtol=1e-4)
     model.fusion = fitted.folded()
     torch.testing.assert_close(model.fuse(features).softmax(dim=1), expected)
+
+
+def test_weights_and_epochs_that_are_kept_apart_share_no_row():
+    model = tiny_model(2)
+    method = set_up(Method(), model)
+    features, labels = encoded(model)
+
+    def read(changed=()):
+        """Weights, and the accuracy, with the labels of some rows changed."""
+        others = labels.clone()
+        others[list(changed)] = (labels[list(changed)] + 1) % model.num_classes
+        reading = FittedHeadsApart()
+        reached = reading.validate(method, EncodedRows(features, others), epoch=0)
+        return reading.weights, reached
+
+    weights, reached = read()
+    rows = range(len(labels))
+    assert torch.equal(weights, read(rows[0::3])[0])
+    assert reached == read(rows[0::3])[1]
+    assert not torch.equal(weights, read(rows[1::3])[0])
+    other_weights, other_reached = read(rows[2::3])
+    assert torch.equal(weights, other_weights)
+    assert reached != other_reached
+    fitted = FittedHeads()
+    fitted.measure(method, third(EncodedRows(features, labels), 1), epoch=0)
+    assert torch.equal(weights, fitted.weights)
 
 
 def test_one_training_gives_each_reading_what_a_run_of_its_own_would():

@@ -34,3 +34,15 @@ def test_labels_by_skill_are_a_plain_swap_until_the_first_validation(modalities)
     counts = torch.bincount(labels, minlength=3)
     expected = [float(skill_score(z, labels, counts)) for z in heads.values()]
     assert method.confidence.skill.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_skill_that_is_kept_apart_is_that_of_every_third_validation_row():
+    model = tiny_model(2)
+    method = set_up(Skill(apart=True), model)
+    features, labels = encoded(model)
+    with torch.no_grad():
+        method.on_validation(features, labels)
+        heads = model.classify(features)
+        counts = torch.bincount(labels, minlength=3)
+        expected = [float(skill_score(z[::3], labels[::3], counts)) for z in heads.values()]
+    assert method.confidence.skill.tolist() == pytest.approx(expected, abs=1e-6)
