@@ -17,7 +17,7 @@ Name = Literal[
     "competition",
     "heads",
     "rivals",
-    "candidates",
+    "augmented",
     "longer",
     "apart",
     "cheaper",
@@ -43,7 +43,7 @@ class Run:
     competition: tasks on which modalities compete, an hour or two.
     heads: labels by skill with heads of more weight, on these and on older tasks, two hours.
     rivals: twenty rivals, tuned, on the tasks of heads, two to three hours.
-    candidates: four tasks more, on which modalities may compete, half an hour.
+    augmented: four tasks more, on which modalities may compete, half an hour.
     longer: one of these tasks trained four times as long, an hour; it takes the tuning of heads.
     apart: what validation rows are used for, twenty minutes; it takes the tuning of heads.
     cheaper: MIDAS with fewer swaps, half an hour.

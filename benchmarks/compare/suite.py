@@ -21,7 +21,7 @@ from benchmarks.compare.kept import (
     write_runs,
 )
 from benchmarks.compare.tasks import (
-    CANDIDATES,
+    AUGMENTED,
     COMPARE,
     COMPETITION,
     LABELS,
@@ -144,8 +144,8 @@ SUITES = {
         borrowed=tuple(HEADS_ENTRIES),
         lender="heads",
     ),
-    "candidates": Suite(
-        CANDIDATES,
+    "augmented": Suite(
+        AUGMENTED,
         seeds=5,
         headline_seeds=5,
         tuning_seeds=(1000,),

@@ -27,7 +27,7 @@ class Task:
         tuned_as: The task whose tuning serves this one, which is planted and no task of its own.
         augment: What training batches go through, by modality; the same for every method.
         rows: How many of the data set's, drawn once for all seeds; None for all.
-        group: The suite whose tasks these are; "candidates" are not known to compete.
+        group: The suite whose tasks these are.
         kind: Of the labels.
         missing: How often a modality of a row is missing; see `draw_present`.
     """
@@ -101,7 +101,7 @@ TASKS = {
         epochs=30,
         weight=20,
         augment={"image": CROP},
-        group="candidates",
+        group="augmented",
     ),
     "openmoji-crops": Task(
         "openmoji",
@@ -109,7 +109,7 @@ TASKS = {
         epochs=60,
         weight=10,
         augment={"image": CROP},
-        group="candidates",
+        group="augmented",
     ),
     "stamps-crops": Task(
         "stamps",
@@ -117,7 +117,7 @@ TASKS = {
         epochs=60,
         weight=8,
         augment={"image": CROP, "speech": SHIFT},
-        group="candidates",
+        group="augmented",
     ),
     "watch-shift": Task(
         "watch",
@@ -125,7 +125,7 @@ TASKS = {
         epochs=40,
         weight=10,
         augment={"accelerometer": SHIFT, "gyroscope": SHIFT},
-        group="candidates",
+        group="augmented",
     ),
 }
 TASKS["kanji-long"] = replace(
@@ -144,7 +144,7 @@ TASKS |= _missing(TASKS["openmoji"], epochs=15)
 TASKS |= _missing(TASKS["watch"], epochs=6)
 COMPARE = tuple(name for name, task in TASKS.items() if task.group == "compare")
 COMPETITION = tuple(name for name, task in TASKS.items() if task.group == "competition")
-CANDIDATES = tuple(name for name, task in TASKS.items() if task.group == "candidates")
+AUGMENTED = tuple(name for name, task in TASKS.items() if task.group == "augmented")
 LABELS = tuple(name for name, task in TASKS.items() if task.group == "labels")
 REAL = tuple(name for name in COMPARE if TASKS[name].tuned_as is None)
 

@@ -30,6 +30,8 @@ from benchmarks.methods.entries import RIVALS
 
 Runs = Mapping[str, TaskRuns]
 
+CANDIDATE = "skill-heads-fitted-heads"  # about which the open question is asked
+
 LABEL_PAIRS: Pairs = (
     *(("midas", theirs) for theirs in ("joint", "plain-swap", "modality-dropout")),
     *(("skill", theirs) for theirs in ("joint", "plain-swap", "modality-dropout", "midas")),
@@ -37,7 +39,7 @@ LABEL_PAIRS: Pairs = (
 )
 HEADS_PAIRS: Pairs = (
     *(
-        ("skill-heads-fitted-heads", theirs)
+        (CANDIDATE, theirs)
         for theirs in (
             "joint",
             "plain-swap",
@@ -52,10 +54,10 @@ HEADS_PAIRS: Pairs = (
     *(("skill-heads", theirs) for theirs in ("joint", "late-fusion", "skill", "plain-swap-heads")),
     *(("midas", theirs) for theirs in ("joint", "plain-swap")),
 )
-CANDIDATES_PAIRS: Pairs = (*HEADS_PAIRS, ("joint", "late-fusion"))
+AUGMENTED_PAIRS: Pairs = (*HEADS_PAIRS, ("joint", "late-fusion"))
 APART_PAIRS: Pairs = (
     *(
-        ("skill-heads-fitted-heads", theirs)
+        (CANDIDATE, theirs)
         for theirs in (
             "skill-heads-fitted-heads-apart",
             "skill-heads-thirds-fitted-heads-apart",
@@ -67,7 +69,7 @@ APART_PAIRS: Pairs = (
 )
 RIVALS_PAIRS: Pairs = (
     *(
-        ("skill-heads-fitted-heads", theirs)
+        (CANDIDATE, theirs)
         for theirs in ("joint", "plain-swap", "midas", "late-fusion-fitted", *RIVALS)
     ),
     *(("midas", theirs) for theirs in ("joint", "plain-swap", *RIVALS)),
@@ -91,8 +93,8 @@ class Family(NamedTuple):
     """
 
     pairs: Pairs
-    note: str
-    details: Callable[[TaskRuns], list[str]]
+    note: str = f"Accuracy in %. {LEGEND}"
+    details: Callable[[TaskRuns], list[str]] = lambda task: [scores(task), diagnosis(task)]
     candidate: str = ""
     competing: tuple[str, ...] | None = ()
 
@@ -104,44 +106,12 @@ FAMILIES = {
         "of tags are ten times those that stand below.",
         details=lambda task: [all_scores(task)],
     ),
-    "heads": Family(
-        HEADS_PAIRS,
-        f"Accuracy in %. {LEGEND}",
-        details=lambda task: [scores(task), diagnosis(task)],
-        candidate="skill-heads-fitted-heads",
-        competing=COMPETITION,
-    ),
-    "longer": Family(
-        HEADS_PAIRS,
-        f"Accuracy in %. {LEGEND}",
-        details=lambda task: [scores(task), diagnosis(task)],
-        candidate="skill-heads-fitted-heads",
-        competing=("kanji-long",),
-    ),
-    "rivals": Family(
-        RIVALS_PAIRS,
-        f"Accuracy in %. {LEGEND}",
-        details=lambda task: [scores(task), diagnosis(task)],
-        candidate="skill-heads-fitted-heads",
-        competing=COMPETITION,
-    ),
-    "candidates": Family(
-        CANDIDATES_PAIRS,
-        f"Accuracy in %. {LEGEND}",
-        details=lambda task: [scores(task), diagnosis(task)],
-        candidate="skill-heads-fitted-heads",
-        competing=None,
-    ),
-    "apart": Family(
-        APART_PAIRS,
-        f"Accuracy in %. {LEGEND}",
-        details=lambda task: [scores(task), diagnosis(task)],
-    ),
-    "cheaper": Family(
-        CHEAPER_PAIRS,
-        f"Accuracy in %. {LEGEND}",
-        details=lambda task: [scores(task), diagnosis(task)],
-    ),
+    "heads": Family(HEADS_PAIRS, candidate=CANDIDATE, competing=COMPETITION),
+    "rivals": Family(RIVALS_PAIRS, candidate=CANDIDATE, competing=COMPETITION),
+    "augmented": Family(AUGMENTED_PAIRS, candidate=CANDIDATE, competing=None),
+    "longer": Family(HEADS_PAIRS, candidate=CANDIDATE, competing=("kanji-long",)),
+    "apart": Family(APART_PAIRS),
+    "cheaper": Family(CHEAPER_PAIRS),
 }
 
 
