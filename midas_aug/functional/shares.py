@@ -138,7 +138,8 @@ def label_shares(confidence: ArrayT, source: Array) -> ArrayT:
         ``(S, M)``, each row sums to 1. A row whose confidences are all 0 gets 1/M each.
 
     Raises:
-        MidasAugError: Shapes or dtypes do not fit.
+        MidasAugError: Shapes or dtypes do not fit, or a confidence is negative (looked at on the
+            CPU only).
 
     Example:
         >>> import torch
@@ -150,6 +151,7 @@ def label_shares(confidence: ArrayT, source: Array) -> ArrayT:
     rows = as_labels(source, "source", ndim=2)
     check_shape(rows, (None, scores.shape[1]), "source", "one column a modality, as in confidence")
     check_rows(rows, len(scores), "source")
+    check_not_negative(scores)
     limits = torch.finfo(scores.dtype)
     chosen = scores.gather(0, rows)
     # In parts of the largest one, or the sum of large ones is infinite. The smallest number in
@@ -157,6 +159,16 @@ def label_shares(confidence: ArrayT, source: Array) -> ArrayT:
     largest = chosen.amax(dim=1, keepdim=True).clamp_(limits.tiny, limits.max)
     chosen = (chosen / largest).clamp_(limits.tiny, 1.0)
     return like(chosen / chosen.sum(dim=1, keepdim=True), confidence)
+
+
+def check_not_negative(confidence: Tensor) -> None:
+    """Raise if a confidence is negative, where looking is free; NaN stays NaN."""
+    if may_read_values(confidence) and bool((confidence < 0).any()):
+        lowest = float(confidence.nan_to_num(0.0).min())
+        raise MidasAugError(
+            f"expected confidence of 0 or more, got {lowest:.4g}; pass probabilities, such as "
+            "logits.softmax(dim=1) at the label, not logits or log-probabilities"
+        )
 
 
 def soft_targets(source_labels: Array, shares: ArrayT, num_classes: int) -> ArrayT:

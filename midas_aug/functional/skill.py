@@ -18,7 +18,7 @@ from midas_aug._arrays import (
     like,
 )
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.shares import check_logit_width
+from midas_aug.functional.shares import check_logit_width, check_not_negative
 
 __all__ = ["shares_by_source", "skill_score"]
 
@@ -87,7 +87,8 @@ def shares_by_source(confidence: ArrayT, source: Array, *, present: Array | None
         the same.
 
     Raises:
-        MidasAugError: Shapes or dtypes do not fit.
+        MidasAugError: Shapes or dtypes do not fit, or a confidence is negative (looked at on the
+            CPU only).
 
     Example:
         >>> import torch
@@ -100,6 +101,7 @@ def shares_by_source(confidence: ArrayT, source: Array, *, present: Array | None
     rows = as_labels(source, "source", ndim=2)
     check_shape(rows, (None, scores.shape[1]), "source", "one column a modality, as in confidence")
     check_rows(rows, len(scores), "source")
+    check_not_negative(scores)
     together = (rows[:, :, None] == rows[:, None, :]).to(scores.dtype)
     has: Tensor | float = 1.0
     if present is not None:

@@ -195,6 +195,18 @@ def test_tiny_confidences_are_not_taken_for_zero(library: Library, scale: float)
 
 @own.both_libraries
 @pytest.mark.parametrize("rule", [F.label_shares, F.shares_by_source])
+def test_negative_confidences_are_refused_and_nan_is_not(library: Library, rule: Any) -> None:
+    source, _ = as_library([[0, 1], [1, 0]], "int64", library)
+    log_p, _ = as_library([[-0.1, -0.7], [np.nan, -2.5]], "float32", library)
+    expected = r"expected confidence of 0 or more, got -2\.5; pass probabilities, such as logits"
+    with pytest.raises(MidasAugError, match=expected):
+        rule(log_p, source)
+    diverged, _ = as_library([[np.nan, 0.7], [0.5, 0.5]], "float32", library)
+    assert np.isnan(as_numpy(rule(diverged, source))).any()
+
+
+@own.both_libraries
+@pytest.mark.parametrize("rule", [F.label_shares, F.shares_by_source])
 def test_the_largest_numbers_have_shares_and_an_infinite_one_counts_as_the_largest(
     library: Library, rule: Any
 ) -> None:
