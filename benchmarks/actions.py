@@ -47,7 +47,7 @@ from benchmarks.paper.protocol import SEEDS
 from benchmarks.paper.ranks import start_ranks
 from benchmarks.paper.run import reproduce
 from benchmarks.paper.throughput import measure
-from benchmarks.speed.run import run_speed
+from benchmarks.speed.run import run_floor, run_speed
 from midas_aug.diagnostics.advice import steps
 
 
@@ -170,7 +170,11 @@ def speed(command: Speed, console: Console) -> None:
         sys.exit("there is no CUDA device here; --device cpu measures on the CPU")
     need_writable(command.out)
     device = torch.device(command.device)
-    for file in run_speed(device, command.out, console, small=command.small):
+    if command.part == "floor":
+        files = run_floor(command.out, console, small=command.small)
+    else:
+        files = run_speed(device, command.out, console, small=command.small)
+    for file in files:
         console.print(f"Written: {file}")
 
 

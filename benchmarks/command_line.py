@@ -104,7 +104,9 @@ class Speed:
     device: Literal["cpu", "cuda"] = "cpu"
     """cuda does everything that a GPU is needed for, too."""
     out: Path = RUNS / "speed"
-    """Where cpu.json, cuda.json and the page are kept."""
+    """Where cpu.json, floor.json, cuda.json and the page are kept."""
+    part: Literal["all", "floor"] = "all"
+    """floor: of the CPU, what the missed goals stand on, and nothing else; some minutes."""
     small: bool = False
     """Tiny sizes and two rounds, to see that it works."""
 

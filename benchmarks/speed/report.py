@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.common import palette
 from benchmarks.common.markdown import table
 from benchmarks.common.records import damaged, read_json, write_figure, write_text
+from benchmarks.speed import floor
 from benchmarks.speed.goals import CPU_GOALS, H100_GOALS, MAX_OPERATORS
 from benchmarks.speed.loader import LOADER
 from benchmarks.speed.measure import Result, Spread
@@ -18,14 +19,16 @@ Record = dict[str, Any]
 
 
 def write_speed_report(folder: Path) -> list[Path]:
-    """Write README.md and the figures from ``cpu.json`` and ``cuda.json``, where they are.
+    """Write README.md and the figures from ``cpu.json``, ``floor.json`` and ``cuda.json``.
+
+    What is not there is left out.
 
     Raises:
-        DataError: One of the two is damaged.
+        DataError: One of them is damaged.
     """
     records = {
         kind: read_record(folder / f"{kind}.json")
-        for kind in ("cpu", "cuda")
+        for kind in ("cpu", "floor", "cuda")
         if (folder / f"{kind}.json").exists()
     }
     figures = draw(results_of(records["cpu"]), folder) if "cpu" in records else []
@@ -42,8 +45,11 @@ def read_record(file: Path) -> Record:
     """
     record = read_json(file)
     try:  # as the page does
-        machine(record), tables(results_of(record)), operators(record)
-        record["operators"]["ours"]
+        machine(record), tables(results_of(record))
+        if file.stem == "floor":
+            floors(record)
+            return record
+        operators(record), record["operators"]["ours"]
         if file.stem == "cpu":
             phases(record), throughput(results_of(record))
         if file.stem == "cuda":
@@ -80,12 +86,17 @@ def text(records: dict[str, Record], figures: Sequence[Path]) -> str:
             operators(cpu),
             "## Where a drop-in step goes",
             phases(cpu),
+            *(
+                ["## What the missed goals stand on", floors(records["floor"])]
+                if "floor" in records
+                else []
+            ),
             "## Samples a second out of a DataLoader",
             throughput(results_of(cpu)),
         ]
     parts += ["## Goals on one H100", cuda_goals(records.get("cuda"))]
     parts += [f"![{file.stem.replace('-', ' ')}]({file.name})" for file in figures]
-    for kind, record in records.items():
+    for kind, record in ((k, r) for k, r in records.items() if k != "floor"):
         parts += [f"## Every case, {kind.upper()}", *tables(results_of(record))]
     return "\n\n".join(parts) + "\n"
 
@@ -167,6 +178,48 @@ def phases(record: Record) -> str:
     )
     head = ("part", "operators", "calls of Python", "µs, median", "of the step")
     return about + "\n\n" + table(head, rows)
+
+
+def floors(record: Record) -> str:
+    """Heads and pairing beside their operators alone, and heads where pages are kept."""
+    results = results_of(record)
+    kept = {
+        tuple(result.size.values()): result for result in results if result.name == floor.HEADS_KEPT
+    }
+    rows = []
+    for result in (result for result in results if result.name == floor.HEADS):
+        micro = {name: spread.median for name, spread in result.microseconds.items()}
+        same = kept.get(tuple(result.size.values()))
+        for ours in floor.COMPARED[1:]:
+            alone = micro[f"public code{floor.ALONE}"]
+            rows.append(
+                [
+                    ours,
+                    *(cell(result.size[key]) for key in ("N", "C")),
+                    number(micro[ours]),
+                    f"{micro[f'{ours}{floor.ALONE}'] / micro[ours]:.0%}",
+                    spread(result.ratios[ours]),
+                    number(micro[f"{ours}{floor.ALONE}"] / alone),
+                    spread(None if same is None else same.ratios[ours]),
+                ]
+            )
+    head = ("heads", "N", "C", "µs", "of it operators", "× the public code's")
+    parts = [
+        f"A run of its own (`--part floor`): {machine(record)}",
+        "*Operators alone* are those of the step with their arguments, recorded once and called "
+        "one after another, views left out: an eager step of these operators can hardly be faster. "
+        "With *pages kept* glibc gives no freed memory back to the system.",
+        table([*head, "operators alone, of both", "× the public code's, pages kept"], rows),
+    ]
+    for result in (result for result in results if result.name == floor.PAIRING):
+        operators = int(result.size["operators"])
+        additions = operators * result.ratios["one addition"].median
+        parts.append(
+            f"Pairing of 64 rows takes {number(result.ratios['ours'].median)} sorts. It has "
+            f"{operators} operators, the sort included; as many additions of 64 numbers would take "
+            f"{number(additions)}."
+        )
+    return "\n\n".join(parts)
 
 
 def throughput(results: Sequence[Result]) -> str:

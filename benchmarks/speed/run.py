@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.common.records import versions, write_json
-from benchmarks.speed import beyond, cuda, loader, losses, pairing, step, swap
+from benchmarks.speed import beyond, cuda, floor, loader, losses, pairing, step, swap
 from benchmarks.speed.measure import Case, measure
 from benchmarks.speed.operators import count_operators
 from benchmarks.speed.phases import measure_phases
@@ -21,42 +21,70 @@ from benchmarks.speed.report import write_speed_report
 def run_speed(
     device: torch.device, out: Path, console: Console, *, small: bool = False
 ) -> list[Path]:
-    """Measure, write ``cpu.json`` or ``cuda.json``, and the page.
+    """Measure, write ``cpu.json`` and ``floor.json``, or ``cuda.json``, and the page."""
+    record = _start(device, small)
+    record["operators"] = count_operators()
+    rounds, seconds = _effort(small)
+    file = out / f"{device.type}.json"
+    if device.type == "cpu":
+        record["phases"] = measure_phases(rounds=20 if small else 300)
+    elif device.type == "cuda":  # first, and kept: it is what a GPU is needed for
+        record["checks"] = cuda.run_checks(device, rounds=rounds, seconds=seconds, small=small)
+        write_json(file, record)
+    record["results"] = _measured(list(_cases(device, small)), device, console, small)
+    write_json(file, record)
+    if device.type == "cpu":
+        return [file, *run_floor(out, console, small=small)]
+    return [file, *write_speed_report(out)]
+
+
+def run_floor(out: Path, console: Console, *, small: bool = False) -> list[Path]:
+    """Measure what the missed goals of the CPU stand on, write ``floor.json`` and the page."""
+    cpu = torch.device("cpu")
+    record = _start(cpu, small)
+    record["results"] = _measured(list(floor.cases(small)), cpu, console, small)
+    with floor.pages_kept() as kept:
+        again = list(floor.cases_with_pages_kept(small)) if kept else []
+        record["results"] += _measured(again, cpu, console, small)
+    file = out / "floor.json"
+    write_json(file, record)
+    return [file, *write_speed_report(out)]
+
+
+def _start(device: torch.device, small: bool) -> dict[str, Any]:
+    """A record that says where and with what it is measured.
 
     Two threads beside any busy process make every parallel region wait for the scheduler, so all
     cases run with one.
     """
     torch.set_num_threads(1)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler counts memory, silently
-    rounds, seconds = (2, 0.01) if small else (15, 0.4)
-    record: dict[str, Any] = {
+    return {
         "device": device_name(device),
         "threads": 1,
-        "rounds": rounds,
+        "rounds": _effort(small)[0],
         "versions": versions(),
-        "operators": count_operators(),
-        "results": [],
     }
-    file = out / f"{device.type}.json"
 
-    def keep() -> None:
-        write_json(file, record)
 
-    if device.type == "cpu":
-        record["phases"] = measure_phases(rounds=20 if small else 300)
-    elif device.type == "cuda":  # first, and kept: it is what a GPU is needed for
-        record["checks"] = cuda.run_checks(device, rounds=rounds, seconds=seconds, small=small)
-        keep()
-    todo = list(_cases(device, small))
+def _effort(small: bool) -> tuple[int, float]:
+    """Rounds of a case, and seconds of a variant in all of them."""
+    return (2, 0.01) if small else (15, 0.4)
+
+
+def _measured(
+    todo: Sequence[Case], device: torch.device, console: Console, small: bool
+) -> list[dict[str, Any]]:
+    """The results of cases, with the time left."""
+    rounds, seconds = _effort(small)
+    results = []
     with Progress(console=console) as bar:
         task = bar.add_task("speed", total=len(todo))
         for case in todo:
             bar.update(task, description=f"{case.name} {case.size}")
-            result = measure(case, device, rounds=rounds, seconds=seconds)
-            record["results"].append(result.to_json())
+            results.append(measure(case, device, rounds=rounds, seconds=seconds).to_json())
             bar.advance(task)
-    keep()
-    return [file, *write_speed_report(out)]
+    return results
 
 
 def _cases(device: torch.device, small: bool) -> Iterator[Case]:

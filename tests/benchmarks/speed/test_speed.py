@@ -15,6 +15,7 @@ from benchmarks.common.errors import DataError
 from benchmarks.speed import (
     beyond,
     cuda,
+    floor,
     goals,
     loader,
     losses,
@@ -170,6 +171,34 @@ def test_calls_of_python_functions_are_counted():
     assert phases.count_calls(lambda: (inner(), inner())) == 2
 
 
+def test_operators_alone_are_those_that_do_work_with_the_gradients_they_give():
+    heads = step.Heads.build(16, 8, 4, CPU)
+    call = heads.variants()["joint + unimodal"]
+    replay = floor.operators_alone(call)
+    before = heads.fusion.weight.grad.clone()  # of two steps, the second with the recording
+    replay()
+    torch.testing.assert_close(heads.fusion.weight.grad, 1.5 * before)
+    with OperatorCount() as count:
+        call()
+    with OperatorCount() as alone:
+        replay()
+    assert alone.operators == count.operators > 0
+
+
+def test_what_the_missed_goals_stand_on_is_measured_and_written(tmp_path):
+    files = run.run_floor(tmp_path, Console(quiet=True), small=True)
+    assert {file.name for file in files} == {"floor.json", "README.md"}
+    words = report.floors(report.read_record(tmp_path / "floor.json"))
+    assert len(re.findall(r"^\| ours", words, flags=re.MULTILINE)) == 2
+    assert re.search(r"sorts\. It has \d\d operators, .* would take [\d.]+\.$", words)
+
+
+def test_another_allocator_is_left_alone(monkeypatch):
+    monkeypatch.setattr(floor.ctypes, "CDLL", lambda name: object())
+    with floor.pages_kept() as kept:
+        assert not kept
+
+
 def test_operators_are_counted_and_syncs_seen():
     counts = count_operators()
     assert counts["ours"]["syncs"] == counts["ours, factored"]["syncs"] == 0
@@ -213,7 +242,7 @@ def test_a_goal_takes_the_worst_of_its_cases():
 def test_a_run_writes_its_record_and_the_page_says_what_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "_cases", lambda device, small: losses.cases(device, small=True))
     files = run.run_speed(CPU, tmp_path, Console(quiet=True), small=True)
-    assert {file.name for file in files} == {"cpu.json", "README.md", "speed.png"}
+    assert {file.name for file in files} == {"cpu.json", "floor.json", "README.md", "speed.png"}
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert page.count("not yet measured") == len(goals.H100_GOALS)
     assert "| loss: × cross-entropy of hard labels | ≤ 1.15 |" in page
@@ -261,7 +290,7 @@ def test_a_damaged_record_is_named(tmp_path, name):
 def test_the_kept_page_is_what_the_kept_record_gives():
     records = {
         kind: json.loads((RESULTS / f"{kind}.json").read_text(encoding="utf-8"))
-        for kind in ("cpu", "cuda")
+        for kind in ("cpu", "floor", "cuda")
         if (RESULTS / f"{kind}.json").exists()
     }
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
