@@ -318,6 +318,43 @@ def test_the_words_about_calls_are_those_of_the_guard():
     assert f"where 0.1.0 made {before} and {loss_before} " in words
 
 
+def test_the_words_about_the_floor_quote_it():
+    words = " ".join((RESULTS / "reading.md").read_text(encoding="utf-8").split())
+    found = report.results_of(report.read_record(RESULTS / "floor.json"))
+    times = {
+        (result.size["N"], result.size["C"]): {
+            name: spread.median for name, spread in result.microseconds.items()
+        }
+        for result in found
+        if result.name == floor.HEADS
+    }
+    first, *later = times
+    assert first == (64, 6)
+
+    def ratios(ours, theirs, sizes=tuple(times)):
+        return [round(times[size][ours] / times[size][theirs], 2) for size in sizes]
+
+    alone, whole = f"ours{floor.ALONE}", "public code"
+    both = ratios(alone, whole + floor.ALONE)
+    assert f"take {min(both)} to {max(both):.0f} times as long as those of the public" in words
+    over = ratios(alone, whole, later)
+    assert f"they alone take {min(over)} to {max(over)} times as long as its whole step" in words
+    assert min(over) >= 0.95
+    assert (
+        f"{times[first][alone] / times[first]['ours']:.0%}".replace("%", " %") + " of the" in words
+    )
+    factored, large = f"ours, factored{floor.ALONE}", [size for size in times if size[0] >= 256]
+    over = ratios(factored, whole, large)
+    assert f"alone take {min(over)} to {max(over)} of the public code's whole step" in words
+    (alone,), (step_,) = ratios(factored, whole, [first]), ratios("ours, factored", whole, [first])
+    assert f"they take {alone}, below the goal of 0.7, and the step {step_}." in words
+    (pairing_,) = (result for result in found if result.name == floor.PAIRING)
+    assert f"It has {pairing_.size['operators']} operators" in words
+    additions = int(pairing_.size["operators"]) * pairing_.ratios["one addition"].median
+    assert 0.9 < additions / pairing_.ratios["ours"].median < 1
+    assert 1.9 < 1 / pairing_.ratios["one addition"].median < 2.4  # "that of two"
+
+
 def test_the_words_about_the_page_quote_it():
     record = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
     reading = (RESULTS / "reading.md").read_text(encoding="utf-8")
@@ -344,6 +381,21 @@ def test_the_words_about_the_page_quote_it():
     assert f"compiled, it is {compiled[0]} with MLPs at batch 64" in " ".join(
         Path("docs/speed.md").read_text(encoding="utf-8").split()
     )
+    mlp = [round(100 * (ratio("step, MLP", "ours", N=n) - 1)) for n in (64, 256, 1024, 8192)]
+    assert (
+        f"With MLPs it is {min(mlp[1:])} to {max(mlp[1:])} % from batch 256 on and {mlp[0]} % at "
+        "batch 64"
+    ) in words
+    small = [ratio("augment and loss", "compiled", N=n) for n in (64, 256, 1024)]
+    assert f"(augment and loss take {min(small):.2f} to {max(small):.2f} of their" in words
+    over = {
+        (n, c): ratio("heads", "ours", N=n, C=c) / ratio("heads", "public code", N=n, C=c)
+        for n in (64, 256, 1024)
+        for c in (6, 101)
+    }
+    speed = " ".join(Path("docs/speed.md").read_text(encoding="utf-8").split())
+    low, high = (round(100 * (bound(over.values()) - 1)) for bound in (min, max))
+    assert f"by {low} to {high} % with 6 and 101 classes up to batch 1,024" in speed
     each, one = (
         f"{ratio('step, transformer fusion', variant, N=64):.1f}"
         for variant in ("swap='each'", "swap='one'")
