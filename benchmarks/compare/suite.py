@@ -126,8 +126,8 @@ SUITES = {
     ),
     "longer": Suite(
         ("kanji-long",),
-        seeds=5,
-        headline_seeds=5,
+        seeds=3,
+        headline_seeds=3,
         tuning_seeds=(1000,),
         first_seed=8000,
         entries=HEADS_ENTRIES,

@@ -134,10 +134,13 @@ def page(name: str, runs: Runs, reading: str = "") -> str:
         f"is a difference for Holm's correction over all {len(compared)} comparisons too, of which "
         f"{sum(kept)} are. In brackets the seeds won.",
         family_table(runs, compared, kept, "points"),
-        f"On how many of the {len(runs)} tasks, by the raw interval, by Holm's correction, and by "
-        "the mean alone:",
-        counts(runs, said.pairs, compared, kept),
     ]
+    if len(runs) > 1:
+        parts += [
+            f"On how many of the {len(runs)} tasks, by the raw interval, by Holm's correction, "
+            "and by the mean alone:",
+            counts(runs, said.pairs, compared, kept),
+        ]
     competing = [task for task in said.competing or () if task in runs]
     if said.competing is None:
         competing = admitted(runs)

@@ -19,7 +19,9 @@ from benchmarks.methods.entries import (
 )
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
-PUBLISHED = ("full", "skill", "competition", "heads", "cheaper", "labels")
+PUBLISHED = (
+    "full", "skill", "competition", "heads", "augmented", "longer", "cheaper", "labels",
+)  # fmt: skip
 
 
 @cache
@@ -243,3 +245,99 @@ def test_what_the_page_about_fewer_swaps_says_holds():
     below = [-one.mean for one in lost if one.mean < 0]
     assert len(below) == 8
     assert f"by {min(below):.1f} to {max(below):.1f} points" in words
+
+
+def words_of(name):
+    return " ".join((RESULTS / name / "reading.md").read_text(encoding="utf-8").split())
+
+
+def said(difference):
+    return f"{difference.mean:.1f} ± {difference.margin:.1f}"
+
+
+def test_what_the_page_about_augmented_tasks_says_holds():
+    runs, words = load("augmented"), words_of("augmented")
+    ours, fitted = "skill-heads-fitted-heads", "late-fusion-fitted"
+
+    def verdicts(one, other):
+        return [task.difference(one, other, "accuracy").verdict for task in runs.values()]
+
+    def differences(one, other, *tasks):
+        return [runs[task].difference(one, other, "accuracy") for task in tasks]
+
+    admitted = ("emoji-3", "openmoji-crops")
+    assert tuple(runs)[:2] == admitted
+    for task in runs.values():
+        alone = [key for key, row in task.rows.items() if row.modality is not None]
+        assert all(task.difference("joint", key, "accuracy").verdict >= 0 for key in alone)
+    assert verdicts("joint", "late-fusion") == [-1, -1, 0, 0]
+    below = differences("late-fusion", "joint", *admitted)
+    assert f"on emoji-3 joint training is below late fusion by {said(below[0])} points, on" in words
+    assert f"on openmoji-crops by {said(below[1])}." in words
+    assert verdicts("midas", "joint") == [1, 1, 0, 0]
+    gains = " and ".join(map(said, differences("midas", "joint", *admitted)))
+    assert f"MIDAS is better than joint training, by {gains} points" in words
+    assert verdicts("midas", "plain-swap") == [1, 0, 0, 0]
+    (gain,) = differences("midas", "plain-swap", "emoji-3")
+    assert f"than the plain swap, by {said(gain)}." in words
+    means = [mean(runs["emoji-3"].values(key, "accuracy")) for key in ("midas", fitted)]
+    assert "as it is it has {:.1f} %, fitted late fusion {:.1f}.".format(*means) in words
+    gains = " and ".join(map(said, differences(ours, "joint", *admitted)))
+    assert verdicts(ours, "joint") == [1, 1, 0, 0]
+    assert f"better than joint training on both, by {gains}, and so" in words
+    for row in ("skill", "late-fusion", "plain-swap"):
+        assert runs["emoji-3"].difference(row, "joint", "accuracy").verdict == 1
+    for row in (fitted, "plain-swap", "midas"):
+        assert verdicts(ours, row) == [0] * 4
+    ties = [f"{one.mean:+.1f}".replace("-", "−") for one in differences(ours, fitted, *runs)]
+    assert "({}, {}, {} and {})".format(*ties) in words
+    assert verdicts("skill", "plain-swap") == [0] * 4
+    assert verdicts("skill", "midas") == [0, 0, 0, -1]
+    for task in runs.values():
+        for key, row in task.rows.items():
+            if row.modality is None and key != "joint":
+                assert task.difference(key, "joint", "accuracy").verdict >= 0
+
+
+def test_what_the_page_about_longer_training_says_holds():
+    (long,), short = load("longer").values(), load("heads")["kanji"]
+    words = words_of("longer")
+
+    def both(key):
+        return [round(mean(task.values(key, "accuracy"))) for task in (short, long)]
+
+    for key, text in {
+        "joint": "{} % (kanji in [heads](../heads/README.md), other seeds) to {},",
+        "unimodal-image": "the picture alone goes from {} to {}:",
+        "midas": "MIDAS goes from {} to {} %,",
+        "plain-swap": "the plain swap from {} to {},",
+        "skill": "skill from {} to {},",
+        "skill-heads-fitted-heads": "fitted heads from {} to {}.",
+    }.items():
+        assert text.format(*both(key)) in words
+    gaps = [
+        round(-task.difference("joint", "unimodal-image", "accuracy").mean)
+        for task in (short, long)
+    ]
+    assert "the gap grows from {} points to {}.".format(*gaps) in words
+    gain = long.difference("midas", "joint", "accuracy")
+    comparison = " ".join(COMPARISON.read_text(encoding="utf-8").split())
+    assert f"joint training is {gaps[1]} points below the picture alone, and MIDAS" in comparison
+    assert f"MIDAS {gain.mean:.0f} above joint training ([longer]" in comparison
+    assert (gain.verdict, f"joint training by {said(gain)} points" in words) == (1, True)
+    gain = long.difference("midas", "plain-swap", "accuracy")
+    assert (gain.verdict, gain.won, f"+{said(gain)}, on all three" in words) == (0, 3, True)
+    assert long.difference("skill", "unimodal-image", "accuracy").verdict == 0
+    fitted = "late-fusion-fitted"
+    swaps = [
+        f"{name}-fitted-heads" for name in ("midas", "skill", "plain-swap-heads", "skill-heads")
+    ]
+    means = [mean(long.values(key, "accuracy")) for key in swaps]
+    assert f"have {min(means):.1f} to {max(means):.1f} %; fitted late fusion has" in words
+    assert f"has {mean(long.values(fitted, 'accuracy')):.1f}. No" in words
+    assert long.difference("skill-heads-fitted-heads", fitted, "accuracy").verdict == 0
+    ahead = long.difference("plain-swap-heads-fitted-heads", fitted, "accuracy")
+    assert (ahead.verdict, f"is ahead by {said(ahead)}.)" in words) == (1, True)
+    below = long.difference("midas-fitted-heads", "midas", "accuracy").mean
+    assert f"own fusion layer is {below:.0f} points below" in words
+    assert f"weights it has {both('joint-fitted')[1]} %" in words
