@@ -136,8 +136,8 @@ SUITES = {
     ),
     "rivals": Suite(
         (*COMPETITION, *OLD),
-        seeds=5,
-        headline_seeds=5,
+        seeds=3,
+        headline_seeds=3,
         tuning_seeds=(1000,),
         first_seed=9000,
         entries=RIVALS_ENTRIES,
@@ -159,7 +159,7 @@ SUITES = {
         tuning_seeds=(1000,),
         first_seed=12000,
         entries=APART_ENTRIES,
-        borrowed=tuple(APART_LEADERS),
+        borrowed=tuple(name for name in APART_LEADERS if name in HEADS_ENTRIES),
         lender="heads",
     ),
     "cheaper": Suite(

@@ -9,18 +9,21 @@ from benchmarks.common.records import RESULTS
 from benchmarks.compare import kept, suite
 from benchmarks.compare.report import family, tables
 from benchmarks.compare.report.runs import load_runs
+from benchmarks.compare.report.statistics import paired_difference
 from benchmarks.compare.tasks import TASKS
 from benchmarks.methods.entries import (
     COMPETITION_ENTRIES,
     COMPETITION_LAST,
     COMPETITION_LATER,
     ENTRIES,
+    RIVALS,
     SKILL_ENTRIES,
 )
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
 PUBLISHED = (
-    "full", "skill", "competition", "heads", "augmented", "longer", "cheaper", "labels",
+    "full", "skill", "competition", "heads", "rivals", "augmented", "longer", "cheaper",
+    "labels",
 )  # fmt: skip
 
 
@@ -341,3 +344,103 @@ def test_what_the_page_about_longer_training_says_holds():
     below = long.difference("midas-fitted-heads", "midas", "accuracy").mean
     assert f"own fusion layer is {below:.0f} points below" in words
     assert f"weights it has {both('joint-fitted')[1]} %" in words
+
+
+def test_what_the_page_about_rivals_says_holds():
+    runs, words = load("rivals"), words_of("rivals")
+    kanji, older = suite.SUITES["rivals"].tasks[:5], suite.SUITES["rivals"].tasks[5:]
+    ours, fitted = "skill-heads-fitted-heads", "late-fusion-fitted"
+
+    def over(row, task):
+        """A row against each of the twenty."""
+        return {key: runs[task].difference(row, key, "accuracy") for key in RIVALS}
+
+    def against_joint(task, verdict, rows):
+        found = {key: runs[task].difference(key, "joint", "accuracy") for key in rows}
+        return {key: one.mean for key, one in found.items() if one.verdict == verdict}
+
+    assert len(RIVALS) == 20
+    gains = {(task, key): one for task in kanji for key, one in over(ours, task).items()}
+    unclear = {place: one.mean for place, one in gains.items() if one.verdict != 1}
+    assert set(unclear) == {("kanji-still", "inforeg"), ("kanji-still", "aug")}
+    assert "means are {:.1f} and {:.1f} points lower".format(*unclear.values()) in words
+    means = {place: one.mean for place, one in gains.items() if place[0] != "kanji-still"}
+    low, high = (bound(means.values()) for bound in (min, max))
+    assert f"by {low:.1f} points (ARL as released on kanji-words) to {high:.1f}," in words
+    assert min(means, key=means.get) == ("kanji-words", "arl-released")
+    assert all(one.mean > 0 for task in kanji for one in over("skill", task).values())
+
+    midas = {task: over("midas", task) for task in kanji}
+    higher = {task: sum(one.mean < 0 for one in midas[task].values()) for task in kanji}
+    assert list(higher.values()) == [0, 0, 6, 0, 14]
+    clear = {task: sum(one.verdict > 0 for one in midas[task].values()) for task in kanji}
+    assert [clear[task] for task in ("kanji", "kanji3", "kanji3-words")] == [11, 18, 15]
+    behind = {
+        (task, key): f"{-one.mean:.1f}"
+        for task in kanji
+        for key, one in midas[task].items()
+        if one.verdict < 0
+    }
+    assert behind == {
+        ("kanji-words", "arl"): "3.9",
+        ("kanji-words", "arl-released"): "4.3",
+        ("kanji-still", "arl"): "4.7",
+    }
+    assert "midas" not in against_joint("kanji-words", 1, ["midas"]).keys()
+    verdicts = [runs[task].difference("midas", "joint", "accuracy").verdict for task in kanji]
+    assert verdicts == [1, 1, 0, 1, 0]
+
+    up = {key for task in kanji for key in against_joint(task, 1, RIVALS)}
+    assert up == {
+        "arl", "arl-released", "mmpareto", "zero-ablated", "tcmax", "unimodal-losses", "detached",
+        "aug", "masam", "pdmp",
+    }  # fmt: skip
+    down = [key for task in kanji for key in against_joint(task, -1, RIVALS)]
+    assert {key: down.count(key) for key in down} == {
+        "remix": 4, "cggm": 2, "inforeg": 2, "dgl": 1, "agm": 1,
+    }  # fmt: skip
+    assert "dgl" in against_joint("kanji-words", -1, RIVALS)
+    assert "agm" in against_joint("kanji-still", -1, RIVALS)
+    ties = {"mixup", "ogm-ge", "same-class", "modality-dropout", "pretrained"}
+    assert set(RIVALS) - up - set(down) == ties
+    tuned = runs["kanji3"].rows["dgl"]
+    assert next(iter(tuned.records.values()))["config"]["learning_rate"] == 0.01
+    dgl = [mean(tuned.score("accuracy")), 100 * untuned(load("competition")["kanji3"], "dgl")]
+    assert f"has {dgl[0]:.0f} % on kanji3, where" in words
+    assert f"it has {dgl[1]:.0f}." in words
+
+    for row in ("joint", "plain-swap", "midas"):
+        assert {runs[task].difference(ours, row, "accuracy").verdict for task in kanji} == {1}
+    assert all(runs[task].difference(ours, "joint", "accuracy").verdict >= 0 for task in runs)
+    late = [runs[task].difference(ours, fitted, "accuracy") for task in kanji]
+    assert [one.verdict for one in late] == [0, 0, 0, 0, 1]
+    assert f"kanji-still, by {said(late[4])}." in words
+    other = "plain-swap-heads-fitted-heads"
+    assert {runs[task].difference(ours, other, "accuracy").verdict for task in kanji} == {0}
+    pooled = []
+    for task in kanji:
+        both = (load("heads")[task], runs[task])
+        columns = [[v for one in both for v in one.values(k, "accuracy")] for k in (ours, fitted)]
+        pooled.append(paired_difference(*columns))
+    assert {(one.verdict, one.seeds) for one in pooled} == {(0, 8)}
+    numbers = [f"{one.mean:+.1f}".replace("-", "−") for one in pooled]
+    assert "fusion are {}, {}, {}, {} and {} on the five".format(*numbers) in words
+
+    rows = [
+        key for key, row in runs["brca"].rows.items() if row.modality is None and key != "joint"
+    ]
+    found = {
+        (task, key): f"{gain:+.1f}"
+        for task in older
+        for verdict in (1, -1)
+        for key, gain in against_joint(task, verdict, rows).items()
+    }
+    assert found == {
+        ("digits-3", "plain-swap"): "-1.1",
+        ("digits-3", other): "-1.2",
+        ("openmoji", "plain-swap"): "+0.7",
+        ("watch", "plain-swap"): "+5.9",
+        ("watch", fitted): "+6.2",
+        ("watch", "arl"): "+5.3",
+        ("brca", "detached"): "-0.7",
+    }
