@@ -22,7 +22,7 @@ from benchmarks.methods.entries import (
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
 PUBLISHED = (
-    "full", "skill", "competition", "heads", "rivals", "augmented", "longer", "cheaper",
+    "full", "skill", "competition", "heads", "rivals", "augmented", "longer", "apart", "cheaper",
     "labels",
 )  # fmt: skip
 
@@ -443,3 +443,27 @@ def test_what_the_page_about_rivals_says_holds():
         ("watch", "arl"): "+5.3",
         ("brca", "detached"): "-0.7",
     }
+
+
+def test_what_the_page_about_validation_rows_says_holds():
+    runs, words = load("apart"), words_of("apart")
+    ours = "skill-heads-fitted-heads"
+    pairs = [
+        (ours, f"{ours}-apart"),
+        (ours, "skill-heads-thirds-fitted-heads-apart"),
+        ("skill-heads", "skill-heads-thirds"),
+    ]
+    for task in ("kanji", "kanji3"):
+        for pair in pairs:
+            found = runs[task].difference(*pair, "accuracy")
+            assert found.verdict == 0
+            assert abs(found.mean) < 1
+            assert found.margin < 2.1
+    watch = runs["watch"]
+    joint, cut = (watch.difference(ours, row, "accuracy") for row in ("joint", pairs[1][1]))
+    for found in (joint, cut):
+        assert (found.verdict, found.won) == (0, 0)
+        assert f"({said(found)})".replace("-", "−") in words
+    before = load("heads")["watch"].difference(ours, "joint", "accuracy")
+    again = load("rivals")["watch"].difference(ours, "joint", "accuracy")
+    assert f"were {said(before)} and +{again.mean:.1f}.".replace("-", "−") in words
