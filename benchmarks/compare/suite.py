@@ -32,7 +32,6 @@ from benchmarks.compare.tasks import (
 from benchmarks.compare.train import Outcome, train_readings
 from benchmarks.methods.entries import (
     APART_ENTRIES,
-    APART_LEADERS,
     CHEAPER_ENTRIES,
     COMPETITION_BESIDE,
     COMPETITION_ENTRIES,
@@ -66,7 +65,7 @@ class Suite:
     Attributes:
         tasks: Names of `TASKS`.
         seeds: How many, from ``first_seed``.
-        headline_seeds: How many for the entries of `HEADLINE`.
+        headline_seeds: How many for the entries of `HEADLINE`, where these have more.
         tuning_seeds: Splits of their own, for tuning. None at all: the default configurations.
         first_seed: See ``seeds``.
         entries: The rows; None for those of `ENTRIES`.
@@ -78,7 +77,7 @@ class Suite:
 
     tasks: tuple[str, ...]
     seeds: int
-    headline_seeds: int
+    headline_seeds: int | None = None
     tuning_seeds: tuple[int, ...] = ()
     first_seed: int = 0
     entries: Mapping[str, Entry] | None = None
@@ -89,19 +88,20 @@ class Suite:
 
     def seeds_of(self, entry: str) -> range:
         """The splits that an entry is tested on."""
-        count = self.headline_seeds if entry in HEADLINE else self.seeds
+        count = self.seeds
+        if self.headline_seeds is not None and entry in HEADLINE:
+            count = self.headline_seeds
         if entry in self.beside:
             count = BESIDE_SEEDS
         return range(self.first_seed, self.first_seed + count)
 
 
 SUITES = {
-    "quick": Suite(("digits-2", "digits-3", "openmoji"), seeds=3, headline_seeds=3),
+    "quick": Suite(("digits-2", "digits-3", "openmoji"), seeds=3),
     "full": Suite(REAL, seeds=5, headline_seeds=10, tuning_seeds=(1000, 1001)),
     "skill": Suite(
         COMPARE,
         seeds=10,
-        headline_seeds=10,
         tuning_seeds=(1000, 1001),
         first_seed=2000,
         entries=SKILL_ENTRIES,
@@ -110,7 +110,6 @@ SUITES = {
     "competition": Suite(
         COMPETITION,
         seeds=5,
-        headline_seeds=5,
         tuning_seeds=(1000,),
         first_seed=3000,
         entries=COMPETITION_ENTRIES,
@@ -119,7 +118,6 @@ SUITES = {
     "heads": Suite(
         (*COMPETITION, *OLD),
         seeds=5,
-        headline_seeds=5,
         tuning_seeds=(1000,),
         first_seed=5000,
         entries=HEADS_ENTRIES,
@@ -127,7 +125,6 @@ SUITES = {
     "longer": Suite(
         ("kanji-long",),
         seeds=3,
-        headline_seeds=3,
         tuning_seeds=(1000,),
         first_seed=8000,
         entries=HEADS_ENTRIES,
@@ -137,7 +134,6 @@ SUITES = {
     "rivals": Suite(
         (*COMPETITION, *OLD),
         seeds=3,
-        headline_seeds=3,
         tuning_seeds=(1000,),
         first_seed=9000,
         entries=RIVALS_ENTRIES,
@@ -147,7 +143,6 @@ SUITES = {
     "augmented": Suite(
         AUGMENTED,
         seeds=5,
-        headline_seeds=5,
         tuning_seeds=(1000,),
         first_seed=11000,
         entries=HEADS_ENTRIES,
@@ -155,24 +150,21 @@ SUITES = {
     "apart": Suite(
         ("kanji", "kanji3", "watch"),
         seeds=5,
-        headline_seeds=5,
         tuning_seeds=(1000,),
         first_seed=12000,
         entries=APART_ENTRIES,
-        borrowed=tuple(name for name in APART_LEADERS if name in HEADS_ENTRIES),
+        borrowed=("late-fusion", "joint", "plain-swap", "skill-heads"),
         lender="heads",
     ),
     "cheaper": Suite(
         ("kanji", "kanji-words", "openmoji"),
         seeds=3,
-        headline_seeds=3,
         first_seed=6000,
         entries=CHEAPER_ENTRIES,
     ),
     "labels": Suite(
         LABELS,
         seeds=10,
-        headline_seeds=10,
         tuning_seeds=(1000,),
         first_seed=4000,
         entries=LABEL_ENTRIES,

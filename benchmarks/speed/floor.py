@@ -8,13 +8,11 @@ step pays for fresh pages: that is a matter of the allocator, which a user may c
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.speed.measure import Call, Case
-from benchmarks.speed.operators import VIEWS
+from benchmarks.speed.operators import OperatorCount
 from benchmarks.speed.pairing import draw_labels
 from benchmarks.speed.step import Heads
 from midas_aug.functional import sample_partners
@@ -23,22 +21,8 @@ ALONE = ", operators alone"
 KEPT = ", pages kept"
 HEADS, PAIRING = "heads" + ALONE, "pairing of 64 rows"
 HEADS_KEPT = "heads" + KEPT
-Recorded = tuple[Any, Any, Any]  # an operator, its arguments, those by name
 COMPARED = ("public code", "ours", "ours, factored")
-
-
-class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps every operator that does work, with its arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Recorded] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Remember, and go on."""
-        if str(func.overloadpacket) not in VIEWS:
-            self.calls.append((func, args, kwargs or {}))
-        return func(*args, **(kwargs or {}))
+CPU = torch.device("cpu")  # a GPU's host runs ahead of its operators
 
 
 def operators_alone(call: Call) -> Call:
@@ -46,7 +30,7 @@ def operators_alone(call: Call) -> Call:
 
     Views are left out. Each operator is called from Python, which those of a backward pass are not.
     """
-    recorded = _recorded(call)
+    recorded = _recorded(call).calls
 
     @torch.no_grad()
     def replay() -> None:
@@ -56,15 +40,12 @@ def operators_alone(call: Call) -> Call:
     return replay
 
 
-def _recorded(call: Call) -> list[Recorded]:
+def _recorded(call: Call) -> OperatorCount:
     call()  # gradients exist, and are added to, from the second time on
-    tape = _Tape()
-    with tape:
+    count = OperatorCount()
+    with count:
         call()
-    return tape.calls
-
-
-CPU = torch.device("cpu")  # a GPU's host runs ahead of its operators
+    return count
 
 
 def cases(small: bool) -> Iterator[Case]:
@@ -79,7 +60,7 @@ def cases(small: bool) -> Iterator[Case]:
 
     yield Case(
         PAIRING,
-        {"N": 64, "C": 10, "operators": len(_recorded(ours))},
+        {"N": 64, "C": 10, "operators": _recorded(ours).operators},
         {
             "torch.sort": lambda: torch.sort(labels),
             "ours": ours,

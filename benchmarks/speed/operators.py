@@ -44,18 +44,27 @@ WAITING = {
 }
 
 
+Recorded = tuple[Any, Any, Any]  # an operator, its arguments, those by name
+
+
 class OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operators that do work (not views), and remembers those that wait."""
+    """Records operators that do work (not views), and the names of those that wait."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operators = 0
+        self.calls: list[Recorded] = []
         self.waiting: list[str] = []
 
+    @property
+    def operators(self) -> int:
+        """How many do work."""
+        return len(self.calls)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count, and go on."""
+        """Remember, and go on."""
         name = str(func.overloadpacket)
-        self.operators += name not in VIEWS
+        if name not in VIEWS:
+            self.calls.append((func, args, kwargs or {}))
         masks = args[1] if name == "aten.index" else ()
         by_mask = any(mask is not None and mask.dtype == torch.bool for mask in masks)
         if name in WAITING or by_mask:

@@ -31,7 +31,7 @@ def run_speed(
     elif device.type == "cuda":  # first, and kept: it is what a GPU is needed for
         record["checks"] = cuda.run_checks(device, rounds=rounds, seconds=seconds, small=small)
         write_json(file, record)
-    record["results"] = _measured(list(_cases(device, small)), device, console, small)
+    record["results"] += _measured(list(_cases(device, small)), device, console, small)
     write_json(file, record)
     if device.type == "cpu":
         return [file, *run_floor(out, console, small=small)]
@@ -40,19 +40,18 @@ def run_speed(
 
 def run_floor(out: Path, console: Console, *, small: bool = False) -> list[Path]:
     """Measure what the missed goals of the CPU stand on, write ``floor.json`` and the page."""
-    cpu = torch.device("cpu")
-    record = _start(cpu, small)
-    record["results"] = _measured(list(floor.cases(small)), cpu, console, small)
+    record = _start(floor.CPU, small)
+    record["results"] += _measured(list(floor.cases(small)), floor.CPU, console, small)
     with floor.pages_kept() as kept:
         again = list(floor.cases_with_pages_kept(small)) if kept else []
-        record["results"] += _measured(again, cpu, console, small)
+        record["results"] += _measured(again, floor.CPU, console, small)
     file = out / "floor.json"
     write_json(file, record)
     return [file, *write_speed_report(out)]
 
 
 def _start(device: torch.device, small: bool) -> dict[str, Any]:
-    """A record that says where and with what it is measured.
+    """A record without results, which says where and with what it is measured.
 
     Two threads beside any busy process make every parallel region wait for the scheduler, so all
     cases run with one.
@@ -64,6 +63,7 @@ def _start(device: torch.device, small: bool) -> dict[str, Any]:
         "threads": 1,
         "rounds": _effort(small)[0],
         "versions": versions(),
+        "results": [],
     }
 
 

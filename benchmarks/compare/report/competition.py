@@ -75,9 +75,8 @@ def admitted(runs: Runs) -> list[str]:
     ]
 
 
-def admission(runs: Runs) -> str:
-    """Which tasks these are, in words."""
-    tasks = admitted(runs)
+def admission(runs: Runs, tasks: list[str]) -> str:
+    """Which tasks were admitted, in words."""
     others = [name for name in runs if name not in tasks]
     words = f"Admitted by the rule of the protocol: {', '.join(tasks) or 'none'}."
     return words + (f" Not admitted: {', '.join(others)}." if others else "")
@@ -90,7 +89,7 @@ def sections(runs: Runs) -> list[str]:
     tasks = admitted(runs)
     return [
         "## Where modalities compete",
-        admission(runs),
+        admission(runs, tasks),
         "## The family of comparisons, raw and corrected",
         f"Accuracy, points. ▲ and ▼: the raw 95 % interval is clear of zero. ★: it is a difference "
         f"for Holm's correction over all {len(compared)} comparisons too, of which "

@@ -144,7 +144,7 @@ def page(name: str, runs: Runs, reading: str = "") -> str:
     competing = [task for task in said.competing or () if task in runs]
     if said.competing is None:
         competing = admitted(runs)
-        parts += [admission(runs)]
+        parts += [admission(runs, competing)]
     if said.candidate:
         parts += [open_question(runs, competing, said.candidate)]
     for task in runs.values():

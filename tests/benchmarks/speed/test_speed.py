@@ -248,6 +248,21 @@ def test_a_run_writes_its_record_and_the_page_says_what_is_not_measured(tmp_path
     assert "| loss: × cross-entropy of hard labels | ≤ 1.15 |" in page
 
 
+def test_a_gpu_run_that_ends_early_leaves_its_checks_to_the_page(tmp_path, monkeypatch):
+    checks = {goal.check: 1.0 for goal in goals.H100_GOALS}
+    monkeypatch.setattr(cuda, "run_checks", lambda *args, **kwargs: checks)
+    monkeypatch.setattr(run, "device_name", lambda device: "a GPU")
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_cases", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run.run_speed(torch.device("cuda"), tmp_path, Console(quiet=True), small=True)
+    assert report.read_record(tmp_path / "cuda.json")["checks"] == checks
+    assert "not yet measured" not in report.cuda_goals(report.read_record(tmp_path / "cuda.json"))
+
+
 def test_a_gpu_run_fills_the_table_in(monkeypatch):
     """The command's whole path with a CUDA that is none: graphs that run what they captured."""
     monkeypatch.setattr(cuda, "captured", lambda call: call)
