@@ -17,7 +17,7 @@ from benchmarks.compare.report.statistics import Difference, paired_difference
 from benchmarks.compare.suite import SUITES
 from benchmarks.compare.tasks import TASKS
 from benchmarks.methods.base import Method
-from benchmarks.methods.entries import ENTRIES, RIVALS, Entry
+from benchmarks.methods.entries import ENTRIES, Entry
 from benchmarks.methods.midas import Midas
 from benchmarks.paper.datasets import paper_data
 from benchmarks.paper.protocol import PUBLISHED
@@ -110,7 +110,7 @@ CARDS: dict[str, Pairs] = {
 def rows_of_the_comparison() -> dict[str, list[Entry]]:
     """Every entry by its name, in each suite that has it, and those that no suite has yet."""
     found: dict[str, list[Entry]] = {}
-    for rows in (*(_entries(suite) for suite in SUITES if suite != "quick"), RIVALS):
+    for rows in (_entries(suite) for suite in SUITES if suite != "quick"):
         for name, entry in rows.items():
             found.setdefault(name, []).append(entry)
     return found

@@ -28,7 +28,8 @@ from benchmarks.compare.suite import SUITES, best_config
 from benchmarks.compare.tasks import TASKS, Split, load_split
 from benchmarks.compare.train import encode, fit
 from benchmarks.methods.base import Method
-from benchmarks.methods.entries import COMPETITION_ENTRIES, LEARNING_RATE
+from benchmarks.methods.entries import LEARNING_RATE
+from benchmarks.methods.suite_entries import COMPETITION_ENTRIES
 from midas_aug.diagnostics import linear_probes
 
 SUITE = "competition"

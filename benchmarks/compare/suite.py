@@ -31,15 +31,9 @@ from benchmarks.compare.tasks import (
 )
 from benchmarks.compare.train import Outcome, train_readings
 from benchmarks.methods.entries import (
-    APART_ENTRIES,
-    CHEAPER_ENTRIES,
-    COMPETITION_BESIDE,
-    COMPETITION_ENTRIES,
+    DECAY,
     ENTRIES,
-    HEADS_ENTRIES,
-    LABEL_ENTRIES,
     LEARNING_RATE,
-    RIVALS_ENTRIES,
     SKILL_ENTRIES,
     Config,
     Entry,
@@ -47,6 +41,19 @@ from benchmarks.methods.entries import (
     config_words,
 )
 from benchmarks.methods.reading import Reading
+from benchmarks.methods.suite_entries import (
+    APART_ENTRIES,
+    CHEAPER_ENTRIES,
+    COMPETITION_BESIDE,
+    COMPETITION_ENTRIES,
+    DECAY_ENTRIES,
+    HEADS_ENTRIES,
+    LABEL_ENTRIES,
+    OLDER_ENTRIES,
+    RIVALS_ENTRIES,
+    RULES_ENTRIES,
+)
+from benchmarks.methods.training import WEIGHT_DECAY
 
 KEPT = RUNS / "compare"
 
@@ -117,14 +124,14 @@ SUITES = {
     ),
     "heads": Suite(
         (*COMPETITION, *OLD),
-        seeds=5,
+        seeds=10,
         tuning_seeds=(1000,),
         first_seed=5000,
         entries=HEADS_ENTRIES,
     ),
     "longer": Suite(
         ("kanji-long",),
-        seeds=3,
+        seeds=5,
         tuning_seeds=(1000,),
         first_seed=8000,
         entries=HEADS_ENTRIES,
@@ -133,7 +140,7 @@ SUITES = {
     ),
     "rivals": Suite(
         (*COMPETITION, *OLD),
-        seeds=3,
+        seeds=5,
         tuning_seeds=(1000,),
         first_seed=9000,
         entries=RIVALS_ENTRIES,
@@ -156,9 +163,36 @@ SUITES = {
         borrowed=("late-fusion", "joint", "plain-swap", "skill-heads"),
         lender="heads",
     ),
+    "older-rivals": Suite(
+        ("kanji", "kanji3", "kanji-words"),
+        seeds=5,
+        tuning_seeds=(1000,),
+        first_seed=13000,
+        entries=OLDER_ENTRIES,
+        borrowed=("joint", "plain-swap", "midas", "skill-heads"),
+        lender="heads",
+    ),
+    "rules": Suite(
+        ("kanji", "kanji3", "kanji-words", "openmoji", "brca"),
+        seeds=5,
+        tuning_seeds=(1000,),
+        first_seed=14000,
+        entries=RULES_ENTRIES,
+        borrowed=("late-fusion", "joint", "plain-swap", "skill-heads"),
+        lender="heads",
+    ),
+    "decay": Suite(
+        ("kanji", "kanji-words"),
+        seeds=5,
+        tuning_seeds=(1000,),
+        first_seed=15000,
+        entries=DECAY_ENTRIES,
+        borrowed=("late-fusion", "joint", "plain-swap", "midas", "skill-heads"),
+        lender="heads",
+    ),
     "cheaper": Suite(
         ("kanji", "kanji-words", "openmoji"),
-        seeds=3,
+        seeds=5,
         first_seed=6000,
         entries=CHEAPER_ENTRIES,
     ),
@@ -311,6 +345,7 @@ class Job:
             {name: job.reading for name, job in jobs.items()},
             epochs=task.epochs,
             learning_rate=task.kind.rate * float(config[LEARNING_RATE]),
+            weight_decay=float(config.get(DECAY, WEIGHT_DECAY)),
             seed=self.seed,
             augment=task.augment,
             kind=task.kind,
@@ -406,6 +441,8 @@ def tuning_jobs(folder: Path, task: str, entry: str, seeds: Sequence[int]) -> li
         return tuning_jobs(folder.parent / suite.lender, task, entry, seeds)
     task = TASKS[task].tuned_as or task
     spec = entries_of(folder)[entry]
+    if not spec.tuned:
+        return []
     start = _start(folder, task, entry, seeds)
     return [
         Job(folder, task, entry, tuple({**start, **config}.items()), seed, "tune", modality)

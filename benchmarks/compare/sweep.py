@@ -40,7 +40,8 @@ from benchmarks.compare.advice import load, trained_on
 from benchmarks.compare.augment import RandomCrop, WordDropout
 from benchmarks.compare.tasks import TASKS, Task, load_split
 from benchmarks.compare.train import train
-from benchmarks.methods.entries import COMPETITION_LEADERS, LEARNING_RATE
+from benchmarks.methods.entries import LEARNING_RATE
+from benchmarks.methods.suite_entries import COMPETITION_LEADERS
 
 PUBLISHED = RESULTS / "sweep"
 OUT = RUNS / "compare" / "sweep"

@@ -13,9 +13,17 @@ from benchmarks.common.model import Features, LateFusion
 from benchmarks.compare.augment import BatchAugment, InputAugment
 from benchmarks.compare.encoders import WIDTH, build_encoder
 from benchmarks.compare.tasks import Rows, Split
-from benchmarks.methods.base import EncodedRows, Method, Setting
+from benchmarks.methods.base import EncodedRows, FitApart, Method, Setting
+from benchmarks.methods.late_fusion import LateFusionOfUnimodal
 from benchmarks.methods.reading import Reading
-from benchmarks.methods.training import BATCH_SIZE, Best, batch_places, build_optimizer, keep_only
+from benchmarks.methods.training import (
+    BATCH_SIZE,
+    WEIGHT_DECAY,
+    Best,
+    batch_places,
+    build_optimizer,
+    keep_only,
+)
 from midas_aug.functional import gather_rows
 
 DECAY_AT = 5 / 7  # of the epochs: the paper's StepLR(50) of 70
@@ -101,11 +109,12 @@ def train_readings(
     learning_rate: float,
     seed: int,
     test: bool,
+    weight_decay: float = WEIGHT_DECAY,
     augment: Mapping[str, InputAugment] | None = None,
     kind: Kind = CLASSES,
 ) -> dict[str, Outcome]:
     """One training, scored in each way to read its model; each selects an epoch of its own."""
-    run = _run(method, split, readings, epochs, learning_rate, seed, augment, kind)
+    run = _run(method, split, readings, epochs, learning_rate, seed, augment, kind, weight_decay)
     outcomes = {}
     for name, best in run.best.items():
         reading = readings[name]
@@ -191,6 +200,7 @@ def _run(
     seed: int,
     augment: Mapping[str, InputAugment] | None,
     kind: Kind,
+    weight_decay: float = WEIGHT_DECAY,
 ) -> _Run:
     model = build_model(split, seed, kind)
     rows, labels, present = split.training
@@ -201,9 +211,10 @@ def _run(
         kind=kind,
         present=present,
         present_validation=split.validation.present,
+        fit_apart=_apart(split.training, epochs, learning_rate, seed, augment),
     )
     method.setup(model, setting, torch.Generator().manual_seed(seed + 1_000_000))
-    optimizer = build_optimizer(model, method, learning_rate)
+    optimizer = build_optimizer(model, method, learning_rate, weight_decay)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(DECAY_AT * epochs)))
     order = torch.Generator().manual_seed(seed)
     augmented = BatchAugment(augment, seed)
@@ -244,6 +255,35 @@ def _run(
             method.on_validation(*validation)
         seconds += time.process_time() - started
     return _Run(model, best, steps, seconds)
+
+
+def _apart(
+    rows: Rows,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    augment: Mapping[str, InputAugment] | None,
+) -> FitApart:
+    """Models of one modality each, trained as the run is; a fifth of the rows selects the epoch."""
+
+    def take(chosen: Tensor) -> Rows:
+        return Rows(gather_rows(rows.inputs, chosen), rows.labels[chosen])
+
+    def fit_apart(training: Tensor, held_out: Tensor) -> Features:
+        selects = torch.arange(len(training)) % 5 == 0
+        parts = Split(take(training[~selects]), take(training[selects]), take(held_out))
+        fitted = fit(
+            LateFusionOfUnimodal(),
+            parts,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            seed=seed,
+            augment=augment,
+        )
+        with torch.no_grad():
+            return fitted.model.classify(encode(fitted.model, parts.test))
+
+    return fit_apart
 
 
 def _repaired(rows: Mapping[str, Tensor], sources: Tensor | None) -> Mapping[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,11 @@ class EncodedRows(NamedTuple):
     labels: Tensor
 
 
+# ``(training, held_out) -> logits`` by modality: models trained apart on the first training rows,
+# and what they say of the second.
+FitApart: TypeAlias = Callable[[Tensor, Tensor], Features]
+
+
 class Setting(NamedTuple):
     """What a method may know of the run from the start: nothing of validation or test rows."""
 
@@ -27,6 +32,7 @@ class Setting(NamedTuple):
     kind: Kind = CLASSES  # of the labels
     present: Tensor | None = None  # (N, M) bool: the modalities that a row has; None for all
     present_validation: Tensor | None = None  # of the validation rows
+    fit_apart: FitApart | None = None  # where the loop can
 
     @property
     def num_rows(self) -> int:

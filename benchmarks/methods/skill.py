@@ -47,8 +47,14 @@ class Skill(Method):
         self.confidence = self.augment.confidence
 
     def loss(self, features: Features, labels: Tensor) -> Tensor:
-        out = self.augment(features, labels, generator=self.generator, present=self.present)
         unimodal = self.model.classify(features)
+        out = self.augment(
+            features,
+            labels,
+            unimodal_logits=unimodal,
+            generator=self.generator,
+            present=self.present,
+        )
         loss: Tensor = self.criterion(self.model.fuse(out), out, unimodal_logits=unimodal)
         return loss
 

@@ -16,13 +16,18 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 
 
-def build_optimizer(model: LateFusion, method: Method, learning_rate: float) -> torch.optim.SGD:
+def build_optimizer(
+    model: LateFusion,
+    method: Method,
+    learning_rate: float,
+    weight_decay: float = WEIGHT_DECAY,
+) -> torch.optim.SGD:
     """The paper's SGD over the model and over what the method trains beside it."""
     parameters = [*model.parameters()]
     for module in method.extra_modules():
         parameters += module.parameters()
     return torch.optim.SGD(
-        parameters, lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+        parameters, lr=learning_rate, momentum=MOMENTUM, weight_decay=weight_decay
     )
 
 

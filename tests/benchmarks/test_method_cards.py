@@ -9,16 +9,8 @@ from benchmarks.common.records import RESULTS
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.report.statistics import Difference
 from benchmarks.compare.suite import SUITES
-from benchmarks.methods.entries import (
-    APART_ENTRIES,
-    CHEAPER_ENTRIES,
-    COMPETITION_ENTRIES,
-    ENTRIES,
-    HEADS_ENTRIES,
-    LABEL_ENTRIES,
-    RIVALS,
-    SKILL_ENTRIES,
-)
+from benchmarks.methods.entries import ENTRIES
+from benchmarks.methods.suite_entries import RIVALS
 from benchmarks.paper.protocol import PROTOCOLS, PUBLISHED
 from docs import cards
 from midas_aug import recipes
@@ -40,17 +32,7 @@ def sections() -> dict[str, str]:
 
 
 def test_every_entry_of_the_comparison_has_a_card():
-    suites = (
-        ENTRIES,
-        SKILL_ENTRIES,
-        COMPETITION_ENTRIES,
-        HEADS_ENTRIES,
-        CHEAPER_ENTRIES,
-        LABEL_ENTRIES,
-        APART_ENTRIES,
-        RIVALS,
-    )
-    entries = {name for suite in suites for name in suite}
+    entries = {name for suite in SUITES.values() for name in suite.entries or ENTRIES}
     assert entries == {ours for pairs in cards.CARDS.values() for ours, _ in pairs} - {
         cards.NO_HARM
     }

@@ -26,7 +26,7 @@ from benchmarks.compare.report.tables import (
     scores,
 )
 from benchmarks.compare.tasks import COMPETITION, TASKS
-from benchmarks.methods.entries import RIVALS
+from benchmarks.methods.suite_entries import OLDER, RIVALS, RULES
 
 Runs = Mapping[str, TaskRuns]
 
@@ -74,6 +74,30 @@ RIVALS_PAIRS: Pairs = (
     ),
     *(("midas", theirs) for theirs in ("joint", "plain-swap", *RIVALS)),
 )
+OLDER_PAIRS: Pairs = (
+    *((CANDIDATE, theirs) for theirs in ("joint", "plain-swap", "midas", *OLDER)),
+    *(("midas", theirs) for theirs in ("joint", "plain-swap", *OLDER)),
+)
+RULES_PAIRS: Pairs = (
+    *((rule, "skill-heads") for rule in RULES),
+    *((f"{rule}-fitted-heads", CANDIDATE) for rule in RULES),
+    *((f"{rule}-fitted-heads", "late-fusion-fitted") for rule in RULES),
+    *((rule, "joint") for rule in ("skill-heads", *RULES)),
+)
+DECAY_PAIRS: Pairs = (
+    *(
+        (f"{name}-decay", name)
+        for name in ("late-fusion", "joint", "plain-swap", "midas", "skill-heads")
+    ),
+    ("joint-decay", "unimodal-image"),
+    *((f"{name}-decay", "joint-decay") for name in ("plain-swap", "midas", "skill-heads")),
+    ("midas-decay", "plain-swap-decay"),
+    ("skill-heads-decay", "midas-decay"),
+    *(
+        ("skill-heads-decay-fitted-heads", theirs)
+        for theirs in ("joint-decay", "plain-swap-decay", "midas-decay", "late-fusion-decay-fitted")
+    ),
+)
 CHEAPER_PAIRS: Pairs = (
     *((ours, "midas") for ours in ("midas-one", "midas-every-2", "midas-every-4")),
     *((ours, "joint") for ours in ("midas", "midas-one", "midas-every-2", "midas-every-4")),
@@ -111,6 +135,9 @@ FAMILIES = {
     "augmented": Family(AUGMENTED_PAIRS, candidate=CANDIDATE, competing=None),
     "longer": Family(HEADS_PAIRS, candidate=CANDIDATE, competing=("kanji-long",)),
     "apart": Family(APART_PAIRS),
+    "older-rivals": Family(OLDER_PAIRS),
+    "rules": Family(RULES_PAIRS),
+    "decay": Family(DECAY_PAIRS),
     "cheaper": Family(CHEAPER_PAIRS),
 }
 

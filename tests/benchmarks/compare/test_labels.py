@@ -17,7 +17,7 @@ from benchmarks.compare.report.family import LABEL_PAIRS
 from benchmarks.compare.tasks import LABELS, TASKS, Rows, Split, draw_present, load_split
 from benchmarks.compare.train import encode, train
 from benchmarks.methods.base import Method
-from benchmarks.methods.entries import LABEL_ENTRIES
+from benchmarks.methods.suite_entries import LABEL_ENTRIES
 
 # ---------------------------------------------------------------- data
 

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.common.kinds import CLASSES, NUMBER, TAGS, Kind
 from benchmarks.methods.base import EncodedRows, Method, Setting
-from benchmarks.methods.entries import LABEL_ENTRIES
 from benchmarks.methods.midas import Midas
+from benchmarks.methods.suite_entries import LABEL_ENTRIES
 from tests.benchmarks.methods.helpers import tiny_model, tiny_rows
 
 KINDS = (CLASSES, TAGS, NUMBER)

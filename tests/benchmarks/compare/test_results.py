@@ -11,13 +11,12 @@ from benchmarks.compare.report import family, tables
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.report.statistics import paired_difference
 from benchmarks.compare.tasks import TASKS
-from benchmarks.methods.entries import (
+from benchmarks.methods.entries import ENTRIES, SKILL_ENTRIES
+from benchmarks.methods.suite_entries import (
     COMPETITION_ENTRIES,
     COMPETITION_LAST,
     COMPETITION_LATER,
-    ENTRIES,
     RIVALS,
-    SKILL_ENTRIES,
 )
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"

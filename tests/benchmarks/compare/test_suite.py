@@ -19,14 +19,8 @@ from benchmarks.compare import kept, suite
 from benchmarks.compare.report import family, write_report
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.tasks import COMPARE, REAL, TASKS, Task
-from benchmarks.methods.entries import (
-    COMPETITION_ENTRIES,
-    ENTRIES,
-    FOUR_RATES,
-    HEADS_ENTRIES,
-    LEARNING_RATE,
-    SKILL_ENTRIES,
-)
+from benchmarks.methods.entries import ENTRIES, FOUR_RATES, LEARNING_RATE, SKILL_ENTRIES
+from benchmarks.methods.suite_entries import COMPETITION_ENTRIES, HEADS_ENTRIES
 from midas_aug.diagnostics import diagnose
 from tests.helpers import planted
 

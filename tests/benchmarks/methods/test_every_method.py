@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from benchmarks.methods.agm import AGM
 from benchmarks.methods.amco import AMCo
 from benchmarks.methods.base import Method
-from benchmarks.methods.entries import RIVALS
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
 from benchmarks.methods.lemda import LeMDA
 from benchmarks.methods.lfm import LFM
@@ -24,6 +23,7 @@ from benchmarks.methods.ogm import OGM
 from benchmarks.methods.opm import OPM
 from benchmarks.methods.powmix import PowMix
 from benchmarks.methods.smv import SMV
+from benchmarks.methods.suite_entries import RIVALS
 from benchmarks.methods.unimodal_losses import UnimodalLosses
 from tests.benchmarks.methods.helpers import (
     encoded,
