@@ -4,6 +4,7 @@ All arithmetic of the package is torch. An array that comes as NumPy is viewed a
 way in (no copy) and as NumPy again on the way out.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias, TypeGuard, TypeVar, overload
 
@@ -45,8 +46,28 @@ def as_tensor(value: Array, name: str) -> Tensor:
         return torch.from_numpy(value if native else value.astype(value.dtype.newbyteorder("=")))
     raise MidasAugError(
         f"expected {name} to be a torch tensor or a NumPy array, got {type(value).__name__}; "
-        "convert it with torch.as_tensor or numpy.asarray"
+        + _way_to_array(value)
     )
+
+
+def _way_to_array(value: Any) -> str:
+    """What to do about something that is no array."""
+    if isinstance(value, Mapping):
+        return f"pass the array under one of its keys, {', '.join(map(repr, value))}"
+    if hasattr(value, "_fields"):
+        return f"pass the array in one of its fields, {', '.join(value._fields)}"
+    if isinstance(value, list | tuple | int | float):
+        return "convert it with torch.as_tensor or numpy.asarray"
+    return "pass the array itself"
+
+
+def check_in_order(values: Any, name: str) -> None:
+    """Raise if ``values``, one a modality, come by name where only their order is known."""
+    if isinstance(values, Mapping):
+        raise MidasAugError(
+            f"expected {name} in the order of the modalities, got a {type(values).__name__}; pass "
+            f"list({name}.values())"
+        )
 
 
 def as_labels(value: Array, name: str, *, ndim: int = 1) -> Tensor:

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from midas_aug._arrays import Array, ArrayT, as_labels, as_scores, as_tensor, check_shape, like
+from midas_aug._arrays import (
+    Array,
+    ArrayT,
+    as_labels,
+    as_scores,
+    as_tensor,
+    check_in_order,
+    check_shape,
+    like,
+)
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_label_range
 
@@ -60,7 +69,7 @@ def fit_fusion_weights(parts: ArrayT | Sequence[ArrayT], labels: Array) -> Array
     first: ArrayT = parts[0] if isinstance(parts, Sequence) and parts else parts  # type: ignore[assignment]
     scores = _stacked(parts)
     classes = as_labels(labels, "labels").to(scores.device)
-    check_shape(classes, (len(scores),), "labels", "one a row of the parts")
+    check_shape(classes, (len(scores),), "labels", "one a row of the parts, (N, M, C)")
     check_label_range(classes, scores.shape[2])
     kept = classes >= 0
     scores, classes = scores[kept], classes[kept]
@@ -157,6 +166,7 @@ def _wide(scores: Tensor) -> torch.dtype:
 
 def _stacked(parts: Array | Sequence[Array]) -> Tensor:
     """The parts as one finite tensor ``(N, M, C)``."""
+    check_in_order(parts, "parts")
     if isinstance(parts, Sequence):
         if not parts:
             raise MidasAugError("expected a part for each modality, got none; pass M of (N, C)")

@@ -12,12 +12,13 @@ from midas_aug._arrays import (
     as_labels,
     as_scores,
     as_tensor,
+    check_in_order,
     check_rows,
     check_shape,
     like,
 )
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.plan import SwapPlan
+from midas_aug.functional.plan import SwapPlan, check_is_plan
 
 __all__ = ["Similarity", "each_block_weights", "hard_sample_weights"]
 
@@ -61,6 +62,8 @@ def hard_sample_weights(
         >>> hard_sample_weights([ears, eyes], plan)  # the eyes are replaced by their likes
         tensor([2.])
     """
+    check_is_plan(plan)
+    check_in_order(features, "features")
     source = as_labels(plan.source, "plan.source", ndim=2)
     anchor = as_labels(plan.anchor, "plan.anchor")
     if len(features) != source.shape[1]:

@@ -221,13 +221,18 @@ def aligned_rows(
     return SwapPlan(*(torch.cat(parts) for parts in zip(aligned, swapped, strict=True))), n_labelled
 
 
-def check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan:
-    """View a plan as tensors on the labels' device, and drop rows that touch an ignored one."""
+def check_is_plan(plan: object) -> None:
+    """Raise unless ``plan`` is one."""
     if not isinstance(plan, SwapPlan):
         raise MidasAugError(
             f"expected plan to be a SwapPlan, got {type(plan).__name__}; pass out.plan, or what "
             "midas_aug.functional.plan_swaps gave"
         )
+
+
+def check_plan(plan: SwapPlan, labels: Tensor, num_modalities: int) -> SwapPlan:
+    """View a plan as tensors on the labels' device, and drop rows that touch an ignored one."""
+    check_is_plan(plan)
     source = as_labels(plan.source, "plan.source", ndim=2)
     anchor = as_labels(plan.anchor, "plan.anchor")
     valid = as_tensor(plan.valid, "plan.valid").bool()

@@ -143,6 +143,8 @@ def test_half_precision_is_fitted_in_full_and_nothing_has_a_gradient():
     ("parts", "labels", "words"),
     [
         ([], torch.zeros(2).long(), ("a part for each modality", "none")),
+        ({"a": torch.zeros(2, 3)}, torch.zeros(2).long(), ("dict", "list(parts.values())")),
+        (torch.zeros(2, 6, 3), torch.zeros(6).long(), ("labels", "(6,)", "(N, M, C)")),
         (torch.zeros(2, 3), torch.zeros(2).long(), ("3 axes", "(2, 3)")),
         ([torch.zeros(2, 3), torch.zeros(2, 4)], torch.zeros(2).long(), ("parts[1]", "(2, 4)")),
         (torch.zeros(2, 1, 3), torch.zeros(3).long(), ("labels", "(3,)")),

@@ -176,6 +176,22 @@ def test_weights_refuse_a_plan_that_does_not_fit_itself(
     assert_helpful(str(error.value), *received)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "received"), [(torch.tensor([[0, 1]]), "Tensor"), (None, "NoneType")]
+)
+def test_weights_refuse_what_is_no_plan(wrong: Any, received: str) -> None:
+    with pytest.raises(MidasAugError) as error:
+        F.hard_sample_weights([torch.ones(2, 3)] * 2, wrong)
+    assert_helpful(str(error.value), received, "out.plan")
+
+
+def test_weights_refuse_features_by_name() -> None:
+    named: Any = {"ears": torch.ones(2, 3), "eyes": torch.ones(2, 3)}
+    with pytest.raises(MidasAugError) as error:
+        F.hard_sample_weights(named, _plan([[0, 1]], [0], "torch"))
+    assert_helpful(str(error.value), "dict", "list(features.values())")
+
+
 @own.both_libraries
 def test_weights_refuse_an_unknown_similarity(library: Library) -> None:
     features = [as_library(np.ones((2, 3)), "float32", library)[0]] * 2

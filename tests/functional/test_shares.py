@@ -548,3 +548,18 @@ def test_a_label_that_is_no_class_is_refused(library: Library) -> None:
     with pytest.raises(MidasAugError) as error:
         F.soft_targets(labels[:, None], _zeros(library, 2, 1), 3)
     assert_helpful(str(error.value), "7", "3")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "way"),
+    [
+        ({"a": torch.rand(2), "b": torch.rand(2)}, "under one of its keys, 'a', 'b'"),
+        (F.SwapPlan(*[torch.zeros(1)] * 3), "in one of its fields, source, anchor, valid"),
+        ([[0.5, 0.5]], "torch.as_tensor"),
+        (None, "pass the array itself"),
+    ],
+)
+def test_what_is_no_array_is_told_how_to_be_one(wrong: Any, way: str) -> None:
+    with pytest.raises(MidasAugError) as error:
+        F.label_shares(wrong, torch.tensor([[0, 1]]))
+    assert_helpful(str(error.value), type(wrong).__name__, way)

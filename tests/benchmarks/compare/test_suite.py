@@ -19,7 +19,7 @@ from benchmarks.compare import kept, suite
 from benchmarks.compare.report import family, write_report
 from benchmarks.compare.report.runs import load_runs
 from benchmarks.compare.tasks import COMPARE, REAL, TASKS, Task
-from benchmarks.methods.entries import ENTRIES, FOUR_RATES, LEARNING_RATE, SKILL_ENTRIES
+from benchmarks.methods.entries import DECAY, ENTRIES, FOUR_RATES, LEARNING_RATE, SKILL_ENTRIES
 from benchmarks.methods.suite_entries import COMPETITION_ENTRIES, HEADS_ENTRIES
 from midas_aug.diagnostics import diagnose
 from tests.helpers import planted
@@ -492,6 +492,39 @@ def test_tuning_runs_are_those_of_the_leader_alone(tmp_path, monkeypatch):
     job = suite.Job(tmp_path / "competition", "tiny", "joint", rate, 1000, "tune")
     job.run()
     assert [file.name for file in tmp_path.rglob("*.json")] == [job.file.name]
+
+
+def test_a_tuned_decay_goes_with_the_rate_that_was_tuned_before(tmp_path):
+    stages = suite.stages("decay", tmp_path)
+    for chosen in (LEARNING_RATE, DECAY):
+        _, jobs = next(stages)
+        assert {job.task for job in jobs} == {"kanji"}
+        assert {job.folder.name for job in jobs} == {
+            "heads" if chosen == LEARNING_RATE else "decay"
+        }
+        finish(jobs, lambda job, chosen=chosen: dict(job.config)[chosen])
+    _, jobs = next(stages)
+    for job in jobs:
+        decays = "decay" in job.entry or job.entry == "unimodal"
+        assert dict(job.config) == {LEARNING_RATE: 0.2} | ({DECAY: 0.01} if decays else {})
+
+
+def test_a_job_trains_with_its_decay(tmp_path, monkeypatch):
+    asked = []
+    train = suite.train_readings
+
+    def noted(*arguments, **options):
+        asked.append((options["learning_rate"], options["weight_decay"]))
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(suite, "train_readings", noted)
+    monkeypatch.setitem(TASKS, "tiny", Task("digits", ("fou", "mor"), epochs=1, weight=1))
+    for entry, config in (
+        ("joint", {LEARNING_RATE: 0.03}),
+        ("joint-decay", {LEARNING_RATE: 0.03, DECAY: 0.01}),
+    ):
+        suite.Job(tmp_path / "decay", "tiny", entry, tuple(config.items()), 1, "tune").run()
+    assert asked == [(0.03, 1e-4), (0.03, 0.01)]
 
 
 @pytest.fixture

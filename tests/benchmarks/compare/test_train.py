@@ -7,8 +7,10 @@ import torch
 
 from benchmarks.compare.encoders import WIDTH, build_encoder
 from benchmarks.compare.tasks import Rows, Split
-from benchmarks.compare.train import build_model, encode, train
+from benchmarks.compare.train import build_model, encode, train, train_readings
 from benchmarks.methods.base import EpochRows, Method
+from benchmarks.methods.reading import Reading
+from benchmarks.methods.training import WEIGHT_DECAY
 
 
 def toy_split(rows=90, seed=0):
@@ -39,6 +41,60 @@ def test_a_run_learns_and_a_seed_decides_everything():
     assert first.test["accuracy"] > 0.8
     assert without_time(first) == without_time(again)
     assert without_time(first) != without_time(other)
+
+
+def test_weight_decay_is_that_of_the_run():
+    def size(weight_decay):
+        seen = []
+
+        @dataclass
+        class Looked(Method):
+            def on_epoch_end(self, epoch):
+                seen.append(sum(w.detach().square().sum().item() for w in self.model.parameters()))
+
+        train_readings(
+            Looked(),
+            toy_split(),
+            {"": Reading()},
+            epochs=2,
+            learning_rate=0.05,
+            seed=0,
+            test=False,
+            weight_decay=weight_decay,
+        )
+        return seen[-1]
+
+    assert size(WEIGHT_DECAY) == size(1e-4)
+    assert size(0.1) < 0.9 * size(0.0)
+
+
+def test_models_that_are_trained_apart_see_their_rows_alone():
+    """Rows that are held out, or in neither part, could hold anything."""
+
+    def fitted(split):
+        @dataclass
+        class Asks(Method):
+            def setup(self, model, setting, generator):
+                super().setup(model, setting, generator)
+                self.logits = setting.fit_apart(torch.arange(40), torch.arange(60, 90))
+
+        method = Asks()
+        run(method, split, epochs=1)
+        return method.logits
+
+    split = toy_split()
+    logits = fitted(split)
+    assert set(logits) == {"a", "b"}
+    assert logits["a"].shape == (30, 3)
+    labels = split.training.labels
+    assert (logits["a"].argmax(dim=1) == labels[60:]).float().mean() > 0.5
+    changed = labels.clone()
+    changed[40:] = 0
+    inputs = {name: values.clone() for name, values in split.training.inputs.items()}
+    for values in inputs.values():
+        values[40:60] = 7
+    again = fitted(split._replace(training=Rows(inputs, changed)))
+    assert all(torch.equal(logits[name], again[name]) for name in logits)
 
 
 def test_test_rows_are_scored_only_on_request():
