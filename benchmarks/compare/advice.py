@@ -110,6 +110,7 @@ def trained_on(task: Task, split: Split, config: Config, seed: int) -> Trained:
         learning_rate=float(config[LEARNING_RATE]),
         seed=seed,
         augment=task.augment or None,
+        speed=task.speed,
     )
     parts = {
         name: Encoded(encode(fitted.model, rows), rows.labels)

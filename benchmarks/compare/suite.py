@@ -341,13 +341,14 @@ class Job:
         config = dict(self.config)
         outcomes = train_readings(
             entry.build(config),
-            load_split(task.dataset, modalities, self.seed, task.rows, task.missing),
+            load_split(task.dataset, modalities, self.seed, task.rows, task.missing, task.common),
             {name: job.reading for name, job in jobs.items()},
             epochs=task.epochs,
             learning_rate=task.kind.rate * float(config[LEARNING_RATE]),
             weight_decay=float(config.get(DECAY, WEIGHT_DECAY)),
             seed=self.seed,
             augment=task.augment,
+            speed=task.speed,
             kind=task.kind,
             test=self.phase == "test",
         )

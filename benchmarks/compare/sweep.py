@@ -64,6 +64,9 @@ CELLS: dict[str, Task] = {
     "4000 rows": replace(BASE, rows=4000),
     "15 epochs": replace(BASE, epochs=15),
     "60 epochs": replace(BASE, epochs=60),
+    **{f"words of {rows} rows": replace(BASE, common=rows) for rows in (2, 5)},
+    "meanings at ⅓": replace(BASE, speed={"meanings": 1 / 3}),
+    "picture at ⅓": replace(BASE, speed={"image": 1 / 3}),
 }
 MEMORISED = "memorised.meanings"
 KEPT = (foretell.SCORE, "memorised.image", MEMORISED, "accuracy", "late_fusion")
@@ -85,7 +88,9 @@ def run(key: Key) -> Record:
     """Diagnose joint training, and score it and the other trainings on the test rows."""
     torch.set_num_threads(1)
     task = CELLS[key.cell]
-    split = load_split(task.dataset, task.modalities, key.seed, task.rows)
+    split = load_split(
+        task.dataset, task.modalities, key.seed, task.rows, task.missing, task.common
+    )
     joint = trained_on(task, split, {LEARNING_RATE: RATE}, key.seed)
     scores = joint.diagnosed("validation").scores
     rows = joint.parts["test"]
@@ -98,6 +103,7 @@ def run(key: Key) -> Record:
             learning_rate=RATE,
             seed=key.seed,
             augment=task.augment,
+            speed=task.speed,
             test=True,
         )
         test[method] = (outcome.test or {})["accuracy"]

@@ -30,6 +30,8 @@ class Task:
         group: The suite whose tasks these are.
         kind: Of the labels.
         missing: How often a modality of a row is missing; see `draw_present`.
+        common: How many training rows have a word, at least; rarer ones are left out.
+        speed: Factor of the gradients of a modality's encoder; 1 for those that are not named.
     """
 
     dataset: str
@@ -42,6 +44,8 @@ class Task:
     group: str = "compare"
     kind: Kind = CLASSES
     missing: float = 0.0
+    common: int = 1
+    speed: Mapping[str, float] = field(default_factory=dict)
 
 
 KANJI_CROP = RandomCrop(smallest=0.5)  # a mirrored character is none
@@ -181,11 +185,12 @@ def load_split(
     seed: int,
     rows: int | None = None,
     missing: float = 0.0,
+    common: int = 1,
 ) -> Split:
     """The split of a seed: 60/20/20, stratified or by group (`compare.data.splits`).
 
     Where modalities are missing, numbers are standardised by, and vocabularies made of, the
-    training rows that have the modality.
+    training rows that have the modality. Words in fewer than ``common`` training rows are left out.
     """
     dataset = _dataset(dataset_name) if rows is None else draw_rows(_dataset(dataset_name), rows)
     parts = data.split(dataset, seed)
@@ -197,10 +202,10 @@ def load_split(
     for place, name in enumerate(modalities):
         values, training = dataset.inputs[name], parts[0]
         if present is None:
-            inputs[name] = _prepared(values, training)
+            inputs[name] = _prepared(values, training, common)
             continue
         has = present[:, place]
-        prepared = _prepared(values, training[has.numpy()[training]])
+        prepared = _prepared(values, training[has.numpy()[training]], common)
         inputs[name] = torch.where(has.view(-1, *[1] * (prepared.ndim - 1)), prepared, 0)
     return Split(
         *(
@@ -249,17 +254,18 @@ def draw_rows(dataset: data.Dataset, rows: int) -> data.Dataset:
     )
 
 
-def _prepared(values: NDArray[Any], training: NDArray[np.int64]) -> Tensor:
+def _prepared(values: NDArray[Any], training: NDArray[np.int64], common: int) -> Tensor:
     """Standardised numbers (bytes are those of a picture), or symbols numbered anew."""
     if np.issubdtype(values.dtype, np.signedinteger):
-        return _known(values, training)
+        return _known(values, training, common)
     return _standardised(values, training)
 
 
-def _known(values: NDArray[Any], training: NDArray[np.int64]) -> Tensor:
-    """Symbols in the training rows, from 1 in their old order; 0 for none and for all others."""
-    vocabulary = np.unique(values[training])
-    vocabulary = vocabulary[vocabulary > 0]
+def _known(values: NDArray[Any], training: NDArray[np.int64], common: int) -> Tensor:
+    """Symbols of enough training rows, from 1 in their old order; 0 for none and for all others."""
+    once_a_row = [np.unique(row) for row in values[training]]
+    vocabulary, rows = np.unique(np.concatenate(once_a_row), return_counts=True)
+    vocabulary = vocabulary[(vocabulary > 0) & (rows >= common)]
     number = np.zeros(int(values.max(initial=0)) + 1, np.int64)
     number[vocabulary] = np.arange(1, len(vocabulary) + 1)
     return torch.from_numpy(number[values])

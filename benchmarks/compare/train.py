@@ -83,6 +83,7 @@ def train(
     seed: int,
     test: bool,
     augment: Mapping[str, InputAugment] | None = None,
+    speed: Mapping[str, float] | None = None,
     kind: Kind = CLASSES,
 ) -> Outcome:
     """`fit`, then score; the test rows only with ``test=True``, once."""
@@ -95,6 +96,7 @@ def train(
         seed=seed,
         test=test,
         augment=augment,
+        speed=speed,
         kind=kind,
     )
     return outcomes[""]
@@ -111,10 +113,22 @@ def train_readings(
     test: bool,
     weight_decay: float = WEIGHT_DECAY,
     augment: Mapping[str, InputAugment] | None = None,
+    speed: Mapping[str, float] | None = None,
     kind: Kind = CLASSES,
 ) -> dict[str, Outcome]:
     """One training, scored in each way to read its model; each selects an epoch of its own."""
-    run = _run(method, split, readings, epochs, learning_rate, seed, augment, kind, weight_decay)
+    run = _run(
+        method,
+        split,
+        readings,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        seed=seed,
+        augment=augment,
+        speed=speed,
+        kind=kind,
+    )
     outcomes = {}
     for name, best in run.best.items():
         reading = readings[name]
@@ -161,6 +175,7 @@ def fit(
     learning_rate: float,
     seed: int,
     augment: Mapping[str, InputAugment] | None = None,
+    speed: Mapping[str, float] | None = None,
 ) -> Fitted:
     """Train with SGD and one drop of the learning rate, as the paper does.
 
@@ -176,8 +191,18 @@ def fit(
         learning_rate: Of SGD, up to `DECAY_AT`; a tenth from there.
         seed: See above.
         augment: Of the inputs of training batches, by modality. None: they stay as they are.
+        speed: Factors of the gradients of encoders, by modality.
     """
-    run = _run(method, split, {"": Reading()}, epochs, learning_rate, seed, augment, CLASSES)
+    run = _run(
+        method,
+        split,
+        {"": Reading()},
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+        augment=augment,
+        speed=speed,
+    )
     run.best[""].restore(run.model, method)
     return Fitted(run.model, run.best[""].epoch, run.steps, run.seconds)
 
@@ -195,12 +220,14 @@ def _run(
     method: Method,
     split: Split,
     readings: Mapping[str, Reading],
+    *,
     epochs: int,
     learning_rate: float,
     seed: int,
-    augment: Mapping[str, InputAugment] | None,
-    kind: Kind,
     weight_decay: float = WEIGHT_DECAY,
+    augment: Mapping[str, InputAugment] | None,
+    speed: Mapping[str, float] | None,
+    kind: Kind = CLASSES,
 ) -> _Run:
     model = build_model(split, seed, kind)
     rows, labels, present = split.training
@@ -237,6 +264,7 @@ def _run(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             method.after_backward()
+            _scale_gradients(model, speed or {})
             optimizer.step()
             method.after_step()
             steps += 1
@@ -255,6 +283,14 @@ def _run(
             method.on_validation(*validation)
         seconds += time.process_time() - started
     return _Run(model, best, steps, seconds)
+
+
+def _scale_gradients(model: LateFusion, speed: Mapping[str, float]) -> None:
+    """Let an encoder learn faster or slower than the rest of the model."""
+    for name in speed.keys() & set(model.modalities):
+        for weight in model.encoders[name].parameters():
+            if weight.grad is not None:
+                weight.grad.mul_(speed[name])
 
 
 def _apart(

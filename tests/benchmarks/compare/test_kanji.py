@@ -250,3 +250,15 @@ def test_a_model_has_a_vector_for_each_known_symbol(planted):
     model = build_model(split, 0)
     vectors = model.encoders["meanings"][0].vectors
     assert vectors.num_embeddings == 1 + 2 + len(split.training.labels)
+
+
+def test_words_of_fewer_training_rows_are_left_out(planted):
+    """Every row has a word of its own, and one of two that many have."""
+    whole = load_split("planted", ("image", "meanings"), 0)
+    common = load_split("planted", ("image", "meanings"), 0, common=2)
+    known = set(common.training.inputs["meanings"].flatten().tolist())
+    assert known == {0, 1, 2}
+    rows = common.training.inputs["meanings"]
+    assert ((rows > 0).sum(dim=1) < (whole.training.inputs["meanings"] > 0).sum(dim=1)).all()
+    for word in (1, 2):
+        assert (rows == word).any(dim=1).sum() >= 2

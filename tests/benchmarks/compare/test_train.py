@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.compare.encoders import WIDTH, build_encoder
 from benchmarks.compare.tasks import Rows, Split
-from benchmarks.compare.train import build_model, encode, train, train_readings
+from benchmarks.compare.train import build_model, encode, fit, train, train_readings
 from benchmarks.methods.base import EpochRows, Method
 from benchmarks.methods.reading import Reading
 from benchmarks.methods.training import WEIGHT_DECAY
@@ -65,7 +65,26 @@ def test_weight_decay_is_that_of_the_run():
         return seen[-1]
 
     assert size(WEIGHT_DECAY) == size(1e-4)
-    assert size(0.1) < 0.9 * size(0.0)
+    assert size(1.0) < 0.9 * size(0.0)
+
+
+def test_an_encoder_may_learn_at_another_speed_than_the_rest():
+    """At speed 0 it stays as it began, but for weight decay."""
+    split = toy_split()
+    fitted = {
+        speed: fit(Method(), split, epochs=1, learning_rate=0.05, seed=0, speed={"a": speed})
+        for speed in (0.0, 0.5, 1.0)
+    }
+    began = build_model(split, 0)
+    moved = {
+        speed: (one.model.encoders["a"][0].weight - began.encoders["a"][0].weight).abs().max()
+        for speed, one in fitted.items()
+    }
+    assert moved[0.0] < 1e-4
+    assert moved[0.0] < moved[0.5] < moved[1.0]
+    usual = fit(Method(), split, epochs=1, learning_rate=0.05, seed=0)
+    for one, other in zip(usual.model.parameters(), fitted[1.0].model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_models_that_are_trained_apart_see_their_rows_alone():
