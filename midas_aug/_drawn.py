@@ -10,7 +10,7 @@ from torch import Tensor
 from midas_aug._hardness import HardnessSetting
 from midas_aug.targets import Target
 
-__all__ = ["Draw", "LabelRule", "MixLabels"]
+__all__ = ["Draw", "LabelRule", "MixLabels", "labels_of_pass"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,8 @@ class Draw:
     """Facts of one draw, as tensors.
 
     Attributes:
-        labels: ``(N, …)``, as the target has them.
+        labels: ``(N, …)``, as the target has them, in memory of their own.
+        given: The tensor that they came as; ``labels`` where there was none, or it is elsewhere.
         readable: ``(N, …)``, the same with something readable in ignored rows.
         ids: ``(N,)`` int64: equal for rows of the same label, negative for ignored rows.
         n_labelled: How many rows are not ignored, at least 1: int64 without axes.
@@ -58,6 +59,7 @@ class Draw:
     """
 
     labels: Tensor
+    given: Tensor
     readable: Tensor
     ids: Tensor
     n_labelled: Tensor
@@ -75,12 +77,16 @@ class Draw:
         """``(N, M)`` bool: which modalities each row of the batch has; None: all."""
         return None if self.absent is None else ~self.absent[: self.labels.shape[0]]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "given": self.labels}
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "Draw":
         """The same facts with ``function(tensor)`` in place of every tensor."""
         valid, labels = function(self.valid), function(self.labels)
         return replace(
             self,
             labels=labels,
+            given=labels,
             readable=labels if self.readable is self.labels else function(self.readable),
             ids=labels if self.ids is self.labels else function(self.ids),
             n_labelled=function(self.n_labelled),
@@ -90,6 +96,18 @@ class Draw:
             valid=valid,
             ignored=~valid,
         )
+
+
+def labels_of_pass(out: Any) -> tuple[Tensor, Tensor]:
+    """The labels that a batch came with, and one number a label, by which a pass is known.
+
+    Of a batch that is no `MisalignedBatch`, the labels themselves.
+    """
+    drawn = getattr(out, "drawn", None)
+    if isinstance(drawn, Draw):
+        return drawn.given, drawn.ids
+    labels = torch.as_tensor(out.labels)
+    return labels, labels
 
 
 @dataclass(eq=False)

@@ -1,8 +1,8 @@
 """Raw random integers: from a generator of the caller's, or from a counter that is hashed.
 
-A counter (`CounterDraws`) needs no generator: number k of a call is a hash of (key, call, k), made
-of integer arithmetic alone. It compiles, can be captured in a CUDA graph, and gives the same
-numbers on every device and for NumPy.
+A counter (`CounterDraws`) needs no generator: number k of a call is a hash of key + k, and the keys
+of two calls are farther apart than a call has numbers. Integer arithmetic alone: it compiles, can
+be captured in a CUDA graph, and gives the same numbers on every device and for NumPy.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from midas_aug._arrays import Array, Generator
 from midas_aug.errors import MidasAugError
 
 __all__ = [
+    "CALL_STEP",
     "DRAW_BITS",
     "STEP",
     "CounterDraws",
@@ -32,6 +33,9 @@ _DRAW_MASK = (1 << DRAW_BITS) - 1
 
 # Odd 64-bit numbers as int64: steps of the golden ratio, and the multipliers of two mixing rounds.
 STEP = 0x9E3779B97F4A7C15 - (1 << 64)
+# Numbers that are set apart for a lane, one request of a call, and for a call, which has up to 64
+# lanes. A lane of 2^22 rows has 16 numbers a row.
+_LANE_BITS, _CALL_BITS = 26, 32
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
@@ -40,7 +44,7 @@ class CounterDraws:
     """Draws of one call, as numbers that depend on ``start`` and nothing else.
 
     Args:
-        start: ``(1,)`` int64, another one in each call.
+        start: ``(1,)`` int64, in each call larger by `CALL_STEP`.
         compiling: Whether they are made inside a graph.
     """
 
@@ -54,8 +58,8 @@ class CounterDraws:
         count = 1
         for size in shape:
             count = count * size
-        self._lane += 1  # draws of one call are apart by 2^40 numbers
-        first = self.start + _wrapped((self._lane << DRAW_BITS) * STEP)
+        first = self.start + _wrapped((self._lane << _LANE_BITS) * STEP)
+        self._lane += 1
         numbers = natural_numbers(count, first, self._compiling)
         hashed = stirred(torch.add(first, numbers, alpha=STEP))
         # The upper bits are the best.
@@ -77,6 +81,9 @@ def natural_numbers(count: int, like: Tensor, compiling: bool) -> Tensor:
 def _wrapped(number: int) -> int:
     """An integer as int64 holds it."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+CALL_STEP = _wrapped(STEP << _CALL_BITS)
 
 
 def stirred(numbers: Tensor) -> Tensor:

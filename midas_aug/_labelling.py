@@ -2,19 +2,19 @@
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import as_scores, check_shape, may_read_values
+from midas_aug._arrays import as_scores, check_shape, is_array, may_read_values
 from midas_aug._drawn import Draw, LabelRule, MixLabels
 from midas_aug._hardness import measure_hardness
 from midas_aug._logits import looked_at, warn_of_probabilities
 from midas_aug._rows import first_rows
-from midas_aug._tree import get_groups, in_order, map_items
+from midas_aug._tree import get_groups, in_order, items, map_items, resolve_key, resolve_keys
 from midas_aug.confidence.base import (
     ConfidenceProvider,
     check_finite,
@@ -80,6 +80,7 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
 
 
 def ask(
+    rule: LabelRule,
     provider: ConfidenceProvider,
     labels: Any,
     unimodal_logits: Any,
@@ -89,7 +90,25 @@ def ask(
     """A provider's confidences: of logits if it takes them, else of features, else of the data."""
     if unimodal_logits is not None and provider.takes_logits:
         return provider.from_logits(unimodal_logits, labels)
-    return provider(aligned_rows() if features is None else features, labels)
+    batch, names = aligned_rows() if features is None else features, tuple(rule.keys)
+    if provider.by_name and provider.modalities == names:
+        if features is None:
+            batch = _by_name(rule.keys, batch)
+        elif type(features) in (list, tuple) or is_array(features):
+            batch = dict(zip(names, in_order(features, names, "features"), strict=True))
+    call: Any = provider
+    return call(batch, labels, target=rule.target) if provider.takes_target else call(batch, labels)
+
+
+def _by_name(keys: Mapping[Any, tuple[Any, ...]], batch: Any) -> Any:
+    """``batch``, with modalities under their names where it has them under other keys."""
+    if all(group == (name,) for name, group in keys.items()):
+        return batch
+    renamed = {name: group for name, group in keys.items() if resolve_key(batch, name) is None}
+    if not renamed:
+        return batch
+    held = get_groups(batch, renamed)
+    return {**dict(items(batch)), **dict(zip(renamed, held, strict=True))}
 
 
 def from_confidence(
@@ -255,7 +274,7 @@ def labels_at(labels: Tensor, source: Tensor) -> Tensor:
 
 def aligned_data(rule: LabelRule, drawn: Draw, data: Any) -> Any:
     """The N rows that came in of N + S, beside what was kept."""
-    n_rows, keep = drawn.labels.shape[0], rule.keep
+    n_rows, keep = drawn.labels.shape[0], resolve_keys(data, rule.keep)
     return map_items(lambda key, value: value if key in keep else first_rows(value, n_rows), data)
 
 
@@ -283,18 +302,25 @@ def check_no_nan(log_confidence: Tensor) -> None:
 def check_confidence(
     confidence: Any, drawn: Draw, n_modalities: int, *, validate: bool = False
 ) -> Tensor:
-    """A provider's ``(N, M)`` answer as a float32 tensor without gradient, 0 for what is absent."""
-    labels = drawn.labels
+    """A provider's ``(N, M)`` answer as float32 without gradient, 0 for what does not count."""
+    labels, n_rows = drawn.labels, drawn.labels.shape[0]
+    if isinstance(confidence, Mapping):
+        raise MidasAugError(
+            f"expected confidences as one (N, M) array, got a {type(confidence).__name__}; stack "
+            "one column a modality, torch.stack([...], dim=1), or pass the logits of heads as "
+            "unimodal_logits=..."
+        )
     scores = as_scores(confidence, "confidence").detach().float().contiguous()
     why = "a confidence provider returns one non-negative number per row and modality"
-    check_shape(scores, (labels.shape[0], n_modalities), "confidence", why)
+    check_shape(scores, (n_rows, n_modalities), "confidence", why)
     if scores.device != labels.device:
         raise MidasAugError(
             f"expected confidence on the device of the labels, {labels.device}, got "
             f"{scores.device}; move it there in the provider"
         )
+    scores = scores.masked_fill(drawn.ignored[:n_rows, None], 0.0)  # they may hold anything
     if drawn.absent is not None:
-        scores = scores.masked_fill(drawn.absent[: labels.shape[0]], 0.0)
+        scores = scores.masked_fill(drawn.absent[:n_rows], 0.0)
     if validate or may_read_values(scores):
         check_finite(scores, "finite confidences of at least 0")
     return scores

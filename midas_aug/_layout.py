@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from midas_aug._present import present_at
 from midas_aug._rows import take_rows
 from midas_aug._settings import Keys, stray_keys
-from midas_aug._tree import get_groups, get_item, item_keys, map_items, resolve_key
+from midas_aug._tree import get_groups, get_item, item_keys, map_items, resolve_key, resolve_keys
 from midas_aug.errors import MidasAugError
 
 __all__ = ["BatchLayout"]
@@ -22,14 +23,21 @@ class BatchLayout:
         keys: The keys of each modality, by its name.
         label: Key of the labels, or a callable ``(batch) -> labels``.
         keep: Keys that are passed through untouched.
+        present: Key of the mask of present modalities, whose columns follow the modalities; or a
+            callable, or None.
     """
 
     def __init__(
-        self, keys: Keys, label: Any | Callable[[Any], Any], keep: tuple[Any, ...]
+        self,
+        keys: Keys,
+        label: Any | Callable[[Any], Any],
+        keep: tuple[Any, ...],
+        present: Any | Callable[[Any], Any],
     ) -> None:
         self.keys = keys
         self.label = label
         self.keep = keep
+        self.present = None if callable(present) else present
         self._column = {key: m for m, group in enumerate(keys.values()) for key in group}
         self._looked_for_strays = False
 
@@ -69,7 +77,8 @@ class BatchLayout:
                 accelerator.
             swapped_blocks: As in `Draw`.
         """
-        columns = self._columns(batch)
+        columns, keep = self._columns(batch), resolve_keys(batch, self.keep) if self.keep else ()
+        mask = None if self.present is None else resolve_key(batch, self.present)
         blocks = anchor.shape[0] // max(n_rows, 1)
         on_host = (lambda: list(range(n_rows)) * blocks) if anchors_repeat else None
 
@@ -79,8 +88,10 @@ class BatchLayout:
             if column is not None:
                 index, swapped = source[:, column], swapped_blocks[column]
                 return take_rows(value, index, n_rows, path=path, modality=True, swapped=swapped)
-            if value is None or key in self.keep:
+            if value is None or key in keep:
                 return value
+            if mask is not None and key == mask:
+                return present_at(value, tuple(self.keys), source, n_rows)
             return take_rows(value, anchor, n_rows, path=path, modality=False, host_index=on_host)
 
         return map_items(rows_of, batch)

@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midas_aug._tree import in_order
+from midas_aug._arrays import as_tensor, like
+from midas_aug._rows import take_rows
+from midas_aug._tree import get_item, in_order, map_items
+from midas_aug.errors import MidasAugError
 from midas_aug.functional.plan import check_flags
 
-__all__ = ["as_present"]
+__all__ = ["as_present", "find_present", "present_at"]
 
 
 def as_present(present: Any, names: Sequence[Any], n_rows: int) -> Tensor:
@@ -29,8 +32,42 @@ def as_present(present: Any, names: Sequence[Any], n_rows: int) -> Tensor:
     columns = in_order(present, names, "present")
     return torch.stack(
         [
-            check_flags(torch.as_tensor(column), (n_rows,), f"present[{name!r}]", "one flag a row")
+            check_flags(_flags(column), (n_rows,), f"present[{name!r}]", "one flag a row")
             for name, column in zip(names, columns, strict=True)
         ],
         dim=1,
     )
+
+
+def _flags(column: Any) -> Any:
+    """A list of flags as a tensor."""
+    return torch.tensor(column) if isinstance(column, list | tuple) and column else column
+
+
+def find_present(batch: Any, key: Any, given: Any, names: Sequence[Any], labels: Tensor) -> Tensor:
+    """The mask ``(N, M)`` of a call, or the one that the batch has under a key or for a callable.
+
+    Raises:
+        MidasAugError: It does not fit, or is on another device than the labels.
+    """
+    if given is None:
+        given = key(batch) if callable(key) else get_item(batch, key, "present")
+    has = as_present(given, names, labels.shape[0])
+    if has.device != labels.device:
+        raise MidasAugError(
+            f"expected present on the device of the labels, {labels.device}, got {has.device}; "
+            "move it there with the batch"
+        )
+    return has
+
+
+def present_at(given: Any, names: Sequence[Any], source: Tensor, n_rows: int) -> Any:
+    """The mask of the rows ``source`` ``(R, M)``, in the form and library of that of a batch."""
+    if isinstance(given, Mapping):
+        columns = dict(zip(names, source.unbind(dim=1), strict=True))
+
+        def flags_of(name: Any, flags: Any) -> Any:
+            return take_rows(flags, columns[name], n_rows, path=f"[{name!r}]", modality=False)
+
+        return map_items(flags_of, given)
+    return like(as_tensor(given, "present").gather(0, source), given)

@@ -1,6 +1,7 @@
 """Forward passes that are run again inside a backward pass, as by activation checkpointing."""
 
-from typing import Any
+import weakref
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,26 +24,34 @@ def in_backward() -> bool:
 class Replay:
     """Remembers what the last forward passes used, to hand it out when one of them is repeated.
 
-    A pass is known by its labels, which activation checkpointing hands over as they were. A label
-    tensor that is used in several passes before one backward pass cannot tell them apart; asking
-    for it twice is an error.
+    A pass is known by its labels, which activation checkpointing hands over as they were: on the
+    CPU by their values, elsewhere by the memory of the caller's tensor, which is not kept alive.
+    Labels that are used in several passes before one backward pass cannot tell them apart; asking
+    for them twice is an error.
     """
 
     def __init__(self, size: int = 64) -> None:
         self._size = size
-        self._kept: list[tuple[Tensor, Any]] = []
+        self._kept: list[tuple[_Labels, Any]] = []
         self._task = -1  # the backward pass that asked last, and for which labels
-        self._asked: list[Tensor] = []
+        self._asked: list[_Labels] = []
         self.last: Any = None  # for the owner: what the last pass gave
 
-    def keep(self, labels: Tensor, value: Any) -> None:
-        """Remember ``value`` of a pass with these ``labels``."""
-        self._kept.append((labels, value))
+    def keep(self, given: Tensor, ids: Tensor, value: Any) -> None:
+        """Remember ``value`` of a pass.
+
+        Args:
+            given: The labels as the caller passed them.
+            ids: ``(N,)``, one number a label, in memory that nobody else writes to.
+            value: Anything.
+        """
+        by_value = given.device.type == "cpu" and type(given) is Tensor
+        self._kept.append((ids if by_value else weakref.ref(given), value))
         if len(self._kept) > self._size:
             del self._kept[0]
 
-    def recall(self, labels: Tensor, what: str) -> Any:
-        """The value of the last pass with these ``labels``.
+    def recall(self, given: Tensor, ids: Tensor, what: str) -> Any:
+        """The value of the last pass with these labels.
 
         Raises:
             MidasAugError: There was none, or it was asked for already in this backward pass.
@@ -50,6 +59,8 @@ class Replay:
         task = torch._C._current_graph_task_id()
         if task != self._task:
             self._task, self._asked = task, []
+        by_value = given.device.type == "cpu" and type(given) is Tensor
+        labels = ids if by_value else weakref.ref(given)
         if not any(_same(asked, labels) for asked in self._asked):
             for kept, value in reversed(self._kept):
                 if _same(kept, labels):
@@ -68,11 +79,17 @@ class Replay:
         return Replay, (self._size,)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    if one is other:
-        return True
-    if one.shape != other.shape or one.device != other.device:
+_Labels: TypeAlias = Tensor | weakref.ref[Tensor]  # by value, or by memory
+
+
+def _same(one: _Labels, other: _Labels) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    first, second = one(), other()
+    if first is None or second is None:
         return False
-    if one.device.type == "cpu" and type(one) is type(other) is Tensor:
-        return torch.equal(one, other)
-    return not one.is_meta and one.data_ptr() == other.data_ptr()
+    if first is second:
+        return True
+    if first.shape != second.shape or first.device != second.device or first.is_meta:
+        return False
+    return first.data_ptr() == second.data_ptr()

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from midas_aug._arrays import is_array, is_integer
-from midas_aug._checks import is_real
+from midas_aug._checks import check_number, check_switch
 from midas_aug.confidence.base import as_provider
 from midas_aug.confidence.simple import UniformConfidence
 from midas_aug.errors import MidasAugError
@@ -17,11 +17,21 @@ __all__ = [
     "check_seed",
     "check_weight",
     "keys_by_modality",
+    "read_state",
+    "refuse_fixed",
     "resolve_confidence",
     "stray_keys",
 ]
 
 Keys = Mapping[Any, tuple[Any, ...]]
+
+# What other things are made from at construction, which would not follow.
+FIXED = frozenset(
+    (
+        *("keys", "modalities", "label", "present", "keep"),
+        *("target", "num_classes", "pairing", "swap", "hardness", "seed", "validate"),
+    )
+)
 
 
 def keys_by_modality(modalities: Any) -> dict[Any, tuple[Any, ...]]:
@@ -81,12 +91,14 @@ def check_present_key(present: Any, keys: Keys, label: Any) -> Any:
             f"expected present to be a batch key, a callable or None, got {present!r}; the mask "
             "itself goes into the call: augment(batch, present=mask)"
         )
-    if not callable(present) and any(present in group for group in keys.values()):
+    if present is None or callable(present):
+        return present
+    if any(present in group for group in keys.values()):
         raise MidasAugError(
             f"expected present to be another key than the modalities {tuple(keys)!r}, got "
             f"{present!r}; it names where a batch says which modalities its rows have"
         )
-    if present is not None and not callable(present) and present == label:
+    if present == label:
         raise MidasAugError(
             f"expected present to be another key than the label, got {present!r} for both; it "
             "names where a batch says which modalities its rows have"
@@ -121,11 +133,30 @@ def check_seed(seed: Any) -> int | None:
 
 def check_weight(weight: Any) -> float:
     """λ as a float."""
-    if not is_real(weight) or not 0 <= float(weight) < float("inf"):
+    why = "0 leaves the misaligned rows without a loss, 1 is the paper's"
+    return check_number(weight, "misaligned_weight (λ)", 0, why)
+
+
+def read_state(state: Any) -> tuple[bool, Any]:
+    """``enabled`` and the number of calls of what `MisalignAugment.state_dict` gave."""
+    try:
+        enabled, calls = state["enabled"], state["stream"]["calls"]
+    except (KeyError, TypeError, IndexError):
+        found = list(state) if isinstance(state, Mapping) else type(state).__name__
         raise MidasAugError(
-            f"expected misaligned_weight (λ) to be a finite number of at least 0, got {weight!r}"
+            "expected the state of a MisalignAugment, {'enabled': bool, 'stream': {'calls': int}}, "
+            f"got {found!r}; pass what augment.state_dict() gave"
+        ) from None
+    return check_switch(enabled, "enabled"), calls
+
+
+def refuse_fixed(name: str, value: Any) -> None:
+    """Raise for a setting that cannot be changed afterwards."""
+    if name in FIXED:
+        raise MidasAugError(
+            f"expected {name} to be given to MisalignAugment(...), got it set afterwards, to "
+            f"{value!r}; build another augmentation"
         )
-    return float(weight)
 
 
 def resolve_confidence(confidence: Any, modalities: tuple[Any, ...], target: Target) -> Any:

@@ -83,6 +83,14 @@ class StatefulModule(nn.Module):
             if state is not None and state.dtype != dtype and not torch.compiler.is_compiling():
                 states[name] = state.to(dtype)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # A process that was spawned with the module shares the memory of tensors with the others.
+        for name in self._initial:
+            buffer = self._buffers[name]
+            if buffer is not None:
+                self._buffers[name] = buffer.clone()
+
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor) and name in self.__dict__.get("_initial", ()):
             super().__setattr__(name, self._admitted(name, value))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from midas_aug._arrays import Array, Generator, is_integer
-from midas_aug._draws import STEP, CounterDraws
+from midas_aug._draws import CALL_STEP, CounterDraws
 from midas_aug._ranks import in_process_group
 from midas_aug._replay import Replay, in_backward
 from midas_aug._state import StatefulModule
@@ -53,7 +53,6 @@ class DrawStream(StatefulModule):
         self._parent_rank: int | None = None  # a spawned worker cannot ask torch.distributed
         self._replay = Replay()
         self._launched_rank = int(os.environ.get("RANK", 0))
-        self._key = self._find_key()  # a compiled call cannot look for it
 
     @property
     def rank(self) -> int | None:
@@ -68,27 +67,29 @@ class DrawStream(StatefulModule):
                 f"process's, got {rank!r}"
             )
         self._own_rank = rank
-        self._key = self._find_key()
 
-    def next_draws(self, labels: Tensor) -> CounterDraws | None:
-        """The draws of the next call, on the device of ``labels``; None without a seed."""
+    def next_draws(self, ids: Tensor, given: Array | None = None) -> CounterDraws | None:
+        """The draws of the next call, on the device of the labels; None without a seed.
+
+        Args:
+            ids: ``(N,)``, one number a label.
+            given: The labels as the caller passed them; None: ``ids``.
+        """
         if self.seed is None:
             return None
         compiling = torch.compiler.is_compiling()
-        if not compiling:
-            key = self._find_key()
-            if key != self._key:
-                self._key = key
-            if in_backward():
-                start = self._replay.recall(labels, "the draws of a seeded call")
-                return CounterDraws(start, compiling=False)
+        key = self._traced_key(self._own_rank) if compiling else self._find_key()
+        labels = given if isinstance(given, Tensor) else ids
+        if not compiling and in_backward():
+            start = self._replay.recall(labels, ids, "the draws of a seeded call")
+            return CounterDraws(start, compiling=False)
         calls = self.calls
-        if calls.device != labels.device:
-            self.calls = calls = calls.to(labels.device)
-        start = calls * STEP + self._key
+        if calls.device != ids.device:
+            self.calls = calls = _moved(calls, ids.device)
+        start = calls * CALL_STEP + key
         calls.add_(1)
         if not compiling:  # a compiled graph repeats itself
-            self._replay.keep(labels, start)
+            self._replay.keep(labels, ids, start)
         return CounterDraws(start, compiling=compiling)
 
     def next_generator(self, labels: Array) -> Generator | None:
@@ -107,16 +108,23 @@ class DrawStream(StatefulModule):
 
     def set_calls(self, calls: int) -> None:
         """Go on after ``calls`` calls, in a loader worker with that worker's seed."""
-        if not is_integer(calls) or calls < 0:
+        if not is_integer(calls) or not 0 <= calls < 1 << 63:
             raise MidasAugError(
-                f"expected the number of calls of a draw stream as an integer of at least 0, got "
-                f"{calls!r}; pass what state_dict() gave"
+                f"expected the number of calls of a draw stream as an integer of at least 0, in "
+                f"int64, got {calls!r}; pass what state_dict() gave"
             )
         worker = get_worker_info()
         self._worker_seed = None if worker is None else worker.seed
         if worker is not None:  # a spawned worker shares this memory with the others
             self.calls = torch.zeros_like(self.calls)
         self.calls.fill_(calls)
+
+    def _traced_key(self, own_rank: int | None) -> int:
+        """The key as it is when a call is compiled; another ``own_rank`` compiles it again."""
+        return self._find_key()
+
+    # As by torch.compiler.assume_constant_result, which would load the compiler.
+    _traced_key._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _find_key(self) -> int:
         worker = get_worker_info()
@@ -136,6 +144,14 @@ class DrawStream(StatefulModule):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_parent_rank": self._rank()}
+
+
+def _moved(calls: Tensor, device: torch.device) -> Tensor:
+    """The count on another device, to be counted up outside of inference mode, too."""
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return calls.to(device)
+    return calls.to(device)
 
 
 @functools.lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import sys
 from collections import UserDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = [
     "map_arrays",
     "map_items",
     "resolve_key",
+    "resolve_keys",
     "select_rows",
 ]
 
@@ -72,6 +73,11 @@ def resolve_key(batch: Any, key: Key) -> Any:
     if isinstance(key, int) and not isinstance(batch, Mapping) and _is_sequence(batch):
         return keys[key] if -len(keys) <= key < len(keys) else None  # also -1, or a field's number
     return None
+
+
+def resolve_keys(batch: Any, keys: Sequence[Key]) -> Collection[Any]:
+    """Those of ``keys`` that ``batch`` has, as `item_keys` spells them."""
+    return [found for key in keys if (found := resolve_key(batch, key)) is not None]
 
 
 def get_item(batch: Any, key: Key, what: str = "batch key") -> Any:

@@ -1,6 +1,7 @@
 """`MisalignAugment`: the batch transform (Sec. 3.2-3.5)."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from midas_aug._drawn import Draw, LabelRule
 from midas_aug._draws import Draws
 from midas_aug._hardness import HardnessSetting, check_hardness
 from midas_aug._layout import BatchLayout
-from midas_aug._present import as_present
+from midas_aug._present import find_present
 from midas_aug._settings import (
     check_keep,
     check_label,
@@ -22,11 +23,12 @@ from midas_aug._settings import (
     check_seed,
     check_weight,
     keys_by_modality,
+    read_state,
+    refuse_fixed,
     resolve_confidence,
 )
 from midas_aug._shared import SharedNumbers
 from midas_aug._stream import DrawStream
-from midas_aug._tree import get_item
 from midas_aug.batch import MisalignedBatch
 from midas_aug.collate import MisalignCollate
 from midas_aug.confidence.base import ConfidenceProvider
@@ -87,6 +89,8 @@ class MisalignAugment:
     Attributes:
         keys: The batch keys of each modality, by its name.
         enabled: Set it to False for aligned rows only; loader workers that already run see it.
+        misaligned_weight: λ, which may be set anew, for a schedule; loader workers that already run
+            and label do not see it.
         stream: The draws of a seeded augmentation. Ranks that share a batch (tensor parallel) set
             ``augment.stream.rank`` to one number.
 
@@ -137,20 +141,19 @@ class MisalignAugment:
         self.swap: Swap = swap
         check_hardness(hardness)
         self.hardness = hardness
-        self.misaligned_weight = check_weight(misaligned_weight)
         self.keep = check_keep(keep, keys)
         self.seed = check_seed(seed)
         self.validate = check_switch(validate, "validate")
         self.stream = DrawStream(self.seed)
         self._swapped_blocks = swapped_blocks(swap, len(keys))
         self._block_wise = swap == "each" and pairing == "uniform"
-        self._layout = BatchLayout(keys, self.label, self.keep)
+        self._layout = BatchLayout(keys, self.label, self.keep, self.present)
         self._rule = LabelRule(
             keys=keys,
             keep=self.keep,
             target=self.target,
             hardness=hardness,
-            misaligned_weight=self.misaligned_weight,
+            misaligned_weight=check_weight(misaligned_weight),
             provider=None if isinstance(confidence, str) else type(confidence).__name__,
             validate=self.validate,
         )
@@ -240,7 +243,7 @@ class MisalignAugment:
         n_rows, ids = checked.shape[0], self.target.label_ids(checked)
         has = None
         if present is not None or self.present is not None:
-            has = self._find_present(batch, present, checked)
+            has = find_present(batch, self.present, present, self.modalities, checked)
             ids = ids.masked_fill(~has.any(dim=1), -1)
         enabled = self.enabled
         replayed, draws = plan if enabled else None, enabled and plan is None
@@ -257,6 +260,7 @@ class MisalignAugment:
             data = batch
         drawn = Draw(
             labels=checked,
+            given=given if isinstance(given, Tensor) else checked,
             readable=self.target.filled(checked),
             ids=ids,
             n_labelled=n_labelled,
@@ -316,6 +320,20 @@ class MisalignAugment:
         self._enabled = check_switch(value, "enabled")
         self._switch.write(torch.tensor([self._enabled], device="cpu"))
 
+    @property
+    def misaligned_weight(self) -> float:
+        """λ, of the batches that are drawn from now on."""
+        return self._rule.misaligned_weight
+
+    @misaligned_weight.setter
+    def misaligned_weight(self, value: float) -> None:
+        self._rule = dataclasses.replace(self._rule, misaligned_weight=check_weight(value))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__:
+            refuse_fixed(name, value)
+        super().__setattr__(name, value)
+
     def state_dict(self) -> dict[str, Any]:
         """Where the stream of draws stands, and the switch."""
         return {"enabled": self.enabled, "stream": {"calls": int(self.stream.calls)}}
@@ -326,30 +344,9 @@ class MisalignAugment:
         Raises:
             MidasAugError: ``state`` is not what `state_dict` gives; nothing is changed then.
         """
-        try:
-            enabled, calls = state["enabled"], state["stream"]["calls"]
-        except (KeyError, TypeError, IndexError):
-            found = list(state) if isinstance(state, Mapping) else type(state).__name__
-            raise MidasAugError(
-                "expected the state of a MisalignAugment, {'enabled': bool, 'stream': {'calls': "
-                f"int}}}}, got {found!r}; pass what augment.state_dict() gave"
-            ) from None
-        check_switch(enabled, "enabled")
+        enabled, calls = read_state(state)
         self.stream.set_calls(calls)
         self.enabled = enabled
-
-    def _find_present(self, batch: Any, present: Any, labels: Tensor) -> Tensor:
-        """``(N, M)`` bool, from the call or from the batch."""
-        if present is None:
-            find: Any = self.present
-            present = find(batch) if callable(find) else get_item(batch, find, "present")
-        has = as_present(present, self.modalities, labels.shape[0])
-        if has.device != labels.device:
-            raise MidasAugError(
-                f"expected present on the device of the labels, {labels.device}, got {has.device}; "
-                "move it there with the batch"
-            )
-        return has
 
     def _draw_rows(
         self, batch: Any, given: Any, ids: Tensor, generator: Draws, present: Tensor | None
@@ -359,7 +356,7 @@ class MisalignAugment:
             features = self._layout.modalities(batch)
         if generator is None:
             if self.pairing == "uniform" or self.pairing in OWN_PAIRINGS:
-                generator = self.stream.next_draws(ids)
+                generator = self.stream.next_draws(ids, given)
             else:
                 generator = self.stream.next_generator(given)
         return draw_rows(

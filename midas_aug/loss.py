@@ -9,6 +9,7 @@ from torch import Tensor
 
 from midas_aug._arrays import as_tensor, check_shape
 from midas_aug._checks import check_count, check_number
+from midas_aug._drawn import labels_of_pass
 from midas_aug._logits import warn_of_probable_fusion
 from midas_aug._replay import Replay, recomputing
 from midas_aug._state import Mirror, StatefulModule
@@ -148,11 +149,17 @@ class MidasLoss(StatefulModule):
             return self._steps.of(self.steps) < self.warmup_steps
         return self.warmup_epochs > 0 and self._early.of(self.epoch)
 
+    @property
+    def was_warming_up(self) -> bool:
+        """Whether only the unimodal term counted in the last pass; before any, ``warming_up``."""
+        last = self._replay.last
+        return self.warming_up if last is None else bool(last)
+
     def set_epoch(self, epoch: int) -> None:
         """Tell the criterion which epoch (from 0) begins; ends the warm-up when it is time."""
         given: Any = epoch
         number = check_count(
-            int(given) if isinstance(given, Tensor) else given,
+            given.item() if isinstance(given, Tensor) and given.numel() == 1 else given,
             "the epoch",
             0,
             "count from 0, and call set_epoch in every epoch",
@@ -212,6 +219,8 @@ class MidasLoss(StatefulModule):
         self.ready()
         warms_up = self.warmup_epochs or self.warmup_steps
         warming_up = bool(warms_up) and self.training and self._warms_up(out)
+        if warms_up:
+            self._replay.last = warming_up
         if warming_up and self.warmup_steps and torch.compiler.is_compiling():
             raise MidasAugError(
                 f"expected a warm-up in epochs where the loss is compiled, got warmup_steps="
@@ -262,11 +271,11 @@ class MidasLoss(StatefulModule):
         """Whether this pass is one of the warm-up; one that is repeated is what the first was."""
         if not self.warmup_steps or torch.compiler.is_compiling():
             return self.warming_up
-        labels = torch.as_tensor(out.labels)
+        labels = labels_of_pass(out)
         if recomputing():
-            return bool(self._replay.recall(labels, "a loss with a warm-up in steps"))
+            return bool(self._replay.recall(*labels, "a loss with a warm-up in steps"))
         found = self.warming_up
-        self._replay.keep(labels, found)
+        self._replay.keep(*labels, found)
         return found
 
     def _count_step(self) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape, elsewhere, like
 from midas_aug._checks import check_count, check_switch
+from midas_aug._drawn import labels_of_pass
 from midas_aug._labelling import labels_at
 from midas_aug._ranks import add_up
 from midas_aug._replay import Replay, in_backward, recomputing
@@ -153,7 +154,7 @@ class WeakModalityWeight(StatefulModule):
     def current(self, out: LabelledRows) -> Tensor:
         """α as it is now; in a forward pass that is repeated, as it was in the first."""
         if self.training and recomputing():
-            kept: Tensor = self._replay.recall(torch.as_tensor(out.labels), "a loss")
+            kept: Tensor = self._replay.recall(*labels_of_pass(out), "a loss")
             return kept
         return self.alpha
 
@@ -198,8 +199,8 @@ class WeakModalityWeight(StatefulModule):
         compiling = torch.compiler.is_compiling()
         if not compiling and in_backward():
             return  # the first pass has stepped
-        labels, alpha = out.labels, self.alpha
-        n_rows = labels.shape[0]
+        given, ids = labels_of_pass(out)
+        alpha, n_rows = self.alpha, ids.shape[0]
         absent = None if rows.absent is None else rows.absent[n_rows:]
         mixed = Rows(
             rows.source_labels[n_rows:], rows.shares[n_rows:], rows.ignored[n_rows:], absent
@@ -209,9 +210,9 @@ class WeakModalityWeight(StatefulModule):
             alpha.copy_(stepped)
             return
         # The α of this pass, for a repetition: what the last step gave, unless it was changed.
-        given, version = self._replay.last or (None, -1)
-        before = given if version == alpha._version else alpha.clone()
-        self._replay.keep(torch.as_tensor(labels), before)
+        last, version = self._replay.last or (None, -1)
+        before = last if version == alpha._version else alpha.clone()
+        self._replay.keep(given, ids, before)
         alpha.copy_(stepped)
         self._replay.last = stepped, alpha._version
 

@@ -814,3 +814,80 @@ def test_automatic_hardness_says_once_that_it_is_off():
         floats = {"image": torch.rand(4, 5), "ids": torch.rand(4, 2)}
         augmented = MisalignAugment(("image", "ids"), 3, confidence="uniform")(floats, labels)
     assert augmented.hard_weights is not None
+
+
+def test_the_weight_of_misaligned_rows_may_be_set_for_a_schedule():
+    labels = torch.tensor([0, 1, 2, 0])
+    batch = {"image": torch.rand(4, 2), "text": torch.rand(4, 2)}
+    augment = MisalignAugment(("image", "text"), 3, confidence="uniform", hardness=None)
+    whole = augment(batch, labels)
+    augment.misaligned_weight = 0.25
+    quarter = augment(batch, labels, plan=whole.plan)
+    torch.testing.assert_close(quarter.weights[4:], whole.weights[4:] / 4)
+    torch.testing.assert_close(quarter.weights[:4], whole.weights[:4])
+    assert "misaligned_weight=0.25" in repr(augment)
+    with pytest.raises(MidasAugError, match="at least 0 in float32, got -1"):
+        augment.misaligned_weight = -1
+    assert augment.misaligned_weight == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("swap", "each"), ("pairing", "uniform"), ("hardness", None), ("label", "y"),
+        ("present", "has"), ("keep", ("table",)), ("seed", 1), ("validate", True),
+        ("modalities", ("text", "image")), ("num_classes", 4), ("keys", {}),
+    ],
+)  # fmt: skip
+def test_a_setting_that_other_things_are_made_from_cannot_be_set_afterwards(name, value):
+    augment = MisalignAugment(("image", "text"), 3, swap="one", hardness="cosine")
+    before = getattr(augment, name)
+    with pytest.raises(MidasAugError, match=f"expected {name} to be given to MisalignAugment"):
+        setattr(augment, name, value)
+    assert getattr(augment, name) == before
+
+
+@pytest.mark.parametrize("keep", [(-1,), (3,)])
+def test_what_is_kept_may_be_named_by_its_place_from_either_end(keep):
+    augment = MisalignAugment((0, 1), 3, confidence="uniform", label=2, keep=keep)
+    table = torch.arange(4)
+    batch = (torch.rand(4, 2), torch.rand(4, 2), torch.tensor([0, 1, 2, 0]), table)
+    out = augment(batch)
+    assert torch.equal(out.data[3], table)
+    assert len(out.data[0]) == 12
+
+
+@pytest.mark.parametrize("weight", [1e39, float("inf"), float("nan"), -0.5, True, "1"])
+def test_a_weight_of_misaligned_rows_has_to_be_a_number_in_float32(weight):
+    with pytest.raises(MidasAugError, match=r"misaligned_weight \(λ\) of at least 0 in float32"):
+        MisalignAugment(("a", "b"), 3, misaligned_weight=weight)
+
+
+def test_a_modality_under_the_key_none_says_nothing_of_what_is_present():
+    batch = {"a": torch.rand(2, 2), None: torch.rand(2, 2)}
+    augment = MisalignAugment(("a", None), 3, confidence="uniform")
+    assert augment(batch, torch.tensor([0, 1]))[None].shape == (6, 2)
+    with pytest.raises(MidasAugError, match="present to be another key than the modalities"):
+        MisalignAugment(("a", "b"), 3, present="b")
+
+
+@pytest.mark.parametrize("calls", [1 << 64, 1 << 63, -1, 1.5, "3"])
+def test_a_number_of_calls_that_cannot_be_is_refused(calls):
+    augment = MisalignAugment(("a", "b"), 3, seed=0)
+    with pytest.raises(MidasAugError, match="number of calls"):
+        augment.load_state_dict({"enabled": True, "stream": {"calls": calls}})
+    assert augment.state_dict()["stream"]["calls"] == 0
+
+
+def test_confidences_by_name_are_told_to_be_stacked():
+    batch = {"image": torch.rand(4, 2), "text": torch.rand(4, 2)}
+    labels, by_name = torch.tensor([0, 1, 2, 0]), {"image": torch.rand(4), "text": torch.rand(4)}
+    augment = MisalignAugment(("image", "text"), 3, confidence=lambda batch, labels: by_name)
+    for call in (
+        lambda: augment(batch, labels),
+        lambda: augment.draw(batch, labels).label(by_name),
+    ):
+        with pytest.raises(MidasAugError, match=r"one \(N, M\) array, got a dict") as error:
+            call()
+        assert "torch.stack" in str(error.value)
+        assert "unimodal_logits" in str(error.value)

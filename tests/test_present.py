@@ -230,7 +230,18 @@ def test_the_mask_may_lie_in_the_batch():
         every = augment.draw(data, present=torch.ones(N, 2).bool(), plan=plan)
         assert every.present.all()
         assert every.valid[:N].all()
-    assert by_key.draw(data, plan=plan)["there"].shape == (18, 2)  # it follows the anchor
+    out = by_key.draw(data, plan=plan)
+    assert torch.equal(out["there"], out.present)  # it says what the mixed rows have
+    assert not torch.equal(out["there"], MASK[out.anchor])
+    assert torch.equal(data["there"], MASK)
+    flags = {name: MASK[:, number].tolist() for number, name in enumerate(NAMES)}
+    named = by_key.draw(data | {"there": flags}, plan=plan)["there"]
+    assert torch.equal(torch.tensor([named[name] for name in NAMES]).T, out.present)
+    arrays = by_key.draw(
+        {key: value.numpy() for key, value in data.items()}, plan=type(plan)(*map(np.asarray, plan))
+    )
+    assert isinstance(arrays["there"], np.ndarray)
+    assert np.array_equal(arrays["there"], out.present.numpy())
     with pytest.raises(MidasAugError, match="'there'"):
         by_key.draw(batch(), LABELS)
 

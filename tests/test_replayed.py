@@ -3,11 +3,17 @@
 And forward passes that activation checkpointing repeats inside a backward pass.
 """
 
+import gc
+import pickle
+import weakref
+from itertools import pairwise
+from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.multiprocessing  # which shares tensors
 from torch.utils.checkpoint import checkpoint
 
 from midas_aug import (
@@ -18,6 +24,7 @@ from midas_aug import (
     WeakModalityWeight,
 )
 from midas_aug import functional as F
+from midas_aug.targets import Distribution
 
 LABELS = torch.tensor([0, 1, -1, 2])
 
@@ -102,11 +109,43 @@ def test_a_new_worker_starts_its_own_count_and_a_kept_one_goes_on(monkeypatch):
     assert len({str(each) for each in in_process + fifth + sixth}) == 8
 
 
+def test_no_number_of_one_call_comes_again_in_another():
+    """Calls once shared all numbers but one a lane, moved by a row."""
+    stream = MisalignAugment(("a", "b"), 3, confidence="uniform", seed=0).stream
+    labels = torch.arange(500) % 3
+    seen = []
+    for _ in range(20):
+        draws = stream.next_draws(labels)
+        seen += [draws.bits((500, 2)) for _ in range(4)]
+    assert len(torch.cat(seen).unique()) == 20 * 4 * 1000
+
+
+def test_partners_of_one_call_say_nothing_about_those_of_the_next():
+    """Of labels that repeat every other row: the partner of row n + 1, one row on, is a guess."""
+    labels = torch.arange(64) % 2
+    augment = MisalignAugment(("a", "b"), 2, confidence="uniform", seed=0)
+    batch = {"a": labels, "b": labels, "label": labels}
+    drawn = [augment.draw(batch).source[64:128, 0] for _ in range(200)]
+    followed = [
+        (now[:-1] == (before[1:] - 1) % 64).float().mean() for before, now in pairwise(drawn)
+    ]
+    assert float(torch.stack(followed).mean()) < 2 / 32  # of 32 rows of another class
+
+
+class Elsewhere(torch.Tensor):
+    """Labels whose values are not looked at, as those on an accelerator are not."""
+
+
 class Repeated:
     """Training steps with draws, loss and α inside one function, checkpointed or not."""
 
     def __init__(
-        self, checkpointed: bool, criterion: MidasLoss, *, reentrant: bool = False
+        self,
+        checkpointed: bool,
+        criterion: MidasLoss,
+        *,
+        reentrant: bool = False,
+        labels: type[torch.Tensor] = torch.Tensor,
     ) -> None:
         self.checkpointed = checkpointed
         self.reentrant = reentrant
@@ -118,7 +157,7 @@ class Repeated:
             {
                 "a": torch.randn(9, 4, generator=generator),
                 "b": torch.randn(9, 3, generator=generator),
-                "label": torch.randint(3, (9,), generator=generator),
+                "label": torch.randint(3, (9,), generator=generator).as_subclass(labels),
             }
             for _ in range(4)
         ]
@@ -142,13 +181,16 @@ class Repeated:
         ]
 
 
+@pytest.mark.parametrize("labels", [torch.Tensor, Elsewhere])
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("rule", [WeakModalityWeight, RatioWeakModalityWeight])
-def test_a_repeated_forward_pass_has_its_draws_and_its_alpha_and_steps_neither(rule, reentrant):
+def test_a_repeated_forward_pass_has_its_draws_and_its_alpha_and_steps_neither(
+    rule, reentrant, labels
+):
     states = []
     for checkpointed in (False, True):
         criterion = MidasLoss(2, weak_modality=rule(2, step_size=0.5))
-        run = Repeated(checkpointed, criterion, reentrant=reentrant)
+        run = Repeated(checkpointed, criterion, reentrant=reentrant, labels=labels)
         seen = []
         for number in range(4):
             if number == 2:
@@ -161,14 +203,32 @@ def test_a_repeated_forward_pass_has_its_draws_and_its_alpha_and_steps_neither(r
         torch.testing.assert_close(plain, repeated)
 
 
-def test_passes_that_wait_for_one_backward_pass_are_told_apart_by_their_labels():
+@pytest.mark.parametrize("labels", [torch.Tensor, Elsewhere])
+def test_passes_that_wait_for_one_backward_pass_are_told_apart_by_their_labels(labels):
     grads = []
     for checkpointed in (False, True):
         rule = WeakModalityWeight(2, step_size=0.5)
-        run = Repeated(checkpointed, MidasLoss(2, weak_modality=rule))
+        run = Repeated(checkpointed, MidasLoss(2, weak_modality=rule), labels=labels)
         (run.loss(0) + 2 * run.loss(1) + 3 * run.loss(2)).backward()
         grads.append(run.state())
     torch.testing.assert_close(*grads)
+
+
+def test_what_is_kept_for_a_repetition_does_not_grow_with_the_classes():
+    """Wide targets of 64 steps are let go; one number a row is kept."""
+    criterion = MidasLoss(2)
+    augment = MisalignAugment(("a", "b"), target=Distribution(50), confidence="uniform", seed=0)
+    alive = []
+    for _ in range(3):
+        labels = torch.rand(8, 50)
+        labels = labels / labels.sum(dim=1, keepdim=True)
+        out = augment({"a": torch.rand(8, 2), "b": torch.rand(8, 2)}, labels)
+        logits = torch.zeros(24, 50, requires_grad=True)
+        criterion(logits, out, {"a": logits[:8], "b": logits[:8]}).backward()
+        alive += [weakref.ref(labels), weakref.ref(out.labels)]
+        del labels, out, logits
+    gc.collect()
+    assert [one() for one in alive] == [None] * 6
 
 
 def test_passes_with_the_same_labels_cannot_be_told_apart_and_say_so():
@@ -210,3 +270,43 @@ def test_every_worker_of_many_has_draws_of_its_own(monkeypatch):
         as_worker(monkeypatch, seed)
         seen.add(str(sources(augment, 1)))
     assert len(seen) == 12
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_rank_that_is_known_later_counts_in_eager_and_in_compiled_calls(monkeypatch, compiled):
+    """An augmentation is often built before the process group is."""
+    labels = torch.arange(16) % 4
+    batch = {"a": labels, "b": labels}
+
+    def sources_of(rank, own=None):
+        torch.compiler.reset()  # a process has one rank
+        augment = MisalignAugment(("a", "b"), 4, confidence="uniform", seed=0)
+        monkeypatch.setattr("midas_aug._stream.in_process_group", lambda: rank is not None)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+
+        def draw(batch, labels):
+            return augment.draw(batch, labels).source
+
+        augment.stream.rank = own
+        call = torch.compile(draw, backend="eager", fullgraph=True) if compiled else draw
+        first = call(batch, labels).tolist()
+        augment.stream.rank = 5
+        return first, call(batch, labels).tolist()
+
+    (none, _), (zero, _), (one, five), (own, _) = (
+        sources_of(None), sources_of(0), sources_of(1), sources_of(0, own=1)
+    )  # fmt: skip
+    assert none == zero
+    assert one not in (zero, five)
+    assert own == one
+
+
+def test_a_spawned_process_has_counts_and_alpha_of_its_own():
+    """Tensors of what is handed to `mp.spawn` lie in memory that all ranks share."""
+    augment = MisalignAugment(("a", "b"), 3, confidence="uniform", seed=0)
+    criterion = MidasLoss(2, warmup_steps=3)
+    for thing in (augment.stream, criterion):
+        there = pickle.loads(bytes(ForkingPickler.dumps(thing)))
+        for name, value in there.named_buffers():
+            value.add_(1)
+            assert not torch.equal(value, thing.get_buffer(name)), name

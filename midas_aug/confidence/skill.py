@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import Array, as_labels, as_tensor, like
+from midas_aug._arrays import Array, as_labels, as_tensor, like, may_read_values
 from midas_aug._checks import check_count, check_number
 from midas_aug._logits import warn_of_probabilities
 from midas_aug._present import as_present
@@ -132,6 +132,11 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
             labels: ``(N, …)``, as the target has them; ignored rows are left out.
             present: Which modalities a row has, as in `MisalignAugment.draw`; a modality is
                 measured on the rows that have it. None: all.
+
+        Raises:
+            MidasAugError: Shapes do not fit, or a row that counts has no likelihood: its logits
+                hold NaN. That is looked at on the CPU only; logits on an accelerator give their
+                modality a skill of 0. Nothing of the batch is taken in then.
         """
         checked, names = self.target.check(labels), self.modalities
         logits = check_unimodal_logits(unimodal_logits, names, len(checked), self.target)
@@ -152,10 +157,23 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
             )
             for scores, rows in zip(logits, counted, strict=True)
         ]
+        for name, scores, found, rows in zip(names, logits, sums, counted, strict=True):
+            # NaN at every temperature: large logits alone overflow at the small ones.
+            if may_read_values(found) and bool(found.isnan().all()):
+                self._refuse(name, scores, readable, rows)
         statistics = [self.target.statistics(checked, rows) for rows in counted]
         new = [torch.stack(sums), torch.stack(statistics), counted.sum(dim=1)]
         seen = self._seen
         self._seen = new if seen is None else [a + b for a, b in zip(seen, new, strict=True)]
+
+    def _refuse(self, name: Any, scores: Tensor, labels: Tensor, rows: Tensor) -> None:
+        """Raise for rows that have no likelihood."""
+        found = self.target.log_likelihoods(scores / max(self.target.temperatures), labels)[:, 0]
+        raise MidasAugError(
+            f"expected unimodal_logits[{name!r}] that are numbers, got NaN or infinity in "
+            f"{int((found.isnan() & rows).sum())} of {int(rows.sum())} rows; a head has diverged "
+            "(lower the learning rate, or look at its inputs), or leave these rows out"
+        )
 
     @torch.no_grad()
     def step(self) -> None:
@@ -259,7 +277,7 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         return dict(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         self._published.set(self.skill, None)  # a copy publishes what it learns itself, only
 
 
