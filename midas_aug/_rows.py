@@ -84,6 +84,12 @@ def take_rows(
             raise MidasAugError(_refused(path, tree))
         if modality and not _holds_something(tree):
             raise MidasAugError(_nothing(path, tree))
+        if kind is tuple and tree and all(isinstance(item, str | bytes) for item in tree):
+            raise MidasAugError(
+                f"expected {path} as a list with one item per row, got a tuple of "
+                f"{type(tree[0]).__name__}, which could be either rows or a setting; pass a list, "
+                "or name its key in MisalignAugment(keep=...), and it is passed through untouched"
+            )
 
         def inside(key: Any, value: Any) -> Any:
             if value is None:
@@ -144,6 +150,8 @@ def first_rows(tree: Any, n_rows: int) -> Any:
 
 def as_columns(batch: Any, sample: Any) -> Any:
     """Mark the lists that ``default_collate`` made of the tuples and lists in ``sample``."""
+    if isinstance(sample, str | bytes) and type(batch) is tuple:
+        return list(batch)  # one a row, as of samples that are dictionaries
     if isinstance(sample, tuple | list) and type(batch) is list and len(batch) == len(sample):
         parts = zip(batch, sample, strict=True)
         return Columns(as_columns(value, part) for value, part in parts)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from midas_aug._arrays import as_labels, check_rows, check_shape, elsewhere, is_array, is_integer
 from midas_aug._checks import check_count, check_switch
-from midas_aug._tree import in_order, select_rows
+from midas_aug._tree import get_groups, get_item, in_order, resolve_key, select_rows
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
 
@@ -63,13 +63,14 @@ class FactoredLinear(nn.Linear):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        given = feature_dims
         if not isinstance(feature_dims, Mapping):
             listed = isinstance(feature_dims, Sequence)
             feature_dims = dict(enumerate(feature_dims)) if listed else {}
         names, dims = tuple(feature_dims), tuple(feature_dims.values())
         if not dims or not all(is_integer(dim) and dim > 0 for dim in dims):
             raise MidasAugError(
-                f"expected the feature size of each modality, all positive, got {feature_dims!r}; "
+                f"expected the feature size of each modality, all positive, got {given!r}; "
                 "pass feature_dims={'audio': 512, 'video': 256} or (512, 256)"
             )
         check_count(out_features, "out_features")
@@ -88,8 +89,8 @@ class FactoredLinear(nn.Linear):
 
         Args:
             features: ``(N, D_m)`` of each modality, by name or in order (a `MisalignedBatch` holds
-                them, too). Or one ``(R, sum of
-                D_m)`` tensor, concatenated already: then this is ``nn.Linear``.
+                them, too). Or one ``(R, D)`` tensor, D the sum of D_m, concatenated already: then
+                this is ``nn.Linear``.
             out: The `MisalignedBatch` of these rows, or any ``(R, M)`` integer source of rows.
                 None: the N rows as they are.
 
@@ -109,12 +110,17 @@ class FactoredLinear(nn.Linear):
         if isinstance(features, MisalignedBatch):
             if out is None and not features.materialized:
                 out = features  # not materialized: still to be swapped
-            features = features.data
+            features = self._held(features)
         parts = in_order(features, self._keys(features, out), "features")
-        count = parts[0].shape[0]
         for key, part, dim in zip(self.modalities, parts, self.feature_dims, strict=True):
+            if not isinstance(part, Tensor):
+                raise MidasAugError(
+                    f"expected features[{key!r}] to be a tensor of shape (N, {dim}), got "
+                    f"{type(part).__name__}; pass what the encoder of this modality made of it"
+                )
             why = "one row a row of the batch, as wide as this head was built for"
-            check_shape(part, (count, dim), f"features[{key!r}]", why)
+            check_shape(part, (parts[0].shape[0], dim), f"features[{key!r}]", why)
+        count = parts[0].shape[0]
         source = None if out is None else self._source(out, count)
         if source is not None and source.device != parts[0].device:
             raise MidasAugError(elsewhere("features", parts[0], source.device))
@@ -128,6 +134,21 @@ class FactoredLinear(nn.Linear):
                 term = select_rows(term, source[:, number], swapped[number])
             terms.append(term)
         return functools.reduce(torch.add, terms)
+
+    def _held(self, batch: MisalignedBatch) -> Any:
+        """What a batch holds of each modality, in order; its data, for a head of other names."""
+        data, keys, names = batch.data, batch.modality_keys, self.modalities
+        if names == tuple(range(len(keys))):  # built without names
+            names = batch.modalities
+        if set(names) != set(keys):
+            return data
+        # A key first, as in the batch: it may be the name of another modality.
+        return [
+            get_item(data, name)
+            if resolve_key(data, name) is not None
+            else get_groups(data, {name: keys[name]})[0]
+            for name in names
+        ]
 
     def _keys(self, features: Any, out: Any) -> tuple[Any, ...]:
         """The names of the features, for a head that was built without names, too."""

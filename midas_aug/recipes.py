@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from midas_aug._arrays import Array
-from midas_aug._checks import is_real
+from midas_aug._checks import check_number
 from midas_aug._hardness import HardnessSetting
 from midas_aug._settings import keys_by_modality
 from midas_aug.augment import MisalignAugment
@@ -240,23 +240,20 @@ def no_harm(
         >>> choice.kept, choice.misaligned_weight
         ('model at 0.0', 0.0)
     """
-    if not is_real(misaligned_weight) or not 0 < misaligned_weight < math.inf:
-        raise MidasAugError(
-            f"expected a finite misaligned_weight (λ) above 0, got {misaligned_weight!r}; λ = 0 is "
-            "the run that it is held against"
-        )
+    why = "λ = 0 is the run that it is held against"
+    weight = check_number(misaligned_weight, "misaligned_weight (λ)", 0, why, exclusive=True)
     if not callable(train):
         raise MidasAugError(
             f"expected train to be a function (λ) -> (model, score), got {type(train).__name__}"
         )
     kept, without = _scored(train(0.0))
-    other, augmented = _scored(train(float(misaligned_weight)))
+    other, augmented = _scored(train(weight))
     if math.isnan(without) and math.isnan(augmented):
         raise MidasAugError("expected a validation score of one of the two runs, got NaN twice")
     better = augmented > without or math.isnan(without)
     return Choice(
         kept=other if better else kept,
-        misaligned_weight=float(misaligned_weight) if better else 0.0,
+        misaligned_weight=weight if better else 0.0,
         without=float(without),
         augmented=float(augmented),
     )

@@ -101,7 +101,7 @@ def test_no_harm_keeps_the_better_run_and_the_plainer_one_of_equals():
     assert recipes.no_harm(lambda weight: (weight, nan if weight else 0.5)).kept == 0
     with pytest.raises(MidasAugError, match="NaN twice"):
         recipes.no_harm(lambda weight: (weight, nan))
-    with pytest.raises(MidasAugError, match=r"above 0, got 0"):
+    with pytest.raises(MidasAugError, match=r"above 0 in float32, got 0"):
         recipes.no_harm(lambda weight: (weight, 1.0), 0)
     for arguments, words in (
         ((lambda weight: (weight, 1.0), "1"), ["above 0", "'1'"]),

@@ -191,3 +191,32 @@ def test_a_swap_can_be_differentiated_twice():
     )
     rows = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda given: out.gather("a", given), rows)
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_tuple_of_strings_is_either_rows_or_a_setting_and_is_refused_at_every_size(size):
+    augment = MisalignAugment(("a", "b"), 3, confidence="uniform")
+    batch = {"a": torch.rand(size, 2), "b": torch.rand(size, 2), "label": torch.arange(size) % 3}
+    with pytest.raises(MidasAugError, match="a tuple of str") as error:
+        augment(batch | {"id": ("x", "y")})
+    assert "pass a list" in str(error.value)
+    assert "keep=" in str(error.value)
+    kept = MisalignAugment(("a", "b"), 3, confidence="uniform", keep=("id",))
+    assert kept(batch | {"id": ("x", "y")})["id"] == ("x", "y")
+    assert augment(batch | {"size": (224, 224), "none": (None, None)})["size"] == (224, 224)
+
+
+def test_a_column_of_strings_that_default_collate_makes_of_tuple_samples_has_rows():
+    """Torch makes a tuple of it, where samples that are dictionaries give a list."""
+    samples = [
+        (torch.rand(4), f"caption {i}", torch.rand(5), {"id": (f"x{i}", b"y")}, i % 3)
+        for i in range(8)
+    ]
+    augment = MisalignAugment((0, 2), 3, label=4, confidence="uniform", hardness=None)
+    out = augment.collate()(samples)
+    anchors = out.anchor.tolist()
+    assert out.data[1] == [f"caption {i}" for i in anchors]
+    assert list(out.data[3]["id"][0]) == [f"x{i}" for i in anchors]
+    augment = MisalignAugment((0, 1), 3, label=4, confidence="uniform", hardness=None)
+    texts = augment.collate()(samples)
+    assert texts.data[1] == [f"caption {i}" for i in texts.source[:, 1].tolist()]

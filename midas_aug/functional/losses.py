@@ -49,7 +49,8 @@ def misaligned_cross_entropy(
         check_shape(factors, (weights.shape[1],), "alpha", why)
         weights = weights * factors
     log_p = log_probability_at(scores, classes)
-    return like(-(weights * log_p).sum(dim=1), logits)
+    # A class that is masked out (−∞) costs nothing where it has no share.
+    return like(-(weights * log_p.masked_fill(weights == 0, 0.0)).sum(dim=1), logits)
 
 
 def log_probability_at(scores: Tensor, labels: Tensor) -> Tensor:

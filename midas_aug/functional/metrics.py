@@ -25,7 +25,8 @@ def misaligned_accuracy(
 
     With k distinct labels among its sources, a row is right when these are the model's top-k
     classes, in any order (k = 2 for two modalities of different classes). A tie across the
-    boundary is wrong, so a constant model scores 0; so is a NaN.
+    boundary is wrong, so a constant model scores 0; so is a NaN. Where k is C, as with two classes,
+    every other row is right, and the fraction says nothing.
 
     Args:
         logits: ``(S, C)`` float.
@@ -105,4 +106,5 @@ def top_set_matches(scores: Tensor, classes: Tensor) -> Tensor:
     ordered = classes.sort(dim=1).values
     distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
     lowest = scores.gather(1, classes.clamp(min=0)).amin(dim=1, keepdim=True)
-    return (scores < lowest).sum(dim=1) == scores.shape[1] - distinct  # not >=: a NaN is wrong
+    below = (scores < lowest).sum(dim=1)  # not >=: a NaN is wrong
+    return (below == scores.shape[1] - distinct) & ~lowest.isnan()[:, 0]

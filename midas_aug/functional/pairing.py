@@ -271,7 +271,8 @@ def same_class_partners(
     # A cyclic walk through the own block, at least one and at most size - 1 steps.
     walk = place - start + 1 + ((draws * (size - 1)) >> DRAW_BITS)
     valid = (size > 1) & (classes >= 0)
-    position = start + walk.remainder(size)  # every row is in its own block: no size is 0
+    # Every row is in its own block, so no size is 0; a compiled loop has lanes beyond the rows.
+    position = start + walk.remainder(size.clamp(min=1))
     partner = torch.where(valid, order.index_select(0, position), own)
     return like(partner, labels), like(valid, labels)
 

@@ -1,7 +1,6 @@
 """Real numbers, under a squared error."""
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
@@ -15,10 +14,14 @@ from midas_aug._arrays import (
     is_integer,
     may_read_values,
 )
+from midas_aug._checks import check_number
 from midas_aug.errors import MidasAugError
 from midas_aug.targets.base import ID_MASK, Target, hash_rows
 
 __all__ = ["Continuous"]
+
+# Of an error a million times as large, the square is finite in float32.
+SMALLEST_SCALE = 1e-12
 
 
 class Continuous(Target):
@@ -62,18 +65,14 @@ class Continuous(Target):
     ) -> None:
         if not is_integer(width) or width < 1:
             raise MidasAugError(f"expected width to be a positive integer, got {width!r}")
-        number: Any = scale
-        if not isinstance(number, Real) or not 0 < float(number) < float("inf"):
-            raise MidasAugError(
-                f"expected scale to be a finite number above 0, got {scale!r}; it is an error in "
-                "units of the label, such as their standard deviation"
-            )
+        why = "it is an error in units of the label, such as float(labels.std())"
+        checked = check_number(scale, "scale", SMALLEST_SCALE, why)
         if same is not None and not callable(same):
             raise MidasAugError(
                 f"expected same to be a callable (N, …) -> (N,) integers, or None, got {same!r}"
             )
         self.width = self.n_outputs = int(width)
-        self.scale = float(number)
+        self.scale = checked
         self.same = same
 
     def check(self, labels: Any, *, force: bool = False) -> Tensor:

@@ -21,8 +21,8 @@ class Distribution(Target):
 
     .. math:: \ell = -\sum_c q_c \log softmax(z)_c
 
-    Rows whose most probable class is the same have the same label. A row with a negative number or
-    a NaN is an ignored row.
+    Rows whose most probable class is the same have the same label. A row with a −1 or a NaN is an
+    ignored row. Other negative numbers are refused where a look is free, and ignored elsewhere.
 
     Args:
         num_classes: C.
@@ -61,7 +61,8 @@ class Distribution(Target):
         """View ``labels`` as ``(N, C)`` floats, checked.
 
         Raises:
-            MidasAugError: They have another shape, or a row does not sum to 1.
+            MidasAugError: They have another shape, or a row does not sum to 1 or has a negative
+                number.
         """
         given = as_tensor(labels, "the labels")
         why = "one probability per class; for class indices pass num_classes instead of a target"
@@ -71,6 +72,7 @@ class Distribution(Target):
             rounding = 1e-3
             if given.is_floating_point():
                 rounding += torch.finfo(given.dtype).eps * self.num_classes
+            _refuse_negative(rows)
             odd = ((rows.sum(dim=1) - 1).abs() > rounding) & ~_is_ignored(rows)
             if bool(odd.any()):
                 first = int(odd.long().argmax())
@@ -145,3 +147,16 @@ def _expected(log_p: Tensor, labels: Tensor) -> Tensor:
     terms = labels.to(log_p.dtype) * log_p[:, None]
     # Not 0 · −∞: a class that is masked out is no evidence where the label has none of it.
     return torch.where(labels > 0, terms, 0.0).sum(dim=2)
+
+
+def _refuse_negative(rows: Tensor) -> None:
+    """Raise for rows that would be ignored by mistake: with negative numbers, and no −1."""
+    odd = (rows < 0).any(dim=1) & (rows != -1).all(dim=1) & ~rows.isnan().any(dim=1)
+    if bool(odd.any()):
+        first = int(odd.long().argmax())
+        raise MidasAugError(
+            f"expected probabilities as labels, got {float(rows[first].min()):.4g} in row {first} "
+            f"and {int(odd.sum())} rows with negative numbers; pass log-probabilities as "
+            "labels.exp() and logits as labels.softmax(dim=1), and mark a row without a label with "
+            "-1"
+        )

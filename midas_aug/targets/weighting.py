@@ -1,6 +1,5 @@
 """Class weights and label smoothing, as in ``torch.nn.CrossEntropyLoss``."""
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_tensor, check_shape, is_array, may_read_values
+from midas_aug._checks import is_real
 from midas_aug.errors import MidasAugError
 
 __all__ = ["Weighting"]
@@ -33,22 +33,24 @@ class Weighting:
     def __init__(self, num_classes: int, class_weight: Any, label_smoothing: Any) -> None:
         self.num_classes = num_classes
         self.class_weight = _check_weights(class_weight, num_classes)
-        if not isinstance(label_smoothing, Real) or not 0 <= float(label_smoothing) < 1:
+        if not is_real(label_smoothing) or not 0 <= float(label_smoothing) < 1:
             raise MidasAugError(
                 f"expected label_smoothing in [0, 1), got {label_smoothing!r}; 0 smooths nothing"
             )
         self.label_smoothing = float(label_smoothing)
         self.is_plain = self.class_weight is None and self.label_smoothing == 0
-        self._elsewhere: dict[Any, Tensor] = {}  # the weights on devices that asked for them
+        self._by_device: dict[Any, Tensor] = {}  # the weights on devices that asked for them
 
     def on(self, like: Tensor) -> Tensor | None:
         """The class weights on the device of ``like``."""
         weight = self.class_weight
         if weight is None or weight.device == like.device:
             return weight
-        if like.device not in self._elsewhere:
-            self._elsewhere[like.device] = weight.to(like.device)
-        return self._elsewhere[like.device]
+        if torch.is_inference_mode_enabled():  # what is made there is of no use to a training step
+            return weight.to(like.device)
+        if like.device not in self._by_device:
+            self._by_device[like.device] = weight.to(like.device)
+        return self._by_device[like.device]
 
     def smoothed(self, picked: Tensor, log_p: Tensor) -> Tensor:
         """Weighed log-likelihoods ``(R, K)`` of labels, with their uniform part.
@@ -82,13 +84,16 @@ class Weighting:
         return weights + smoothing
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_elsewhere": {}}
+        return {**self.__dict__, "_by_device": {}}
 
 
 def _check_weights(class_weight: Any, num_classes: int) -> Tensor | None:
     if class_weight is None:
         return None
-    given = class_weight if is_array(class_weight) else np.asarray(class_weight)
+    try:
+        given = class_weight if is_array(class_weight) else np.asarray(class_weight)
+    except ValueError:
+        given = np.asarray("rows of several lengths")
     weight = as_tensor(given, "class_weight").detach().to(torch.float32)
     check_shape(weight, (num_classes,), "class_weight", "one number a class")
     if may_read_values(weight) and not bool(((weight >= 0) & weight.isfinite()).all()):

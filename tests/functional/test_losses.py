@@ -393,3 +393,12 @@ def test_loss_refuses_a_label_that_is_no_class(library: Library) -> None:
     with pytest.raises(MidasAugError) as error:
         F.misaligned_cross_entropy(logits, labels, shares)
     assert_helpful(str(error.value), "7", "3")
+
+
+def test_a_class_that_is_masked_out_costs_nothing_where_it_has_no_share() -> None:
+    logits = torch.tensor([[0.0, -torch.inf], [0.0, -torch.inf]], requires_grad=True)
+    labels, shares = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    losses = F.misaligned_cross_entropy(logits, labels, shares)
+    assert losses.tolist() == [0.0, torch.inf]
+    losses[0].backward()
+    assert torch.equal(logits.grad, torch.zeros(2, 2))

@@ -199,3 +199,9 @@ def test_accuracy_refuses_a_label_that_is_no_class(library: Library) -> None:
     with pytest.raises(MidasAugError) as error:
         _accuracy(library, np.zeros((2, 3)), [[0, 1], [2, 7]])
     assert_helpful(str(error.value), "7", "3")
+
+
+def test_with_as_many_labels_as_classes_every_row_is_right_but_one_with_a_nan() -> None:
+    """Both are in the top two of two: nothing is told by it."""
+    logits = torch.tensor([[0.0, 0.0], [3.0, -1.0], [float("nan"), 0.0]])
+    assert float(F.misaligned_accuracy(logits, torch.tensor([[0, 1]] * 3))) == pytest.approx(2 / 3)

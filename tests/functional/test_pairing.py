@@ -1,5 +1,7 @@
 """Partners: another class, exactly uniform, whatever the batch looks like."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -227,3 +229,14 @@ def test_more_rows_than_the_draw_is_exact_for_are_refused():
     labels = torch.zeros((1 << 22) + 1, dtype=torch.int8)
     with pytest.raises(MidasAugError, match="at most 4194304 labels"):
         F.sample_partners(labels)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of loops needs one of C++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_same_class_partners_compile_where_the_rows_fill_no_vector() -> None:
+    """The lanes beyond the last row divided by a size of 0."""
+    labels = torch.arange(13) % 4
+    partner, valid = torch.compile(F.same_class_partners)(labels)
+    assert torch.equal(labels[partner], labels)
+    assert valid.all()
+    assert not (partner == torch.arange(13)).any()

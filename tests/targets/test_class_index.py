@@ -166,3 +166,17 @@ def test_heads_of_a_target_of_ones_own_may_differ_in_width(present):
     loss.backward()
     assert (unimodal[1].grad[~has[:, 1]] == 0).all()
     assert all(map(torch.equal, unimodal, given))  # nothing was filled in place
+
+
+@pytest.mark.parametrize("kind", [ClassIndex, Distribution])
+def test_class_weights_that_were_used_in_inference_mode_train_afterwards(kind):
+    """The meta device stands for an accelerator, for which a copy is kept."""
+    weighting = kind(3, class_weight=[1.0, 2.0, 3.0]).weighting
+    like = torch.empty(1, device="meta")
+    with torch.inference_mode():
+        weighting.on(like)
+    weight = weighting.on(like)
+    assert not weight.is_inference()
+    scores = torch.empty(3, device="meta", requires_grad=True)
+    (scores * weight).sum().backward()
+    assert weighting.on(like) is weight

@@ -196,3 +196,26 @@ def test_a_target_of_ones_own_may_have_a_dense_form():
     labels = torch.tensor([0, 2, 1, 4])
     out = MisalignAugment(NAMES, target=Soft(), confidence="uniform")(BATCH, labels)
     assert out.targets[:, 0].tolist() == out.source_labels.float().mean(dim=1).tolist()
+
+
+@pytest.mark.parametrize("labels", [SOFT.log(), torch.randn(4, 3).abs().neg(), SOFT * 2 - 0.5])
+def test_numbers_that_are_no_probabilities_are_not_taken_for_ignored_rows(labels):
+    augment = MisalignAugment(NAMES, target=Distribution(3))
+    refused(lambda: augment.draw(BATCH, labels), "probabilities", "labels.exp()", "softmax", "-1")
+
+
+@pytest.mark.parametrize("mark", [-1.0, float("nan")])
+def test_a_row_of_a_distribution_is_marked_as_ignored(mark):
+    labels = SOFT.clone()
+    labels[1], labels[2, 0] = mark, mark
+    out = MisalignAugment(NAMES, target=Distribution(3)).draw(BATCH, labels)
+    assert out.valid[:4].tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("scale", [1e-50, 1e-25, 0, -1.0, True, torch.tensor(2.0)])
+def test_a_scale_whose_square_is_no_float32_is_refused(scale):
+    refused(lambda: Continuous(scale=scale), "scale", "float(labels.std())")
+
+
+def test_class_weights_of_several_lengths_are_refused():
+    refused(lambda: ClassIndex(3, class_weight=[[1], [2, 3], [1]]), "class_weight", "numbers")
