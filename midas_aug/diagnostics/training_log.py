@@ -3,24 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from math import isfinite
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import as_labels, as_scores, as_tensor, check_shape
 from midas_aug._ranks import several_ranks
 from midas_aug.diagnostics import scores as kinds
-from midas_aug.diagnostics.measures import (
-    row_collapsed,
-    row_correct,
-    row_entropy,
-    source_probability,
-)
+from midas_aug.diagnostics.step_sums import BINS, Sums, sums_of_rows
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.metrics import top_set_matches
 from midas_aug.loss import LossTerms
-from midas_aug.weak_modality import LabelledRows, rows_of, target_of
+from midas_aug.weak_modality import LabelledRows
 
 __all__ = ["Criterion", "TrainingLog"]
 
@@ -34,10 +27,7 @@ SINGLE = (
     kinds.WARMING_UP,
 )
 FUSED_LOSS = "fused_loss"  # the terms that a warm-up has placeholders for
-BINS = 40  # of a histogram
 RANGES = {kinds.SIMILARITY.name: (-1.0, 1.0), kinds.SHARE.name: (0.0, 1.0)}
-
-_Sums: TypeAlias = tuple[Tensor, Tensor]  # totals, and how many they are of
 
 
 class Criterion(Protocol):
@@ -49,8 +39,8 @@ class Criterion(Protocol):
         ...
 
     @property
-    def warming_up(self) -> bool:
-        """Whether only the unimodal heads learn now."""
+    def was_warming_up(self) -> bool:
+        """Whether only the unimodal heads learned in the last pass."""
         ...
 
 
@@ -66,8 +56,8 @@ class TrainingLog:
     | score | mean over | of |
     | --- | --- | --- |
     | ``share.<m>`` | misaligned rows | the share c̃ of the modality in the label (Eq. 3) |
-    | ``credit.<m>`` | misaligned rows | the model's normalised confidence q in its label |
-    | ``confidence.<m>`` | misaligned rows | the model's probability of its label |
+    | ``credit.<m>`` | misaligned rows | the model's credit to it (Eq. 6): what moves α |
+    | ``confidence.<m>`` | misaligned rows | the model's confidence in its label, exp(−loss) |
     | ``collapsed`` | misaligned rows | the fraction of shares within 0.05 of 1/M |
     | ``entropy`` | misaligned rows | entropy of the shares over log M: 1 is the plain swap |
     | ``hardness`` | misaligned rows | hard-sample weight (Eq. 8) |
@@ -78,7 +68,10 @@ class TrainingLog:
     | ``loss.<term>`` | steps | total, aligned, misaligned, unimodal |
     | ``warming_up`` | steps | 1 in the warm-up |
 
-    Misaligned rows are the valid ones, aligned rows those with a label.
+    Rows that are not ``valid`` do not count. A modality that a row lacks has share and credit 0
+    there, and the row is not in the mean of its ``confidence`` and ``unimodal``. The two accuracies
+    need class indices and are left out for every other target; of class indices, ``confidence`` is
+    the probability of the label.
 
     Args:
         modalities: Their names, in the order of the augmentation.
@@ -158,39 +151,11 @@ class TrainingLog:
         Raises:
             MidasAugError: ``out`` has no labels yet, or shapes do not fit.
         """
-        warming_up = criterion is not None and criterion.warming_up
-        scores = None if logits is None or warming_up else as_scores(logits, "logits").detach()
-        everything = rows_of(out, len(self.modalities), target_of(out, scores), scores)
-        labels = as_labels(out.labels, "labels")
-        beyond_aligned = slice(len(labels), None)
-        source_labels, shares = (part[beyond_aligned] for part in everything[:2])
-        valid = ~everything.ignored[beyond_aligned]
-
-        aligned: dict[str, Tensor] = {}
-        misaligned = {
-            kinds.SHARE.name: shares,
-            kinds.COLLAPSED.name: row_collapsed(shares),
-            kinds.ENTROPY.name: row_entropy(shares),
-        }
-        binned = {kinds.SHARE.name: shares}
-        # Nothing was swapped, so nobody was asked for a confidence.
-        confidence = getattr(out, "confidence", None) if len(valid) else None
-        if confidence is not None:
-            aligned[kinds.UNIMODAL.name] = as_tensor(confidence, "confidence")
-        weights = getattr(out, "hard_weights", None)
-        if weights is not None:
-            hardness = as_tensor(weights, "hard_weights").detach()
-            check_shape(hardness, (len(valid),), "hard_weights", "one weight a misaligned row")
-            misaligned[kinds.HARDNESS.name] = hardness
-            binned[kinds.SIMILARITY.name] = hardness - 1  # (s + 1) / 2: in 0 … 1 like a share
-        if scores is not None:
-            aligned[kinds.ACCURACY.name] = row_correct(scores[: len(labels)], labels)
-            beyond = scores[beyond_aligned]
-            credit = source_probability(beyond, source_labels, normalized=True)
-            confidence = source_probability(beyond, source_labels, normalized=False)
-            misaligned |= {kinds.CREDIT.name: credit, kinds.CONFIDENCE.name: confidence}
-            misaligned[kinds.MISALIGNED_ACCURACY.name] = top_set_matches(beyond, source_labels)
-        one = torch.ones(1, device=shares.device)
+        # Of the pass, and not `warming_up`: the loss has counted the step, the last one, too.
+        warming_up = criterion is not None and criterion.was_warming_up
+        n_modalities = len(self.modalities)
+        sums, counts = sums_of_rows(out, n_modalities, logits, warming_up=warming_up)
+        one = torch.ones(1, device=counts[kinds.SHARE.name].device)
         steps = {kinds.WARMING_UP.name: one * warming_up}
         if criterion is not None:
             steps[kinds.ALPHA.name] = criterion.alpha
@@ -198,14 +163,7 @@ class TrainingLog:
             steps[kinds.LOSS.name] = torch.stack([terms.total.detach(), terms.unimodal.detach()])
             if not warming_up:  # which has placeholders for these
                 steps[FUSED_LOSS] = torch.stack([terms.aligned.detach(), terms.misaligned.detach()])
-
-        valid, labelled = valid.bool(), labels >= 0
-        sums = {
-            **_sum_rows(aligned, labelled),
-            **_sum_rows(misaligned, valid),
-            **{kind: (values.float(), one) for kind, values in steps.items()},
-        }
-        self._add(sums, binned, valid)
+        self._add({**sums, **{kind: (value.float(), one) for kind, value in steps.items()}}, counts)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Close an epoch: fetch the sums, clear them and keep the means.
@@ -344,14 +302,13 @@ class TrainingLog:
     def _since(self, start: int) -> list[dict[str, float]]:
         return [record for record in self.records if record["epoch"] >= start]
 
-    def _add(self, sums: Mapping[str, _Sums], binned: Mapping[str, Tensor], valid: Tensor) -> None:
-        """Lay sums, counts and histograms side by side and add them to the totals."""
-        nothing = torch.zeros(1, device=valid.device)
+    def _add(self, sums: Mapping[str, Sums], counts: Mapping[str, Tensor]) -> None:
+        """Lay sums, numbers of rows and histograms side by side and add them to the totals."""
+        nothing = torch.zeros(1, device=counts[kinds.SHARE.name].device)
         parts = []
         for kind, names in self._names.items():
             total, count = sums.get(kind, (nothing, nothing))
             parts += [total.expand(len(names)), count.expand(len(names))]
-        counts = _histograms(binned, valid)
         for kind, names in self._histogram_names.items():
             parts.append(counts[kind] if kind in counts else nothing.expand(BINS * len(names)))
         step = torch.cat(parts)
@@ -367,30 +324,6 @@ def _finite(value: float | None) -> float | None:
 
 def _precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _sum_rows(columns: Mapping[str, Tensor], counted: Tensor) -> dict[str, _Sums]:
-    """Sums of ``(N,)`` and ``(N, M)`` values over the rows that count, and how many."""
-    if not columns:
-        return {}
-    blocks = [values if values.ndim == 2 else values[:, None] for values in columns.values()]
-    table = torch.cat([block.float() for block in blocks], dim=1)
-    totals = torch.where(counted[:, None], table, 0.0).sum(dim=0)
-    count = counted.sum(dim=0, keepdim=True).float()
-    parts = torch.split(totals, [block.shape[1] for block in blocks])
-    return {kind: (part, count) for kind, part in zip(columns, parts, strict=True)}
-
-
-def _histograms(columns: Mapping[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
-    """Counts of each column in turn; what is beyond 0 … 1 is in the outermost bin."""
-    blocks = [values if values.ndim == 2 else values[:, None] for values in columns.values()]
-    table = torch.cat([block.float() for block in blocks], dim=1)
-    place = (table * BINS).floor().clamp(0, BINS - 1)
-    bins = torch.arange(BINS, device=table.device)
-    hits = (place[:, :, None] == bins) & counted[:, None, None]
-    counts = hits.sum(dim=0).flatten().float()
-    parts = torch.split(counts, [BINS * block.shape[1] for block in blocks])
-    return dict(zip(columns, parts, strict=True))
 
 
 def _edges(low: float, high: float) -> list[float]:

@@ -15,7 +15,9 @@ from torch import distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
-from midas_aug.diagnostics import TrainingLog
+from midas_aug.diagnostics import TrainingLog, draw_curves, draw_shares, learning_speed
+from midas_aug.integrations.logs import attach_log
+from midas_aug.targets import Continuous, Distribution, MultiLabel
 from tests.helpers.operators import OperatorCount
 
 NAMES = ("audio", "video", "text")
@@ -181,6 +183,156 @@ def test_aligned_rows_without_logits_have_next_to_nothing_to_tell():
     log.update(steps.take(1)[0])
     assert log.end_epoch(0) == {"epoch": 0, "warming_up": 0}
     assert repr(log) == "TrainingLog(('audio', 'video', 'text'), sync=True)"
+
+
+IDLE = {"accuracy", "misaligned_accuracy", "credit", "confidence", "loss.aligned"}
+
+
+def kinds_of(record):
+    return {name if name.startswith("loss") else name.split(".")[0] for name in record}
+
+
+@pytest.mark.parametrize("told", ["by hand", "without terms", "by the loss"])
+def test_every_step_of_a_warm_up_is_logged_as_one_the_last_too(told):
+    steps, log = Steps(), TrainingLog(NAMES)
+    steps.criterion = MidasLoss(len(NAMES), warmup_steps=2)
+    if told == "by the loss":
+        attach_log(steps.criterion, log)
+    records = []
+    for number in range(4):
+        out, given = steps.take(number + 1)
+        if told == "without terms":
+            del given["terms"]
+        if told != "by the loss":
+            log.update(out, **given)
+        records.append(log.end_epoch(number))
+    assert [record["warming_up"] for record in records] == [1, 1, 0, 0]
+    trained = IDLE - ({"loss.aligned"} if told == "without terms" else set())
+    assert not any(IDLE & kinds_of(record) for record in records[:2])
+    assert all(trained <= kinds_of(record) for record in records[2:])
+
+
+def test_a_loss_knows_of_its_last_pass_also_when_it_is_validated_or_compiled():
+    steps = Steps()
+    criterion = steps.criterion = MidasLoss(len(NAMES), warmup_steps=2)
+    assert criterion.was_warming_up  # so will the first pass
+    steps.take(1)
+    criterion.eval()
+    steps.take(2)
+    assert criterion.warming_up
+    assert not criterion.was_warming_up
+    criterion.train()
+    out, given = steps.take(3)
+    assert criterion.was_warming_up
+    assert not criterion.warming_up
+    unimodal = [torch.zeros(steps.rows, CLASSES)] * len(NAMES)
+    torch.compile(criterion, fullgraph=True, backend="eager")(given["logits"], out, unimodal)
+    assert not criterion.was_warming_up
+
+
+def labels_of(kind):
+    """12 labels, the first of a row to ignore, and log-likelihoods of a row in plain NumPy."""
+    data = torch.Generator().manual_seed(0)
+    if kind == "multi-label":
+        labels = torch.randint(0, 2, (12, CLASSES), generator=data).float()
+        labels[0] = -1
+        return MultiLabel(CLASSES), labels, CLASSES, multi_label
+    if kind == "distribution":
+        labels = torch.rand(12, CLASSES, generator=data).softmax(dim=1)
+        labels[0] = -1
+        return Distribution(CLASSES), labels, CLASSES, distribution
+    labels = torch.randn(12, generator=data)
+    labels[0] = math.nan
+    return Continuous(scale=2.0), labels, 1, continuous
+
+
+def multi_label(scores, label):
+    yes = 1 / (1 + np.exp(-scores))
+    return np.log(np.where(label > 0, yes, 1 - yes)).mean()
+
+
+def distribution(scores, label):
+    return (label * (scores - np.log(np.exp(scores).sum()))).sum()
+
+
+def continuous(scores, label):
+    return -0.5 * ((scores[0] - label) / 2.0) ** 2
+
+
+@pytest.mark.parametrize("kind", ["multi-label", "distribution", "continuous"])
+def test_labels_that_are_no_class_indices_have_all_scores_but_accuracies(kind):
+    target, labels, width, log_likelihood = labels_of(kind)
+    data = torch.Generator().manual_seed(1)
+    heads = {name: torch.randn(12, width, generator=data) for name in NAMES}
+    features = {name: torch.randn(12, 5, generator=data) for name in NAMES}
+    out = MisalignAugment(NAMES, target=target, seed=0)(features, labels, unimodal_logits=heads)
+    logits = torch.randn(len(out.source), width, generator=data)
+    criterion, log = MidasLoss(len(NAMES)), TrainingLog(NAMES)
+    attach_log(criterion, log)
+    criterion(logits[:, 0] if kind == "continuous" else logits, out, heads)
+    record = log.end_epoch(0)
+
+    counted = [row for row in range(12, len(logits)) if out.valid[row]]
+    assert 10 < len(counted) < len(logits) - 12
+    credit, confidence, share = [], [], []
+    for row in counted:
+        of_m = np.exp(
+            [
+                log_likelihood(logits[row].double().numpy(), labels[source].double().numpy())
+                for source in out.source[row]
+            ]
+        )
+        confidence.append(of_m)
+        credit.append(of_m / of_m.sum())
+        share.append(out.shares[row].numpy())
+    for name, rows in (("credit", credit), ("confidence", confidence), ("share", share)):
+        found = [record[f"{name}.{m}"] for m in NAMES]
+        assert found == pytest.approx(np.mean(rows, axis=0).tolist(), rel=1e-4)
+    for m, name in enumerate(NAMES):
+        wanted = out.confidence[1:, m].mean()
+        assert record[f"unimodal.{name}"] == pytest.approx(float(wanted), rel=1e-4)
+        assert record[f"alpha.{name}"] == float(criterion.alpha[m])
+    assert kinds_of(record) == {
+        "epoch", "share", "credit", "confidence", "collapsed", "entropy", "hardness", "unimodal",
+        "alpha", "loss.total", "loss.aligned", "loss.misaligned", "loss.unimodal", "warming_up",
+    }  # fmt: skip
+
+    titles = [axes.get_title(loc="left") for axes in draw_curves(log).axes]
+    assert any(title.startswith("Losses") for title in titles)
+    assert not any(title.startswith("Accuracy") for title in titles)
+    draw_shares(log)
+    assert learning_speed(log).keys() == set(NAMES)
+
+
+def test_a_modality_that_is_absent_gets_no_credit_as_in_the_step_of_alpha():
+    """All rows lack text, and one lacks audio, whose label the others' credit leaves out."""
+    names = (*NAMES, "touch")
+    has = torch.ones(12, len(names), dtype=torch.bool)
+    has[:, 2] = False
+    has[3, 0] = False
+    data = torch.Generator().manual_seed(0)
+    heads = {name: torch.randn(12, CLASSES, generator=data) for name in names}
+    features = {name: torch.randn(12, 5, generator=data) for name in names}
+    augment = MisalignAugment(names, CLASSES, seed=0)
+    out = augment(features, torch.arange(12) % CLASSES, unimodal_logits=heads, present=has)
+    assert out.absent[out.misaligned][out.valid[out.misaligned]].sum(dim=0)[0] > 0
+    logits = torch.randn(len(out.source), CLASSES, generator=data)
+    log = TrainingLog(names)
+    log.update(out, logits=logits)
+    record = log.end_epoch(0)
+    assert record["share.text"] == record["credit.text"] == 0
+
+    credit = []
+    for row in range(12, len(logits)):
+        if out.valid[row]:
+            p = [math.exp(logits[row, label]) for label in out.source_labels[row]]
+            p = [0 if absent else value for value, absent in zip(p, out.absent[row], strict=True)]
+            credit.append([value / sum(p) for value in p])
+    found = [record[f"credit.{name}"] for name in names]
+    assert found == pytest.approx(np.mean(credit, axis=0).tolist(), rel=1e-4)
+    audio = out.confidence[has[:, 0], 0].mean()
+    assert record["unimodal.audio"] == pytest.approx(float(audio), rel=1e-4)
+    assert not {"confidence.text", "unimodal.text"} & record.keys()  # no row to speak of
 
 
 def test_numpy_batches_are_logged_too():
