@@ -101,7 +101,7 @@ class Draw:
 def labels_of_pass(out: Any) -> tuple[Tensor, Tensor]:
     """The labels that a batch came with, and one number a label, by which a pass is known.
 
-    Of a batch that is no `MisalignedBatch`, the labels themselves.
+    Of a batch that is not drawn here, the labels themselves.
     """
     drawn = getattr(out, "drawn", None)
     if isinstance(drawn, Draw):

@@ -15,7 +15,7 @@ from midas_aug.errors import MidasAugError
 from midas_aug.targets import Target
 from midas_aug.weak_modality import LabelledRows
 
-__all__ = ["UnimodalLogits", "unimodal_loss"]
+__all__ = ["UnimodalLogits", "divisors_of", "unimodal_loss"]
 
 UnimodalLogits: TypeAlias = Mapping[Any, Tensor] | Sequence[Tensor]
 
@@ -27,7 +27,8 @@ def unimodal_loss(
 
     Args:
         unimodal_logits: ``(N, C)`` of each head, by modality or in order.
-        out: The rows; the first N are aligned.
+        out: The rows; the first N are aligned. Where it has ``unimodal_divisors``, ``(M,)`` or
+            None, they stand in for what a mean over its rows divides by.
         target: What a label is.
         num_modalities: M.
 
@@ -48,7 +49,13 @@ def unimodal_loss(
         labels = target.check(out.labels)
         readable, n_rows = target.filled(labels), labels.shape[0]
         ignored = ~as_tensor(out.valid, "valid")[:n_rows]
-        divisor = divisor_of(target, labels, ~ignored)
+        stated = getattr(out, "unimodal_divisors", None)
+        if stated is None:
+            divisor = divisor_of(target, labels, ~ignored)
+        else:
+            divisor = as_tensor(stated, "unimodal_divisors")
+            why = "one number a modality"
+            check_shape(divisor, (num_modalities,), "unimodal_divisors", why)
     found: list[Tensor] = []
     for number, logits in enumerate(by_modality):
         name = f"unimodal_logits[{number}]"
@@ -65,15 +72,28 @@ def unimodal_loss(
         return _sum_by_head(target, found, labels, readable, ignored, has_not, divisor)
     stacked = torch.stack(found)
     if absent is None:
+        left_out = ignored
         stacked.masked_fill_(ignored[:, None], 0.0)  # whatever an ignored row holds
-        return target.loss_sum(stacked, readable, ignored) / divisor
-    left_out = (ignored[:, None] | absent[:n_rows]).t()
-    stacked.masked_fill_(left_out[:, :, None], 0.0)
-    counted = ~left_out
-    counts = counted.sum(dim=1).clamp_(min=1)
+        if not divisor.ndim:  # the same for all heads
+            return target.loss_sum(stacked, readable, ignored) / divisor
+    else:
+        left_out = (ignored[:, None] | absent[:n_rows]).t()
+        stacked.masked_fill_(left_out[:, :, None], 0.0)
     sums = target.losses(stacked, readable, left_out).sum(dim=1)
-    divisors = [divisor_of(target, labels, *those) for those in zip(counted, counts, strict=True)]
-    return (sums / torch.stack(divisors)).sum()
+    return (sums / (divisor if divisor.ndim else divisors_of(target, labels, ~left_out))).sum()
+
+
+def divisors_of(target: Target, labels: Tensor, counted: Tensor) -> Tensor:
+    """What the mean of each head's losses divides by, ``(M,)``.
+
+    Args:
+        target: What a label is.
+        labels: ``(N, …)``.
+        counted: ``(M, N)`` bool, the rows that count for each head.
+    """
+    counts = counted.sum(dim=1).clamp_(min=1)
+    each = [divisor_of(target, labels, *those) for those in zip(counted, counts, strict=True)]
+    return torch.stack(each)
 
 
 def _sum_by_head(
@@ -85,11 +105,17 @@ def _sum_by_head(
     absent: Tensor | None,
     divisor: Tensor,
 ) -> Tensor:
-    """The sum over heads of several widths, which no one tensor holds, of their mean losses."""
+    """The sum over heads of several widths, which no one tensor holds, of their mean losses.
+
+    ``divisor`` is ``(M,)``, or has no axes: that of rows that have every modality.
+    """
     means = []
     for number, rows in enumerate(predictions):
         left_out = ignored if absent is None else ignored | absent[:, number]
-        count = divisor if absent is None else divisor_of(target, labels, ~left_out)
+        if divisor.ndim:
+            count = divisor[number]
+        else:
+            count = divisor if absent is None else divisor_of(target, labels, ~left_out)
         filled = rows.masked_fill(left_out[:, None], 0.0)
         means.append(target.loss_sum(filled[None], readable, left_out) / count)
     return functools.reduce(torch.add, means)

@@ -33,6 +33,7 @@ class MisalignedBatch:
 
     Attributes:
         modalities: The names of the modalities, in order.
+        modality_keys: The batch keys of each modality, by its name.
         target: What a label is.
         num_classes: C; None where the target has no classes.
         materialized: Whether ``data`` has N + S rows.
@@ -65,7 +66,7 @@ class MisalignedBatch:
         self, data: Any, drawn: Draw, rule: LabelRule, *, numpy: bool, materialized: bool
     ) -> None:
         self._data = data
-        self.modalities = tuple(rule.keys)
+        self.modalities, self.modality_keys = tuple(rule.keys), rule.keys
         self.target = rule.target
         self.num_classes = rule.target.num_classes
         self.materialized = materialized
@@ -254,9 +255,8 @@ class MisalignedBatch:
         if self._divisor is None:
             drawn = self.drawn
             counted = drawn.valid[: drawn.labels.shape[0]]
-            self._divisor = labelling.divisor_of(
-                self.target, drawn.labels, counted, drawn.n_labelled
-            )
+            args = drawn.labels, counted, drawn.n_labelled
+            self._divisor = labelling.divisor_of(self.target, *args)
         return self._divisor
 
     def folded_targets(self) -> Any:
@@ -303,7 +303,7 @@ class MisalignedBatch:
             scored: Any = confidence
             if provider is not None:
                 scored = labelling.ask(
-                    provider, self.labels, unimodal_logits, features, self._aligned_rows
+                    rule, provider, self.labels, unimodal_logits, features, self._aligned_rows
                 )
             mix = labelling.from_confidence(rule, drawn, scored, provider, self._give)
         out = self._copy()

@@ -42,7 +42,7 @@ class LabelledRows(Protocol):
     Where there are more of these, they are read, too: ``target``, one of `midas_aug.targets`, in
     place of class indices; ``num_classes``, by `WeakModalityWeight.fold`; ``absent`` ``(N + S, M)``
     bool, the modalities that a row has not; ``source_confidence`` ``(N + S, M)``, by
-    `RatioWeakModalityWeight`.
+    `RatioWeakModalityWeight`; ``unimodal_divisors`` ``(M,)``, of the sums of each head's losses.
     """
 
     @property

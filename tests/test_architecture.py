@@ -25,7 +25,7 @@ LENT = {"midas_aug._files": "one writer of whole files for the package and its b
 METHOD_TESTS = ROOT / "tests" / "benchmarks" / "methods"
 
 # What the methods are made of, tested with them.
-WITH_THE_METHODS = ("base", "divergence", "entries", "training")
+WITH_THE_METHODS = ("base", "divergence", "entries", "suite_entries", "training")
 
 # Folders of the benchmarks whose tests are those of the folder above.
 UNMIRRORED = ("compare/data", "compare/report", "paper/datasets")

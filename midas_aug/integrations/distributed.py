@@ -1,5 +1,6 @@
 """Partners from the rows of all ranks, for batches that are small on each of them."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from torch import Tensor, distributed
 from midas_aug._present import as_present
 from midas_aug._ranks import in_process_group, several_ranks
 from midas_aug._rows import take_rows
-from midas_aug._tree import in_order, map_arrays
+from midas_aug._tree import get_groups, in_order, map_arrays, resolve_key
+from midas_aug._unimodal import divisors_of
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
@@ -24,7 +26,8 @@ class AllRanksBatch:
     A view of the batch of all ranks with all that `MidasLoss` and the rules of α ask for. What is
     not asked for is not computed. ``source`` and ``anchor`` count in ``whole``. Ranks weigh as if
     all rows were one batch: the mean of their losses, which is what ``DistributedDataParallel``
-    makes of the gradients, is the loss of that batch.
+    makes of the gradients, is the loss of that batch, however unevenly labels, modalities and
+    heavy classes are spread over the ranks.
 
     Attributes:
         whole: The drawn and labelled batch of all ranks, not materialized. Ranks draw differently,
@@ -53,7 +56,7 @@ class AllRanksBatch:
         self.misaligned = slice(n_rows, self.index.shape[0])
         self._own = own
 
-    @property
+    @functools.cached_property
     def labels(self) -> Tensor:
         """``(N, …)`` labels of this rank's rows."""
         return torch.as_tensor(self.whole.labels).index_select(0, self._own)
@@ -119,6 +122,24 @@ class AllRanksBatch:
         return self._rows(self.whole.weights)
 
     @property
+    def unimodal_divisors(self) -> Tensor | None:
+        """``(M,)`` what `MidasLoss` divides the sum of each head's losses by; None: as it would.
+
+        This rank's part of the divisors of all rows, which its own rows do not tell.
+        """
+        whole = self.whole
+        pool: int = whole.labels.shape[0]
+        n_ranks = pool // max(len(self._own), 1)
+        if n_ranks < 2:
+            return None
+        if whole.absent is None:
+            divisors = whole.divisor.expand(len(self.modalities))
+        else:
+            counted = whole.valid[:pool, None] & ~whole.absent[:pool]
+            divisors = divisors_of(self.target, whole.labels, counted.t())
+        return divisors.float() / n_ranks
+
+    @property
     def targets(self) -> Tensor:
         """``(N + S, C)`` soft labels of this rank's rows."""
         return self.target.dense(self.source_labels, self.shares)
@@ -139,11 +160,26 @@ class AllRanksBatch:
         pool = self.whole.labels.shape[0]
         return take_rows(features, column, pool, path=f"features of {name!r}", modality=True)
 
-    def __getitem__(self, name: Any) -> Any:
-        """The modality ``name``, N + S rows; gradients flow to the rank that a row came from."""
-        if name not in self.modalities:
-            raise MidasAugError(f"expected one of the modalities {self.modalities!r}, got {name!r}")
-        return self.gather(name, self.whole[name])
+    def __getitem__(self, key: Any) -> Any:
+        """What ``key`` holds, N + S rows; gradients flow to the rank that a row came from.
+
+        Args:
+            key: A batch key of a modality, or else the name of one; of several keys, a mapping.
+
+        Raises:
+            MidasAugError: It is neither.
+        """
+        keys, found = self.whole.modality_keys, resolve_key(self.whole.data, key)
+        for name, group in keys.items():
+            # A key first, as in `MisalignedBatch`: it may be the name of another modality.
+            if found is not None and found in [resolve_key(self.whole.data, one) for one in group]:
+                return self.gather(name, self.whole[found])
+        if key not in self.modalities:
+            raise MidasAugError(
+                f"expected one of the modalities {self.modalities!r}, or one of their keys "
+                f"{[one for group in keys.values() for one in group]!r}, got {key!r}"
+            )
+        return self.gather(key, *get_groups(self.whole.data, {key: keys[key]}))
 
     def _rows(self, of_whole: Any) -> Tensor:
         return torch.as_tensor(of_whole).index_select(0, self.index)

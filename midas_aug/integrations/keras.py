@@ -22,7 +22,7 @@ def keras_batch(out: MisalignedBatch) -> tuple[dict[Any, Any], Any, Any]:
         out: A labelled batch.
 
     Returns:
-        inputs: The modalities by name, N + S rows.
+        inputs: The modalities by name, N + S rows. One of several keys is a mapping by these.
         targets: ``(N + S, C)``.
         sample_weight: ``(N + S,)``.
 
@@ -40,7 +40,11 @@ def keras_batch(out: MisalignedBatch) -> tuple[dict[Any, Any], Any, Any]:
         raise MidasAugError(
             f"expected a MisalignedBatch, got {type(out).__name__}; pass what augment(...) gave"
         )
-    return {str(name): out[name] for name in out.modalities}, out.targets, out.weights
+    inputs: dict[Any, Any] = {}
+    for name, keys in out.modality_keys.items():
+        held = {str(key): out[key] for key in keys}
+        inputs[str(name)] = held if len(keys) > 1 else held[str(keys[0])]
+    return inputs, out.targets, out.weights
 
 
 class KerasCollate:

@@ -23,6 +23,7 @@ PUBLIC_UNDERSCORES = frozenset(
         "torch._sample_dirichlet",  # torch.distributions takes no generator
         "DistributedDataParallel._active_ddp_module",
         "_join_config",  # of a DistributedDataParallel
+        "_traced_key._dynamo_marked_constant",  # torch.compiler's function loads the compiler
         "_version",  # of a tensor: how often it was written to
     }
 )

@@ -100,6 +100,62 @@ def test_a_batch_for_keras_is_the_batch():
     assert torch.equal(weights, out.weights)
 
 
+GROUPED = {"image": "a", "text": ["b", "mask"]}
+
+
+def grouped() -> Any:
+    (batch,) = DataLoader(data(), ROWS)
+    batch["mask"] = torch.arange(ROWS)
+    return MisalignAugment(GROUPED, CLASSES, confidence="uniform", hardness=None)(batch)
+
+
+def test_a_modality_of_several_keys_is_a_mapping_for_keras():
+    out = grouped()
+    views, _, _ = keras_batch(out)
+    assert views.keys() == {"image", "text"}
+    assert torch.equal(views["image"], out["a"])
+    assert views["text"].keys() == {"b", "mask"}
+    assert torch.equal(views["text"]["b"], out["b"])
+    assert torch.equal(views["text"]["mask"], out.source[:, 1])
+
+
+def test_keras_gets_modalities_by_name_where_the_keys_are_other_names():
+    crossed = MisalignAugment({"a": "b", "b": "a"}, CLASSES, confidence="uniform", seed=0)
+    (batch,) = DataLoader(data(), ROWS)
+    out = crossed(batch)
+    views, _, _ = keras_batch(out)
+    assert torch.equal(views["a"], out["b"])
+    assert torch.equal(views["b"], out["a"])
+
+
+def test_keras_gets_the_items_of_a_tuple_batch_by_their_positions():
+    augment = MisalignAugment(
+        {"image": 0, "text": [1, 2]}, CLASSES, label=3, confidence="uniform", hardness=None
+    )
+    batch = tuple(torch.rand(ROWS, width) for width in (3, 5, 2))
+    views, _, _ = keras_batch(augment((*batch, torch.arange(ROWS) % CLASSES)))
+    assert views.keys() == {"image", "text"}
+    assert views["text"].keys() == {"1", "2"}
+
+
+@pytest.mark.extra
+@pytest.mark.filterwarnings("default")
+def test_a_model_of_keras_takes_a_modality_of_several_keys():
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras")
+    text = {"b": keras.Input((5,), name="b"), "mask": keras.Input((1,), name="mask")}
+    inputs = {"image": keras.Input((3,), name="image"), "text": text}
+    joined = keras.layers.Concatenate()([inputs["image"], text["b"], text["mask"]])
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(joined))
+    model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    rows = [sample | {"mask": torch.ones(1)} for sample in data()]
+    collate = KerasCollate(MisalignAugment(GROUPED, CLASSES, confidence="uniform", hardness=None))
+    before = [weight.copy() for weight in model.get_weights()]
+    model.fit(DataLoader(rows, BATCH, collate_fn=collate), verbose=0)
+    after = model.get_weights()
+    assert all((one != other).any() for one, other in zip(before, after, strict=True))
+
+
 def test_keras_gets_no_batch_that_is_only_drawn():
     with pytest.raises(MidasAugError, match="a confidence that needs no model, got 'logits'"):
         KerasCollate(MisalignAugment(("a", "b"), CLASSES))
