@@ -1,7 +1,7 @@
 """Hugging Face Accelerate: one process or many, checkpoints with all state.
 
 python examples/with_accelerate.py
-accelerate launch --cpu --num_processes 2 examples/with_accelerate.py
+torchrun --nproc_per_node 2 examples/with_accelerate.py
 """
 
 import argparse

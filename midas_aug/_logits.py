@@ -15,6 +15,7 @@ from midas_aug.targets import MultiLabel
 __all__ = ["looked_at", "warn_of_probabilities", "warn_of_probable_fusion"]
 
 FEW = 12  # logits that all lie between 0 and 1 may do so by chance
+FINE = 1e-4  # a sum that is so near to 1 is not so by chance
 
 # Whose logits were looked at: the first batch tells, later ones would cost time in each step.
 looked_at: "weakref.WeakSet[Any]" = weakref.WeakSet()
@@ -89,5 +90,15 @@ def _are_probabilities(scores: Tensor) -> bool:
     kept = scores[scores.isfinite().all(dim=1)]  # an ignored row may hold anything
     if len(kept) == 0 or bool((kept < 0).any()):
         return False
-    rounding = 2 * torch.finfo(scores.dtype).eps + 1e-5
+    rounding = 2 * torch.finfo(_dtype_before(kept)).eps + 1e-5
+    if rounding > FINE and kept.numel() < FEW:
+        return False
     return bool(((kept.double().sum(dim=1) - 1).abs() < rounding).all())
+
+
+def _dtype_before(scores: Tensor) -> torch.dtype:
+    """The narrowest dtype that holds these very numbers: what they were before they were cast."""
+    for narrow in (torch.bfloat16, torch.float16):
+        if torch.equal(scores.to(narrow).to(scores.dtype), scores):
+            return narrow
+    return scores.dtype

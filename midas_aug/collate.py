@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch.utils.data import default_collate
 
 from midas_aug._checks import check_switch
+from midas_aug._dispatch import refuse_dispatch
 from midas_aug._rows import as_columns
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
@@ -71,6 +72,7 @@ class MisalignCollate:
 
     def __call__(self, samples: list[Any]) -> MisalignedBatch:
         """Collate ``samples`` and augment the batch."""
+        refuse_dispatch(self)
         if not isinstance(samples, list):
             raise MidasAugError(
                 f"expected a list of samples to collate, got {type(samples).__name__}, a batch "
@@ -87,6 +89,7 @@ class MisalignCollate:
         return drawn.label(self.augment.confidence)
 
     def __getstate__(self) -> dict[str, Any]:
+        refuse_dispatch(self)  # a worker that is spawned does not know who reads its batches
         state = dict(self.__dict__)
         if self.label_later:
             state["augment"] = self.augment.without_provider()  # a model is not sent to workers

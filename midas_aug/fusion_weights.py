@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from midas_aug._arrays import Array, as_labels, check_shape
+from midas_aug._arrays import Array, as_labels, as_scores, check_shape, is_array, is_integer
 from midas_aug._tree import in_order
 from midas_aug.errors import MidasAugError
 from midas_aug.factored import FactoredLinear
@@ -91,15 +91,18 @@ class FusionWeights:
                 "expected feature_dims, the size of each modality, for an nn.Linear, got None; "
                 "pass feature_dims={'audio': 512, 'video': 256}, or use a FactoredLinear"
             )
+        given = feature_dims
         if not isinstance(feature_dims, Mapping):
-            feature_dims = dict(enumerate(feature_dims))
-        if min(feature_dims.values(), default=0) < 1 or (
+            listed = isinstance(feature_dims, Sequence)
+            feature_dims = dict(enumerate(feature_dims)) if listed else {}
+        if not all(is_integer(dim) and dim > 0 for dim in feature_dims.values()) or (
             sum(feature_dims.values()) != fusion.in_features
         ):
             raise MidasAugError(
-                f"expected feature_dims that are positive and add up to the {fusion.in_features} "
-                f"inputs of the layer, got {feature_dims!r}; pass the sizes of the features in the "
-                "order in which they are concatenated"
+                "expected feature_dims as positive integers that add up to the "
+                f"{fusion.in_features} inputs of the layer, got {given!r}; pass the size of each "
+                "modality's features, such as {'audio': 512, 'video': 256}, in the order in which "
+                "they are concatenated"
             )
         self.fusion = fusion
         self.modalities = tuple(feature_dims)
@@ -122,7 +125,7 @@ class FusionWeights:
 
         Args:
             features: ``(N, D_m)`` of each modality, by name or in order. Or one ``(N, sum of D_m)``
-                tensor, concatenated already.
+                array, concatenated already. Of any float dtype; the layer's is computed in.
 
         Returns:
             ``(N, M, C)``; the sum over M is the layer's output. With heads ``(N, 2M, C)``, their
@@ -131,17 +134,21 @@ class FusionWeights:
         Raises:
             MidasAugError: Shapes or names do not fit.
         """
-        if isinstance(features, Tensor):
-            check_shape(features, (None, self.fusion.in_features), "features", "as the layer takes")
-            features = dict(zip(self.modalities, self._split(features), strict=True))
-        given = in_order(features, self.modalities, "features")
-        count = len(given[0])
-        for name, feature, dim in zip(self.modalities, given, self.feature_dims, strict=True):
+        weight = self.fusion.weight
+        if is_array(features):
+            rows = as_scores(features, "features")
+            check_shape(rows, (None, self.fusion.in_features), "features", "as the layer takes")
+            features = self._split(rows)
+        given: list[Tensor] = []
+        in_turn = in_order(features, self.modalities, "features")
+        for name, feature, dim in zip(self.modalities, in_turn, self.feature_dims, strict=True):
+            rows = as_scores(feature, f"features[{name!r}]").to(weight.dtype)
             why = "one row a sample, as wide as feature_dims says"
-            check_shape(feature, (count, dim), f"features[{name!r}]", why)
+            check_shape(rows, (len(given[0] if given else rows), dim), f"features[{name!r}]", why)
+            given.append(rows)
         bias: Tensor | None = self.fusion.bias
         share = None if bias is None else bias / len(given)
-        blocks = self._split(self.fusion.weight)
+        blocks = self._split(weight)
         parts = [F.linear(f, w, share) for f, w in zip(given, blocks, strict=True)]
         if self.heads:
             parts += [head(feature) for head, feature in zip(self.heads, given, strict=True)]

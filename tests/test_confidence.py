@@ -15,7 +15,8 @@ from torch import multiprocessing, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from midas_aug import MidasAugError, MisalignAugment
+from midas_aug import MidasAugError, MidasLoss, MisalignAugment
+from midas_aug import functional as F
 from midas_aug.confidence import (
     CalibratedConfidence,
     ConfidenceProvider,
@@ -569,3 +570,30 @@ def test_unimodal_heads_of_one_logit_are_told_of_a_column_per_class():
             augment(features(), labels, unimodal_logits=logits)
     one = MisalignAugment(("a", "b"), 1)(features(), labels, unimodal_logits=logits)
     assert not one.valid[N:].any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_ignored_row_may_hold_anything_for_a_confidence_of_ones_own(value, compiled):
+    labels = torch.tensor([0, 1, 2, 0, 1, -1])
+    logits = torch.randn(18, 3)
+    augment = MisalignAugment(
+        ("a", "b"),
+        3,
+        confidence=lambda batch, labels: torch.stack([batch["a"][:, 0], batch["b"][:, 0]], dim=1),
+        hardness=None,
+    )
+    plan = F.plan_swaps(labels, 2)
+
+    def loss(batch, labels, logits, plan):
+        return MidasLoss(2, weak_modality=None)(logits, augment(batch, labels, plan=plan))
+
+    call = torch.compile(loss, backend="eager") if compiled else loss
+    found = []
+    for held in (0.0, value):
+        batch = {"a": torch.rand(6, 2, generator=torch.Generator().manual_seed(0)) + 1}
+        batch["b"] = batch["a"].flip(1)
+        batch["a"][5] = held
+        found.append(float(call(batch, labels, logits, plan)))
+    assert np.isfinite(found).all()
+    assert found[0] == found[1]

@@ -72,6 +72,50 @@ def test_a_head_without_names_takes_the_names_of_the_batch_and_a_batch_that_is_n
         nameless(features)
 
 
+KEYS = {"img": "a", "txt": "b"}
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+@pytest.mark.parametrize(
+    ("dims", "swapped"),
+    [
+        ({"img": 3, "txt": 2}, False),  # by the names of the modalities
+        ({"a": 3, "b": 2}, False),  # by the keys of the batch
+        ((3, 2), False),
+        ({"txt": 2, "img": 3}, True),
+    ],
+)
+def test_a_batch_gives_its_modalities_by_their_names(dims, swapped, materialize):
+    features, labels, _ = setting(6, (3, 2))
+    augment = MisalignAugment(KEYS, 5, confidence="uniform", seed=0)
+    out = augment({"label": labels, **features}, materialize=materialize)
+    fusion = FactoredLinear(dims, 5, dtype=torch.float64)
+    rows = [out.gather(name, features[key]) for name, key in KEYS.items()]
+    want = nn.functional.linear(torch.cat(rows[::-1] if swapped else rows, 1), *fusion.parameters())
+    if not materialize and (swapped or (isinstance(dims, dict) and "a" in dims)):
+        with pytest.raises(MidasAugError, match="same names in the same order"):
+            fusion(out)
+    else:
+        torch.testing.assert_close(fusion(out), want)
+
+
+def test_a_batch_gives_what_was_put_under_the_names_and_the_columns_of_a_tuple():
+    features, labels, fusion = setting(6, (3, 2))
+    names = {"a": "pixels", "b": ["ids", "mask"]}
+    raw = {"pixels": torch.rand(6, 4), "ids": torch.rand(6, 7), "mask": torch.ones(6, 7)}
+    augment = MisalignAugment(names, 5, confidence="uniform", seed=0, hardness=None)
+    out = augment(raw, labels, materialize=False)
+    torch.testing.assert_close(fusion(out.with_data(features)), fusion(features, out))
+    with pytest.raises(MidasAugError, match=r"features\['b'\] to be a tensor.*got dict.*encoder"):
+        FactoredLinear({"a": 4, "b": 14}, 5)(out)
+    batch = features["a"], labels, features["b"]
+    out = MisalignAugment((0, 2), 5, label=1, confidence="uniform", seed=0)(batch)
+    swapped = torch.cat([out[0], out[2]], dim=1)
+    for dims in ((3, 2), {0: 3, 2: 2}):
+        head = FactoredLinear(dims, 5, dtype=torch.float64)
+        torch.testing.assert_close(head(out), head(swapped))
+
+
 def test_torch_func_differentiates_it():
     features, labels, fusion = setting(4, (3, 2))
     source = F.plan_swaps(labels, 2).source

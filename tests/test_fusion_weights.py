@@ -1,5 +1,6 @@
 """`FusionWeights`: parts that add up, weights that fold in, fusions that are refused."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -94,9 +95,13 @@ def test_a_fusion_that_is_no_sum_is_refused_by_name(fusion):
     ("fusion", "dims", "words"),
     [
         (nn.Linear(9, 5), None, ("expected feature_dims", "None")),
-        (nn.Linear(9, 5), (3, 2), ("add up to the 9", "{0: 3, 1: 2}")),
-        (nn.Linear(9, 5), (9, 0), ("positive", "{0: 9, 1: 0}")),
+        (nn.Linear(9, 5), (3, 2), ("add up to the 9", "(3, 2)")),
+        (nn.Linear(9, 5), (9, 0), ("positive", "(9, 0)")),
         (nn.Linear(9, 5), {}, ("positive", "{}")),
+        (nn.Linear(9, 5), 9, ("positive integers", "got 9;", "{'audio': 512")),
+        (nn.Linear(9, 5), {"a": "4", "b": 5}, ("positive integers", "'4'")),
+        (nn.Linear(9, 5), {"a": 4.0, "b": 5.0}, ("positive integers", "4.0")),
+        (nn.Linear(9, 5), {"a": True, "b": 8}, ("positive integers", "True")),
         (FactoredLinear(DIMS, 5), DIMS, ("knows its own", "leave them out")),
     ],
 )
@@ -104,6 +109,25 @@ def test_sizes_that_do_not_fit_are_explained(fusion, dims, words):
     with pytest.raises(MidasAugError) as error:
         FusionWeights(fusion, dims)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, "numpy"])
+def test_features_of_any_float_dtype_and_library_have_the_parts_of_the_layer(dtype, together):
+    _, fitted, features = build("linear")
+    given = {
+        name: rows.double().numpy() if dtype == "numpy" else rows.to(dtype)
+        for name, rows in features.items()
+    }
+    seen = {name: torch.as_tensor(rows).float() for name, rows in given.items()}
+    if together:
+        join = np.concatenate if dtype == "numpy" else torch.cat
+        given = join(list(given.values()), 1)
+    parts = fitted.parts(given)
+    assert parts.dtype == torch.float32
+    torch.testing.assert_close(parts, fitted.parts(seen))
+    with pytest.raises(MidasAugError, match=r"features\['a'\] to have a float dtype.*int64"):
+        fitted.parts({**features, "a": features["a"].long()})
 
 
 def test_features_that_do_not_fit_are_explained():

@@ -96,6 +96,28 @@ def test_probabilities_of_every_precision_are_seen(dtype, classes):
     assert said(lambda: warn_of_probabilities(owner, [given], ["x"], stacklevel=1)) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_softmaxes_in_half_precision_are_told_though_they_are_computed_with_in_float32(dtype):
+    narrow = {name: each.to(dtype) for name, each in softmax().items()}
+    assert len(said(augmented(narrow))) == 1
+    turn = partial(torch.softmax, dim=1)
+    given = 3 * torch.randn(3 * N, C)
+    assert len(said(step(ClassIndex(C), given, lambda each: turn(each).to(dtype)))) == 1
+    for head in (torch.relu, torch.sigmoid, torch.abs, lambda each: 1.03 * turn(each)):
+        near = {name: head(each).to(dtype) for name, each in logits().items()}
+        assert said(augmented(near)) == []
+        assert said(step(ClassIndex(C), given, lambda each, head=head: head(each).to(dtype))) == []
+    # A row or two that sum to about 1 may do so by chance.
+    few = [torch.tensor([[0.75, 0.2578]], dtype=dtype)]
+    assert said(lambda: warn_of_probabilities(copy, few, ["x"], stacklevel=1)) == []
+
+
+def test_a_sum_near_1_is_none_in_float32():
+    rows = softmax()["a"]
+    rows = rows + 1e-3 * torch.randn(N, C).abs()
+    assert said(lambda: warn_of_probabilities(copy, [rows], ["x"], stacklevel=1)) == []
+
+
 @pytest.fixture(autouse=True)
 def _forget():
     looked_at.clear()

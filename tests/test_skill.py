@@ -407,11 +407,37 @@ def test_a_model_in_bfloat16_keeps_the_skill_in_float32():
     assert torch.equal(skill.skill, measured(noisy(), knows()).skill)
 
 
-def test_an_nan_head_has_no_skill_and_the_other_keeps_its_own():
-    bad = noisy()
-    bad[3] = float("nan")
-    skill = measured(bad, knows())
-    assert skill.skill.tolist() == [0, 1]
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_head_that_has_diverged_is_refused_and_nothing_is_taken_in(bad):
+    logits = noisy()
+    logits[3, 1] = bad
+    for dtype in (torch.float32, torch.bfloat16):
+        skill = SkillConfidence(("a", "b"), C)
+        skill.update([knows(), noisy()], LABELS)
+        with pytest.raises(MidasAugError, match=r"\['b'\].*in 1 of 200 rows; a head has diverged"):
+            skill.update([knows(), logits.to(dtype)], LABELS)
+        skill.step()
+        assert torch.equal(skill.skill, measured(knows(), noisy()).skill)
+    with pytest.raises(MidasAugError, match="in 1 of 200 rows"):
+        measured(logits.numpy(), knows())
+
+
+def test_a_row_that_does_not_count_may_hold_anything_and_a_masked_class_minus_infinity():
+    logits, labels, present = noisy(), LABELS.clone(), torch.ones(200, 2, dtype=torch.bool)
+    logits[3] = float("nan")
+    labels[3] = -1
+    assert measured(logits, knows(), labels=labels).skill[0] > 0.2
+    present[3, 0] = False
+    skill = SkillConfidence(("a", "b"), C)
+    skill.update([logits, knows()], LABELS, present=present)
+    skill.step()
+    assert skill.skill[0] > 0.2
+    masked = knows()
+    masked[LABELS == 0, 1] = float("-inf")
+    large = torch.where(masked > 0, 3e38, 0.0)  # overflows at a temperature below 1
+    assert measured(masked, large).skill.tolist() == [1, 1]
+    masked[0, 0] = float("-inf")  # the label itself: its loss is infinite
+    assert measured(masked, knows()).skill.tolist() == [0, 1]
 
 
 def test_a_planted_modality_of_noise_has_no_skill_though_its_head_is_sure():

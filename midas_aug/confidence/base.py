@@ -1,5 +1,6 @@
 """What a confidence provider is."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -32,6 +33,10 @@ class ConfidenceProvider(ABC):
         needs_model: Whether it cannot run in a loader worker. ``augment.collate()`` then only
             draws there, and the training loop labels.
         takes_logits: Whether unimodal logits that are at hand are given to ``from_logits``.
+        by_name: Whether it looks modalities up in the batch by their names. It is then given a
+            mapping from the names where `MisalignAugment` has other keys for them.
+        takes_target: Whether a call takes ``target=``, what the labels are of. Subclasses that
+            write a call of their own have it set by what that takes.
 
     Example:
         >>> import torch
@@ -50,6 +55,14 @@ class ConfidenceProvider(ABC):
     modalities: tuple[Any, ...] | None = None
     needs_model: bool = False
     takes_logits: bool = False
+    by_name: bool = False
+    takes_target: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        call = vars(cls).get("forward", vars(cls).get("__call__"))
+        if inspect.isfunction(call):
+            cls.takes_target = "target" in inspect.signature(call).parameters
 
     @abstractmethod
     def __call__(self, batch: Any, labels: Any, /) -> Any:
@@ -137,6 +150,7 @@ class WrappedConfidence(ConfidenceProvider):
         owner = getattr(wrapped, "__self__", wrapped)
         self.needs_model = bool(getattr(wrapped, "needs_model", isinstance(owner, nn.Module)))
         self.takes_logits = callable(getattr(wrapped, "from_logits", None))
+        self.by_name = bool(getattr(wrapped, "by_name", False))
 
     def __call__(self, batch: Any, labels: Any, /) -> Any:
         """What the callable says."""
@@ -186,6 +200,13 @@ def as_provider(thing: Any) -> ConfidenceProvider:
             "expected a confidence provider, or a function (batch, labels) -> (N, M), got "
             f"{thing!r}; pass one that is built, such as UniformConfidence(('image', 'text'))"
         )
+    if isinstance(thing, nn.ModuleDict | nn.ModuleList):
+        raise MidasAugError(
+            "expected a confidence provider, or a function (batch, labels) -> (N, M), got "
+            f"{type(thing).__name__}, which cannot be called; pass FrozenConfidence({{modality: "
+            "classifier}) for classifiers that are trained already, or leave confidence='logits' "
+            "and give each call unimodal_logits={modality: classifier(features)}"
+        )
     return WrappedConfidence(thing)
 
 
@@ -215,11 +236,8 @@ def check_unimodal_logits(
         scores = target.predictions(logits, name)
         if (*scores.shape,) != (n_rows, target.n_outputs):
             why = "the N aligned rows, one column per class"
-            if isinstance(target, ClassIndex) and scores.shape[1] == 1:
-                why += (
-                    "; one logit is for binary cross-entropy, while this takes the softmax over "
-                    f"the classes: build that head with {target.num_classes} outputs"
-                )
+            if isinstance(target, ClassIndex):
+                why += _of_one_logit(target, scores.shape[1])
             check_shape(scores, (n_rows, target.n_outputs), name, why)
         if device is not None and scores.device != device:
             raise MidasAugError(elsewhere(name, scores, device))
@@ -242,9 +260,11 @@ def logits_to_confidence(
     if target is not None and not isinstance(target, ClassIndex):
         return _target_confidence(unimodal_logits, labels, modalities, temperatures, target)
     classes = as_labels(labels, "labels")
+    in_turn = in_order(unimodal_logits, modalities, "unimodal_logits")
+    check_widths(in_turn, modalities, target, "pass what a classifier of the labels gives")
     columns: list[Tensor] = []
     width = None  # of logits that hold all labels
-    for number, logits in enumerate(in_order(unimodal_logits, modalities, "unimodal_logits")):
+    for number, logits in enumerate(in_turn):
         name = f"unimodal_logits[{modalities[number]!r}]"
         temperature = 1.0 if temperatures is None else temperatures[number]
         try:
@@ -257,6 +277,56 @@ def logits_to_confidence(
             raise MidasAugError(f"{name}: {error}") from None
     confidence = torch.stack(columns, dim=1).exp_().masked_fill_(classes[:, None] < 0, 0.0)
     return like(confidence, labels)
+
+
+def check_widths(
+    logits: Sequence[Any],
+    modalities: Sequence[Any],
+    target: Target | None,
+    cure: str,
+    *,
+    name: str = "unimodal_logits",
+) -> None:
+    """Raise where class logits have not one column a class; None: not as many as one another.
+
+    Args:
+        logits: ``(N, C)`` of each modality, in order.
+        modalities: Their names.
+        target: What a label is; None: a class index. One that is no class index is not looked at.
+        cure: The end of the message.
+        name: What the message calls the logits.
+    """
+    if target is not None and not isinstance(target, ClassIndex):
+        return
+    shapes = {
+        f"{name}[{key!r}]": as_tensor(each, f"{name}[{key!r}]").shape
+        for key, each in zip(modalities, logits, strict=True)
+    }
+    if any(len(shape) != 2 for shape in shapes.values()):
+        return  # refused for a better reason by who reads them
+    first = next(iter(shapes.values()))
+    for called, shape in shapes.items():
+        if target is not None and shape[1] != target.n_outputs:
+            raise MidasAugError(
+                f"expected {called} of shape ({shape[0]}, {target.n_outputs}), one column a class, "
+                f"got {tuple(shape)}; {cure}{_of_one_logit(target, shape[1])}"
+            )
+        if shape[1] != first[1]:
+            found = ", ".join(f"{shape[1]} in {called}" for called, shape in shapes.items())
+            raise MidasAugError(
+                "expected logits with as many columns in one modality as in another, one a class, "
+                f"got {found}; {cure}"
+            )
+
+
+def _of_one_logit(target: ClassIndex, width: int) -> str:
+    """What is to be said of logits with one column."""
+    if width != 1:
+        return ""
+    return (
+        "; one logit is for binary cross-entropy, while this takes the softmax over the classes: "
+        f"build that head with {target.num_classes} outputs"
+    )
 
 
 def _target_confidence(
@@ -302,6 +372,8 @@ def check_held(modalities: Any, what: str) -> Mapping[Any, Any]:
     """The mapping from each modality's name to what a provider holds for it."""
     if isinstance(modalities, Mapping):
         return modalities
+    if isinstance(modalities, nn.ModuleDict):
+        return dict(modalities.items())
     raise MidasAugError(
         f"expected modalities to be a mapping from names to {what}, got {modalities!r}; name each "
         "modality as MisalignAugment does, in the same order"

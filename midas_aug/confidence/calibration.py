@@ -15,8 +15,11 @@ from midas_aug.confidence.base import (
     LogitProvider,
     UnimodalLogits,
     check_modalities,
+    check_widths,
     logits_to_confidence,
 )
+from midas_aug.confidence.models import OTHER_CLASSES
+from midas_aug.confidence.simple import LOGITS_ELSEWHERE
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_logit_width
 from midas_aug.targets import ClassIndex, Target
@@ -73,6 +76,7 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
             )
         # Where it holds a model, loader workers have none.
         self.needs_model = bool(getattr(base, "needs_model", False))
+        self.by_name = bool(getattr(base, "by_name", False))
         ones = partial(torch.ones, len(self.modalities), dtype=torch.float32)
         self.register_state("temperatures", ones, lowest=torch.finfo(torch.float32).tiny)
 
@@ -97,6 +101,8 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
             fit_temperature(logits, labels, f"unimodal_logits[{key!r}]", target=self.target)
             for key, logits in zip(self.modalities, in_turn, strict=True)
         ]
+        cure = "pass what a classifier of the labels gives"
+        check_widths(in_turn, self.modalities, self.target, cure)
         self.temperatures.copy_(torch.tensor(found, dtype=torch.float32))
 
     def unimodal_logits(self, batch: Any) -> Any:
@@ -115,9 +121,24 @@ class CalibratedConfidence(StatefulModule, ConfidenceProvider):
         )
 
     @torch.no_grad()
-    def forward(self, batch: Any, labels: Any) -> Any:
-        """Confidences ``(N, M)``; no gradient."""
-        return self.from_logits(self.unimodal_logits(batch), labels)
+    def forward(self, batch: Any, labels: Any, *, target: Target | None = None) -> Any:
+        """Confidences ``(N, M)``; no gradient.
+
+        Args:
+            batch: What ``base`` takes.
+            labels: ``(N, …)``, as the target has them.
+            target: What the labels are of, where ``base`` was not told.
+        """
+        logits, names = self.unimodal_logits(batch), self.modalities
+        in_turn = in_order(logits, names, "unimodal_logits")
+        known = target if self.target is None else self.target
+        if self.needs_model:
+            check_widths(in_turn, names, known, OTHER_CLASSES)
+        else:
+            check_widths(in_turn, names, known, LOGITS_ELSEWHERE, name="batch")
+        if known is None or known.takes_temperature:
+            warn_of_probabilities(self, in_turn, names, stacklevel=5, target=known)
+        return self.from_logits(logits, labels)
 
 
 def fit_temperature(

@@ -9,19 +9,24 @@ from typing_extensions import Self
 
 from midas_aug._arrays import is_array
 from midas_aug._checks import check_count
-from midas_aug._tree import get_item
+from midas_aug._logits import warn_of_probabilities
+from midas_aug._tree import get_item, in_order
 from midas_aug.confidence.base import (
     ConfidenceProvider,
     UnimodalLogits,
     check_held,
     check_modalities,
+    check_widths,
     logits_to_confidence,
     refuse_in_worker,
 )
 from midas_aug.errors import MidasAugError
 from midas_aug.targets import Target, resolve_target
 
-__all__ = ["FrozenConfidence", "HeadConfidence"]
+__all__ = ["OTHER_CLASSES", "FrozenConfidence", "HeadConfidence"]
+
+# What is to be done where classifiers are of other classes than the labels.
+OTHER_CLASSES = "give each classifier one output for each class of the labels"
 
 
 class HeadConfidence(nn.Module, ConfidenceProvider):
@@ -53,6 +58,7 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
     modalities: tuple[Any, ...]
     needs_model = True
     takes_logits = True
+    by_name = True
 
     def __init__(
         self,
@@ -85,7 +91,9 @@ class HeadConfidence(nn.Module, ConfidenceProvider):
     def forward(self, batch: Any, labels: Any) -> Any:
         """Confidences ``(N, M)`` of the features in ``batch``; no gradient."""
         with torch.no_grad():
-            return self.from_logits(self.unimodal_logits(batch), labels)
+            logits = self.unimodal_logits(batch)
+            _warn(self, logits, self.target)
+            return self.from_logits(logits, labels)
 
 
 class FrozenConfidence(nn.Module, ConfidenceProvider):
@@ -94,9 +102,9 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
     Takes the modules over: they are frozen in place. Give it a copy of one that is still trained.
 
     Args:
-        modalities: A classifier for each modality, in modality order: a module that maps
-            ``batch[modality]`` to ``(N, C)`` logits.
-        target: What a label is; None: a class index.
+        modalities: A classifier for each modality, in modality order: a module that maps what the
+            modality holds, of several keys a mapping from them, to ``(N, C)`` logits.
+        target: What a label is; None: a class index, of the classes that the augmentation has.
 
     Raises:
         MidasAugError: A classifier is no ``nn.Module``.
@@ -112,20 +120,25 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
     modalities: tuple[Any, ...]
     needs_model = True
     takes_logits = True
+    by_name = True
 
     def __init__(
-        self, modalities: Mapping[Any, nn.Module], *, target: Target | None = None
+        self,
+        modalities: Mapping[Any, nn.Module] | nn.ModuleDict,
+        *,
+        target: Target | None = None,
     ) -> None:
         super().__init__()
-        self.modalities = check_modalities(check_held(modalities, "classifiers"))
+        held = check_held(modalities, "classifiers")
+        self.modalities = check_modalities(held)
         self.target = target
-        for key, classifier in modalities.items():
+        for key, classifier in held.items():
             if not isinstance(classifier, nn.Module):
                 raise MidasAugError(
                     f"expected an nn.Module for {key!r}, got {type(classifier).__name__}; wrap a "
                     "function in a module, so that it moves to a device with the others"
                 )
-        self.classifiers = nn.ModuleList(modalities.values())
+        self.classifiers = nn.ModuleList(held.values())
         self.train(False)
 
     def train(self, mode: bool = True) -> Self:
@@ -146,9 +159,25 @@ class FrozenConfidence(nn.Module, ConfidenceProvider):
         """Confidences ``(N, M)`` from logits that are at hand already."""
         return logits_to_confidence(unimodal_logits, labels, self.modalities, target=self.target)
 
-    def forward(self, batch: Any, labels: Any) -> Any:
-        """Confidences ``(N, M)``; no gradient."""
-        return self.from_logits(self.unimodal_logits(batch), labels)
+    def forward(self, batch: Any, labels: Any, *, target: Target | None = None) -> Any:
+        """Confidences ``(N, M)``; no gradient.
+
+        Args:
+            batch: Holds what the classifiers take.
+            labels: ``(N, …)``, as the target has them.
+            target: What the labels are of, where the provider was not told.
+        """
+        logits, names = self.unimodal_logits(batch), self.modalities
+        known = target if self.target is None else self.target
+        check_widths(in_order(logits, names, "unimodal_logits"), names, known, OTHER_CLASSES)
+        _warn(self, logits, known)
+        return self.from_logits(logits, labels)
+
+
+def _warn(provider: Any, logits: Any, target: Target | None) -> None:
+    """Warn, once, of classifiers that end in a softmax; seen from who calls the module."""
+    if target is None or target.takes_temperature:
+        warn_of_probabilities(provider, logits, provider.modalities, stacklevel=5, target=target)
 
 
 def _feature(batch: Any, key: Any, head: nn.Module) -> Any:

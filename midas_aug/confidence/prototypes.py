@@ -63,6 +63,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
 
     modalities: tuple[Any, ...]
     needs_model = True
+    by_name = True
     seen_by_modality: Tensor
 
     def __init__(

@@ -13,12 +13,19 @@ from midas_aug.confidence.base import (
     ConfidenceProvider,
     UnimodalLogits,
     check_modalities,
+    check_widths,
     logits_to_confidence,
 )
 from midas_aug.errors import MidasAugError
 from midas_aug.targets import Target
 
-__all__ = ["LogitConfidence", "UniformConfidence"]
+__all__ = ["LOGITS_ELSEWHERE", "LogitConfidence", "UniformConfidence"]
+
+# What is to be done where a batch has something else in the place of logits.
+LOGITS_ELSEWHERE = (
+    "the names of this provider are where the batch holds (N, C) logits: name their keys, or leave "
+    "the features there and pass unimodal_logits={name: (N, C) logits} to the call"
+)
 
 
 class UniformConfidence(ConfidenceProvider):
@@ -58,7 +65,7 @@ class LogitConfidence(ConfidenceProvider):
     Args:
         modalities: Where each modality's ``(N, C)`` logits are in the batch, in modality order.
         temperature: Positive divisor of the logits.
-        target: What a label is; None: a class index.
+        target: What a label is; None: a class index, of the classes that the augmentation has.
 
     Raises:
         MidasAugError: An argument is out of range, a key is missing, or shapes do not fit the
@@ -104,11 +111,19 @@ class LogitConfidence(ConfidenceProvider):
             unimodal_logits, labels, self.modalities, temperatures, target=self.target
         )
 
-    def __call__(self, batch: Any, labels: Any, /) -> Any:
-        """Confidences ``(N, M)``."""
-        logits = self.unimodal_logits(batch)
-        if self.target is None or self.target.takes_temperature:
-            warn_of_probabilities(self, logits, self.modalities, stacklevel=2, target=self.target)
+    def __call__(self, batch: Any, labels: Any, /, *, target: Target | None = None) -> Any:
+        """Confidences ``(N, M)``.
+
+        Args:
+            batch: Holds the logits.
+            labels: ``(N, …)``, as the target has them.
+            target: What the labels are of, where the provider was not told.
+        """
+        logits, names = self.unimodal_logits(batch), self.modalities
+        known = target if self.target is None else self.target
+        check_widths(logits, names, known, LOGITS_ELSEWHERE, name="batch")
+        if known is None or known.takes_temperature:
+            warn_of_probabilities(self, logits, names, stacklevel=2, target=known)
         return self.from_logits(logits, labels)
 
     def __repr__(self) -> str:

@@ -21,7 +21,8 @@ from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import TableConfidence
 from midas_aug.errors import MidasAugError
 from midas_aug.integrations._checkpoint import PARTS, read_state
-from midas_aug.integrations.logs import attach_log, detach_log, end_epoch, the_loss
+from midas_aug.integrations._inputs import MISALIGNED, InputCollate, inputs_by_modality
+from midas_aug.integrations.logs import attach_log, check_log, detach_log, end_epoch, the_loss
 from midas_aug.integrations.module import (
     check_augment,
     check_criterion,
@@ -33,6 +34,7 @@ from midas_aug.loss import MidasLoss
 require("transformers", "midas_aug.integrations", "huggingface")
 require("accelerate", "midas_aug.integrations", "huggingface")
 
+from accelerate.data_loader import DataLoaderDispatcher  # noqa: E402
 from transformers import Trainer, TrainerCallback  # noqa: E402
 from transformers.trainer_utils import (  # noqa: E402
     PREFIX_CHECKPOINT_DIR,
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MidasCallback", "MidasTrainer"]
 
-MISALIGNED = "misaligned"  # the key of the training batch that carries everything but the inputs
 STATE = "midas_aug.pt"
 
 
@@ -53,7 +54,7 @@ class _Epochs(TrainerCallback):
     """Tells the losses the epoch, and a log what they did."""
 
     def __init__(self, log: "TrainingLog | None", criterion: MidasLoss | None = None) -> None:
-        self._log, self._criterion = log, criterion
+        self._log, self._criterion = check_log(log), criterion
         self._epoch = 0
 
     def on_train_begin(
@@ -140,16 +141,17 @@ class MidasTrainer(Trainer):
         args: As for ``Trainer``, with all that comes after them.
         augment: The augmentation, with a confidence that needs no model. ``label`` names the labels
             that the ``data_collator`` gives, mostly ``"labels"``.
-        inputs: For each modality the inputs of the model that belong to it, such as
-            ``{"image": ["pixel_values"], "text": ["input_ids", "attention_mask"]}``. None: the
-            modalities are inputs of the model.
+        inputs: For each modality the input of the model that belongs to it, or several, such as
+            ``{"image": "pixel_values", "text": ["input_ids", "attention_mask"]}``. None: the keys
+            of the augmentation, which is built with such a mapping or with the inputs themselves.
         criterion: None is ``MidasLoss(len(augment.modalities))``.
         log: As in `MidasCallback`.
         kwargs: As for ``Trainer``.
 
     Raises:
-        MidasAugError: The confidence needs a model, the criterion warms up, or an option of the
-            ``Trainer`` does not go with soft labels.
+        MidasAugError: The confidence needs a model, the criterion warms up, an option of the
+            ``Trainer`` does not go with soft labels, or batches are dispatched to several
+            processes.
     """
 
     data_collator: Any
@@ -159,7 +161,7 @@ class MidasTrainer(Trainer):
         self,
         *args: Any,
         augment: MisalignAugment,
-        inputs: Mapping[Any, Sequence[str]] | None = None,
+        inputs: Mapping[Any, str | Sequence[str]] | None = None,
         criterion: MidasLoss | None = None,
         log: "TrainingLog | None" = None,
         **kwargs: Any,
@@ -168,12 +170,7 @@ class MidasTrainer(Trainer):
         self.criterion = check_criterion(criterion, augment.modalities)
         super().__init__(*args, **kwargs)
         self.criterion.to(self.args.device)
-        self.collate_inputs = dict(inputs) if inputs else {key: [key] for key in augment.modalities}
-        if set(self.collate_inputs) != set(augment.modalities):
-            raise MidasAugError(
-                f"expected the inputs of the modalities {augment.modalities!r}, got those of "
-                f"{tuple(self.collate_inputs)!r}"
-            )
+        self.collate_inputs: Mapping[Any, Sequence[str]] = inputs_by_modality(inputs, augment)
         if augment.needs_model:
             raise MidasAugError(
                 f"expected a confidence that needs no model, got {augment.confidence!r}; choose "
@@ -206,15 +203,17 @@ class MidasTrainer(Trainer):
         taken = set(inspect.signature(model.forward).parameters)
         # What the augmentation reads is no input of the model; the Trainer would drop it too early.
         read = set(self.augment.keep)
+        if not callable(self.augment.label):
+            read.add(self.augment.label)
         if isinstance(self.augment.confidence, TableConfidence):
             read.add(self.augment.confidence.index)
         if self.augment.present is not None and not callable(self.augment.present):
             read.add(self.augment.present)
         kept: set[Any] | None = None
         if drops and read - taken:
-            labels = {self.augment.label, *self.label_names, "label", "label_ids"}
+            labels = {*self.label_names, "label", "label_ids"}
             kept = taken | read | labels
-        self.data_collator = _InputCollate(
+        self.data_collator = InputCollate(
             self.augment,
             plain,
             self.collate_inputs,
@@ -223,9 +222,11 @@ class MidasTrainer(Trainer):
         )
         self.args.remove_unused_columns = drops and kept is None
         try:
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
         finally:
             self.data_collator, self.args.remove_unused_columns = plain, drops
+        _check_dispatch(loader, self.args.world_size)
+        return loader
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train; a checkpoint brings back α, the draws and the confidence, too.
@@ -294,46 +295,6 @@ class MidasTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-class _InputCollate:
-    """Collates, groups the inputs by modality, augments, and lays the inputs out flat again."""
-
-    def __init__(
-        self,
-        augment: MisalignAugment,
-        plain: Any,
-        inputs: Mapping[Any, Sequence[str]],
-        *,
-        kept: set[Any] | None,
-        taken: set[str] | None,
-    ) -> None:
-        self.augment = augment
-        self.plain = plain
-        self.inputs = inputs
-        self.kept = kept  # columns of a sample; None: all
-        self.taken = taken  # inputs of the model; None: any
-
-    def __call__(self, samples: list[Any]) -> dict[str, Any]:
-        batch = dict(self.plain([self._without_unused(sample) for sample in samples]))
-        names = [name for group in self.inputs.values() for name in group]
-        missing = [name for name in names if name not in batch]
-        if missing:
-            raise MidasAugError(
-                f"expected the inputs {names!r} in a batch, found no {missing!r}; keys that the "
-                "model's forward does not name are dropped, unless remove_unused_columns=False"
-            )
-        rest = {key: value for key, value in batch.items() if key not in names}
-        grouped = {key: {name: batch[name] for name in group} for key, group in self.inputs.items()}
-        out = self.augment({**rest, **grouped})
-        flat = {name: out[key][name] for key, group in self.inputs.items() for name in group}
-        others = {key: out[key] for key in rest if self.taken is None or key in self.taken}
-        return others | flat | {MISALIGNED: out.with_data({})}
-
-    def _without_unused(self, sample: Any) -> Any:
-        if self.kept is None or not isinstance(sample, Mapping):
-            return sample
-        return {key: value for key, value in sample.items() if key in self.kept}
-
-
 def _without_adapters(model: Any) -> Any:
     """What a PEFT wrapper, whose own forward takes anything, was put around."""
     is_wrapper = hasattr(model, "peft_config") and callable(getattr(model, "get_base_model", None))
@@ -343,6 +304,17 @@ def _without_adapters(model: Any) -> Any:
 def _takes_any(model: Any) -> bool:
     parameters = inspect.signature(model.forward).parameters.values()
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _check_dispatch(loader: Any, n_processes: int) -> None:
+    """Refuse a loader that hands parts of a misaligned batch to several processes."""
+    if n_processes > 1 and isinstance(loader, DataLoaderDispatcher):
+        raise MidasAugError(
+            f"expected each of the {n_processes} processes to make its own batches, got a loader "
+            "that dispatches parts of them, as the Trainer's does by default with an "
+            "IterableDataset; pass TrainingArguments(accelerator_config={'dispatch_batches': "
+            "False})"
+        )
 
 
 def _check_scaling(model: nn.Module, args: Any) -> None:

@@ -40,6 +40,11 @@ def keras_batch(out: MisalignedBatch) -> tuple[dict[Any, Any], Any, Any]:
         raise MidasAugError(
             f"expected a MisalignedBatch, got {type(out).__name__}; pass what augment(...) gave"
         )
+    if not out.materialized:
+        raise MidasAugError(
+            "expected a batch whose data have the misaligned rows, got one drawn with "
+            "materialize=False; leave it out: a model of Keras takes the rows as they come"
+        )
     inputs: dict[Any, Any] = {}
     for name, keys in out.modality_keys.items():
         held = {str(key): out[key] for key in keys}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from midas_aug._extras import require
 from midas_aug.batch import MisalignedBatch
 from midas_aug.errors import MidasAugError
-from midas_aug.integrations.logs import attach_log, detach_log, end_epoch, the_loss
+from midas_aug.integrations.logs import attach_log, check_log, detach_log, end_epoch, the_loss
 from midas_aug.integrations.module import AugmentModule, find_losses, warn_of_long_warmups
 
 require("lightning", "midas_aug.integrations", "lightning")
@@ -49,7 +49,7 @@ class MidasCallback(Callback):
 
     def __init__(self, log: "TrainingLog | None" = None) -> None:
         super().__init__()
-        self.training_log = log
+        self.training_log: TrainingLog | None = check_log(log)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stand between the steps and ``self.log``."""

@@ -9,7 +9,7 @@ from midas_aug.errors import MidasAugError
 from midas_aug.integrations.module import find_losses
 from midas_aug.loss import LossTerms, MidasLoss
 
-__all__ = ["EpochLog", "attach_log", "detach_log", "end_epoch", "the_loss"]
+__all__ = ["EpochLog", "attach_log", "check_log", "detach_log", "end_epoch", "the_loss"]
 
 
 class EpochLog(Protocol):
@@ -22,6 +22,21 @@ class EpochLog(Protocol):
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Close an epoch; its scores, and its number as ``epoch``."""
         ...
+
+
+def check_log(log: Any) -> Any:
+    """A log as it is, or None.
+
+    Raises:
+        MidasAugError: It is something else, such as True, or the class in place of a log.
+    """
+    methods = (getattr(log, name, None) for name in ("update", "end_epoch"))
+    if log is None or (not isinstance(log, type) and all(map(callable, methods))):
+        return log
+    raise MidasAugError(
+        f"expected log to be a TrainingLog or None, got {log!r}; pass one that is built, such as "
+        "midas_aug.diagnostics.TrainingLog(augment.modalities)"
+    )
 
 
 def attach_log(criterion: MidasLoss, log: EpochLog) -> None:
@@ -47,6 +62,7 @@ def attach_log(criterion: MidasLoss, log: EpochLog) -> None:
         >>> log.end_epoch(0)["share.a"]
         0.5
     """
+    check_log(log)
 
     def compute(self: Any, logits: Any, out: Any, unimodal_logits: Any = None) -> LossTerms:
         terms: LossTerms = type(self).compute(self, logits, out, unimodal_logits)

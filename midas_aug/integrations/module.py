@@ -39,7 +39,9 @@ class AugmentModule(nn.Module):
     for no confidence: what a trainer calls in validation, too, needs no guard. Batches without
     labels, as in prediction, are fine then: their rows are ignored ones and count in no loss. The
     position of the draw stream is in ``state_dict``, so that every trainer that saves the model
-    saves it.
+    saves it, and so is a confidence that is a module. One that is none, such as `TableConfidence`
+    with its row for every sample of the data set, is not: save its own ``state_dict()`` beside the
+    model, or give the table a ``path``.
 
     Args:
         augment: The augmentation.

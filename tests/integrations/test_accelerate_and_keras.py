@@ -166,3 +166,10 @@ def test_keras_gets_nothing_else_either():
         KerasCollate("uniform")
     with pytest.raises(MidasAugError, match="expected a MisalignedBatch, got dict"):
         keras_batch({"a": torch.ones(2, 3)})
+
+
+def test_a_batch_whose_rows_are_not_there_is_refused_for_keras():
+    augment = MisalignAugment(("x", "z"), 3, confidence="uniform", hardness=None)
+    batch = {"x": torch.rand(4, 2), "z": torch.rand(4, 3), "label": torch.arange(4) % 3}
+    with pytest.raises(MidasAugError, match="drawn with materialize=False"):
+        keras_batch(augment(batch, materialize=False))

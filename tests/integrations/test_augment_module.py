@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
+from midas_aug.confidence import TableConfidence
 from midas_aug.integrations.module import AugmentModule, find_losses
 
 CLASSES, ROWS = 4, 8
@@ -119,6 +120,20 @@ def test_the_model_that_holds_it_resumes_the_draws():
     assert not torch.equal(expected[0], expected[1])
     fresh = make()
     assert not torch.equal(fresh(data).source, expected[0])
+
+
+def test_a_table_is_no_part_of_the_state_of_the_model():
+    """A model would fit no other data set; the table is saved beside it."""
+    table = TableConfidence(("a", "b"), ROWS)
+    model = AugmentModule(MisalignAugment(("a", "b"), CLASSES, confidence=table, seed=0))
+    table.update(torch.arange(ROWS), torch.rand(ROWS, 2))
+    assert model.state_dict().keys() == {"stream.calls"}
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "table": table.state_dict()}, file)
+    file.seek(0)
+    other = TableConfidence(("a", "b"), ROWS)
+    other.load_state_dict(torch.load(file, weights_only=True)["table"])
+    assert torch.equal(other.table, table.table)
 
 
 def test_a_copy_draws_on_by_itself():

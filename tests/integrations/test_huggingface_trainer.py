@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, default_collate
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
 from midas_aug.confidence import SkillConfidence, TableConfidence
@@ -304,6 +304,103 @@ def test_an_input_that_is_not_there_is_named(tmp_path):
         next(iter(trainer.get_train_dataloader()))
 
 
+@pytest.mark.parametrize("inputs", [None, {"image": "pixels", "text": ["ids", "mask"]}])
+def test_the_mapping_of_the_augmentation_names_the_inputs(tmp_path, inputs):
+    weights = []
+    keys = {"image": "pixels", "text": ["ids", "mask"]}
+    for modalities, given in ((keys, inputs), (("image", "text"), INPUTS)):
+        model = Classifier()
+        augment = MisalignAugment(
+            modalities, CLASSES, label="labels", confidence="uniform", hardness=None, seed=0
+        )
+        options = {"train_dataset": data(), "augment": augment, "inputs": given}
+        MidasTrainer(model, arguments(tmp_path), **options).train()
+        assert model.calls == [(3 * BATCH, True)] * 2
+        weights.append(model.fusion.weight)
+    assert torch.equal(*weights)
+
+
+class Masked(nn.Module):
+    """A classifier that is told which modalities a row has, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fusion = nn.Linear(3, CLASSES)
+        self.given: list[dict[str, Any]] = []
+
+    def forward(
+        self, pixels: Any, ids: Any, mask: Any, present: Any, labels: Any = None
+    ) -> dict[str, Any]:
+        self.given.append({"pixels": pixels, "ids": ids, "present": present})
+        return {"logits": self.fusion(pixels)}
+
+
+@pytest.mark.parametrize("modalities", ["mapping", "names"])
+@pytest.mark.parametrize("form", ["tensor", "mapping"])
+def test_the_model_is_told_which_modalities_the_mixed_rows_have(tmp_path, modalities, form):
+    has = torch.tensor([[row % 3 > 0, row % 5 > 0] for row in range(ROWS)])
+    rows = []
+    for row, (image, text) in enumerate(has):
+        values = {"pixels": torch.full((3,), row / 1.0), "ids": torch.full((5,), row)}
+        flags = {"image": image, "text": text} if form == "mapping" else torch.stack((image, text))
+        mask = torch.ones(5, dtype=torch.long)
+        rows.append({**values, "mask": mask, "labels": row % CLASSES, "present": flags})
+    names = ("image", "text") if modalities == "names" else INPUTS
+    options = {"label": "labels", "confidence": "uniform", "hardness": None, "seed": 0}
+    model = Masked()
+    MidasTrainer(
+        model,
+        arguments(tmp_path, per_device_train_batch_size=ROWS),
+        train_dataset=rows,
+        augment=MisalignAugment(names, CLASSES, present="present", **options),
+        inputs=INPUTS,
+        data_collator=default_collate,
+    ).train()
+    [given] = model.given
+    told = given["present"]
+    if form == "mapping":
+        told = torch.stack([told["image"], told["text"]], dim=1)
+    image, text = given["pixels"][:, 0].long(), given["ids"][:, 0]
+    assert torch.equal(told, torch.stack([has[image, 0], has[text, 1]], dim=1))
+    assert not torch.equal(told, told[:ROWS].repeat(3, 1))  # not that of the anchors
+
+
+class Unlabelled(Classifier):
+    """A classifier that takes no labels."""
+
+    def forward(self, pixels: Any, ids: Any, mask: Any) -> dict[str, Any]:  # type: ignore[override]
+        return super().forward(pixels, ids, mask)
+
+
+def test_labels_reach_the_augmentation_where_the_model_takes_none(tmp_path):
+    rows = [{**row, "labels": row["label"]} for row in data()]
+    model = Unlabelled()
+    MidasTrainer(
+        model,
+        arguments(tmp_path),
+        train_dataset=rows,
+        augment=uniform(),
+        inputs=INPUTS,
+        data_collator=default_collate,
+    ).train()
+    assert model.calls == [(3 * BATCH, True)] * 2
+
+
+def test_a_stream_is_misaligned_in_one_process_and_not_handed_to_several_in_parts(
+    tmp_path, monkeypatch
+):
+    model = Classifier()
+    make(tmp_path, model, dataset=Stream(), max_steps=2).train()
+    assert model.calls == [(3 * BATCH, True)] * 2
+    monkeypatch.setattr(transformers.TrainingArguments, "world_size", 2)
+    message = r"each of the 2 processes.*accelerator_config=\{'dispatch_batches': False\}"
+    with pytest.raises(MidasAugError, match=message):
+        make(tmp_path, dataset=Stream(), max_steps=2).get_train_dataloader()
+    alone = {"accelerator_config": {"dispatch_batches": False}, "max_steps": 2}
+    trainer = make(tmp_path, dataset=Stream(), **alone)
+    assert len(next(iter(trainer.get_train_dataloader()))["pixels"]) == 3 * BATCH
+
+
 class Fused(nn.Module):
     """Augments in its forward and gives its own loss."""
 
@@ -491,3 +588,11 @@ def test_a_log_is_told_every_step_and_its_scores_are_in_the_history(tmp_path, le
     plain = Fused() if level == "feature" else Classifier()
     (stock if level == "feature" else make)(tmp_path, plain, **options).train()
     torch.testing.assert_close(plain.fusion.weight, trainer.model.fusion.weight)
+
+
+def test_a_log_that_is_none_is_refused_at_once(tmp_path):
+    message = r"log to be a TrainingLog or None, got True; .*TrainingLog\(augment\.modalities\)"
+    with pytest.raises(MidasAugError, match=message):
+        MidasCallback(log=True)
+    with pytest.raises(MidasAugError, match=message):
+        MidasTrainer(Classifier(), arguments(tmp_path), augment=uniform(), inputs=INPUTS, log=True)

@@ -340,3 +340,8 @@ def test_a_log_leaves_the_loss_alone_after_an_error():
         logged(module, 1, TrainingLog(("a", "b")))
     assert "forward" not in vars(module.criterion)
     assert "log" not in vars(module)
+
+
+def test_a_log_that_is_none_is_refused_at_once():
+    with pytest.raises(MidasAugError, match=r"log to be a TrainingLog or None, got True; .*built"):
+        MidasCallback(log=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
 from midas_aug.diagnostics import TrainingLog
-from midas_aug.integrations.logs import attach_log, detach_log, end_epoch, the_loss
+from midas_aug.integrations.logs import attach_log, check_log, detach_log, end_epoch, the_loss
 
 CLASSES, ROWS = 4, 8
 
@@ -78,10 +78,12 @@ def test_a_copy_has_a_loss_of_its_own():
     attach_log(criterion, TrainingLog(("a", "b")))
     other = copy.deepcopy(criterion)
     before = criterion.alpha.clone()
+    found = []
     for seed in range(3):
         other(*step(seed))
+        found.append(other.alpha.clone())
     assert torch.equal(criterion.alpha, before)
-    assert not torch.equal(other.alpha, before)
+    assert not all(torch.equal(alpha, before) for alpha in found)
     buffer = io.BytesIO()
     torch.save(nn.ModuleDict({"criterion": criterion}), buffer)
     buffer.seek(0)
@@ -107,3 +109,11 @@ def test_one_loss_is_logged():
         the_loss(nn.Sequential(MidasLoss(2), MidasLoss(2)))
     with pytest.raises(MidasAugError, match="found none"):
         the_loss(nn.Sequential())
+
+
+@pytest.mark.parametrize("log", [True, False, {}, TrainingLog, "log"])
+def test_what_is_no_log_is_refused(log):
+    for call in (check_log, lambda log: attach_log(MidasLoss(2), log)):
+        with pytest.raises(MidasAugError, match=r"log to be a TrainingLog or None, got .*built"):
+            call(log)
+    assert check_log(None) is None

@@ -183,9 +183,10 @@ def test_under_torchrun_an_example_resumes_with_as_many_ranks_and_with_more(name
 
 
 @pytest.mark.extra
-def test_accelerate_launches_two_processes():
+def test_accelerate_trains_in_two_processes():
+    """Which `accelerate launch` does not start on the CPU of one machine."""
     require("with_accelerate")
-    command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     told = run(*command, str(EXAMPLES / "with_accelerate.py"), "--epochs", "3")
     assert [line.split(":")[0] for line in told] == ["epoch 0", "epoch 1", "epoch 2"]
     assert float(told[-1].split("accuracy ")[1].split()[0]) > 85

@@ -91,21 +91,50 @@ def test_the_words_about_the_page_are_those_of_its_numbers(tmp_path):
     made, lines = sweep.cells(sweep.read(tmp_path)), sweep.lines_of_tasks()
     words = " ".join((sweep.PUBLISHED / "reading.md").read_text(encoding="utf-8").split())
     said = {method: sweep.answer(made, method, lines[method]) for method in ("midas", "skill")}
-    assert "Gains are 2.6 points" in said["midas"]
-    assert "; 11 of 11 are within" in said["midas"]
-    assert "all eleven gains are within its prediction interval, 2.6 points from it" in words
-    assert "Gains are 4.3 points" in said["skill"]
-    assert "; 7 of 11 are within" in said["skill"]
-    assert "seven of eleven are, and they are 4.3 points off" in words
-    assert [text.rpartition("is ")[2] for text in said.values()] == ["+0.68.", "+0.42."]
-    assert "is 0.68 for MIDAS and 0.42 for skill" in words
+    later = ("words of 2 rows", "words of 5 rows", "meanings at ⅓", "picture at ⅓")
+    first = {name: cell for name, cell in made.items() if name not in later}
+    added = {name: made[name] for name in later}
+    assert "; 11 of 11 are within" in sweep.answer(first, "midas", lines["midas"])
+    assert "; 2 of 4 are within" in sweep.answer(added, "midas", lines["midas"])
+    off = {
+        name: cell.gain("midas") - lines["midas"].foretell(cell.score)[0]
+        for name, cell in added.items()
+    }
+    assert off["picture at ⅓"] > 5
+    assert min(off, key=off.get) == "meanings at ⅓"
+    assert "Gains are 3.6 points" in said["midas"]
+    assert "root mean square error is 3.6 points" in words
+    assert "Gains are 4.1 points" in said["skill"]
+    assert "; 11 of 15 are within" in said["skill"]
+    assert "eleven of fifteen are within, and they are 4.1 points off" in words
+    assert [text.rpartition("is ")[2] for text in said.values()] == ["+0.66.", "+0.46."]
+    assert "is 0.66 for MIDAS and 0.46 for skill" in words
 
     def gains(cell, digits=0):
         return [f"{made[cell].gain(method):.{digits}f}" for method in ("skill", "midas")]
 
-    assert "at 60 epochs skill is {} points above joint training, MIDAS {},".format(
-        *gains("60 epochs")
-    ) in words.replace("Longer training, of all things changed: ", "")
+    joint = [made[cell].test["joint"] for cell in ("as it is", "picture at ⅓", "meanings at ⅓")]
+    assert "from {:.0f} % to {:.0f}, and MIDAS is".format(*joint) in words
+    assert f"(joint training {joint[2]:.0f} %, MIDAS" in words
+    assert "MIDAS is {} points above it, skill".format(gains("picture at ⅓")[1]) in words
+    assert "skill {}. Longer".format(gains("picture at ⅓", 1)[0]) in words
+    assert "MIDAS {} points above it, skill".format(gains("meanings at ⅓")[1]) in words
+    assert "skill {});".format(gains("meanings at ⅓", 1)[0]) in words
+    worst = min(made, key=lambda name: made[name].test["joint"])
+    assert made[worst].test["joint"] == joint[1]
+    rare = [made[f"words of {rows} rows"] for rows in (5, 2)]
+    assert "({:.0f} to {:.0f} %; MIDAS".format(*(cell.test["joint"] for cell in rare)) in words
+    assert (
+        "MIDAS {1:.0f} and {0:.0f} points above it".format(*(cell.gain("midas") for cell in rare))
+        in words
+    )
+    assert "skill {1:.0f} and {0:.1f})".format(*(cell.gain("skill") for cell in rare)) in words
+    assert (
+        "at 60 epochs skill is {} points above joint training, MIDAS {},".format(
+            *gains("60 epochs")
+        )
+        in words
+    )
     assert "at 15 epochs {} and {}.".format(*gains("15 epochs", 1)) in words
     assert (
         "without them skill is {} points above joint training and MIDAS {},".format(
