@@ -19,6 +19,7 @@ from benchmarks.compare.tasks import TASKS
 from benchmarks.methods.base import Method
 from benchmarks.methods.entries import ENTRIES, Entry
 from benchmarks.methods.midas import Midas
+from benchmarks.methods.suite_entries import DECAYED, RULES
 from benchmarks.paper.datasets import paper_data
 from benchmarks.paper.protocol import PUBLISHED
 
@@ -57,6 +58,15 @@ CARDS: dict[str, Pairs] = {
         ),
     ),
     "unimodal losses": _against_joint("unimodal-losses"),
+    "weight decay": tuple(
+        (f"{row}-decay{reading}", f"{other}{reading}")
+        for row, other, reading in (
+            *((row, row, "") for row in DECAYED),
+            *((row, "joint-decay", "") for row in ("plain-swap", "midas", "skill-heads")),
+            ("late-fusion", "late-fusion", "-fitted"),
+            ("skill-heads", "skill-heads", "-fitted-heads"),
+        )
+    ),
     "detached": _against_joint("detached"),
     "pretrained": _against_joint("pretrained"),
     "zero-ablated": _against_joint("zero-ablated"),
@@ -84,6 +94,11 @@ CARDS: dict[str, Pairs] = {
         ("skill-heads-thirds", "skill-heads"),
         ("skill-heads-fitted-heads-apart", "skill-heads-fitted-heads"),
         ("skill-heads-thirds-fitted-heads-apart", "skill-heads-fitted-heads"),
+    ),
+    "variants of skill": tuple(
+        (f"{rule}{reading}", f"skill-heads{reading}")
+        for reading in ("", "-fitted-heads")
+        for rule in RULES
     ),
     "no harm": _against_joint(NO_HARM),
     "mixup": _against_joint("mixup"),
@@ -210,7 +225,7 @@ def _lines(suite: str, pairs: Pairs) -> Iterator[list[str]]:
         tasks = [t for t in SUITES[suite].tasks if (t, ours) in runs and (t, theirs) in runs]
         if tasks:
             seeds = sorted({len(runs[t, ours].keys() & runs[t, theirs].keys()) for t in tasks})
-            size = f"{len(tasks)} tasks, {' to '.join(map(str, seeds))} seeds"
+            size = f"{len(tasks)} task{'s'[: len(tasks) > 1]}, {' to '.join(map(str, seeds))} seeds"
             where = f"[{suite}](../benchmarks/results/{suite}/README.md), {size}"
             yield [
                 f"{_title(ours)} against {_title(theirs)}; {where}",

@@ -14,7 +14,7 @@ from midas_aug.targets import MultiLabel
 
 __all__ = ["looked_at", "warn_of_probabilities", "warn_of_probable_fusion"]
 
-FEW = 12  # logits that all lie between 0 and 1 may do so by chance
+MIN_LOGITS = 12  # logits that all lie between 0 and 1 may do so by chance
 FINE = 1e-4  # a sum that is so near to 1 is not so by chance
 
 # Whose logits were looked at: the first batch tells, later ones would cost time in each step.
@@ -80,7 +80,7 @@ def _are_sigmoids(scores: Tensor) -> bool:
     if not scores.is_floating_point():
         return False
     kept = scores[scores.isfinite()]  # an ignored row may hold anything
-    return kept.numel() >= FEW and bool(((kept > 0) & (kept < 1)).all())
+    return kept.numel() >= MIN_LOGITS and bool(((kept > 0) & (kept < 1)).all())
 
 
 def _are_probabilities(scores: Tensor) -> bool:
@@ -91,7 +91,7 @@ def _are_probabilities(scores: Tensor) -> bool:
     if len(kept) == 0 or bool((kept < 0).any()):
         return False
     rounding = 2 * torch.finfo(_dtype_before(kept)).eps + 1e-5
-    if rounding > FINE and kept.numel() < FEW:
+    if rounding > FINE and kept.numel() < MIN_LOGITS:
         return False
     return bool(((kept.double().sum(dim=1) - 1).abs() < rounding).all())
 

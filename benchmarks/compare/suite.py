@@ -47,6 +47,7 @@ from benchmarks.methods.suite_entries import (
     COMPETITION_BESIDE,
     COMPETITION_ENTRIES,
     DECAY_ENTRIES,
+    DECAYED,
     HEADS_ENTRIES,
     LABEL_ENTRIES,
     OLDER_ENTRIES,
@@ -187,7 +188,7 @@ SUITES = {
         tuning_seeds=(1000,),
         first_seed=15000,
         entries=DECAY_ENTRIES,
-        borrowed=("late-fusion", "joint", "plain-swap", "midas", "skill-heads"),
+        borrowed=DECAYED,
         lender="heads",
     ),
     "cheaper": Suite(

@@ -228,21 +228,54 @@ def draw(made: Mapping[str, Cell], lines: Mapping[str, foretell.Line], path: Pat
             title = foretell.METHODS[method]
             axes.scatter(across, gains, s=26, c=color, marker=marker, label=title, zorder=3)
         _line(left, lines[method], [cell.score for cell in made.values()], color)
-    in_order = sorted(made.items(), key=lambda item: item[1].memorised)
-    for number, (name, cell) in enumerate(in_order):  # above and below in turn: few overlap
-        place, words = (cell.memorised, cell.gain("skill")), name.replace("word ", "")
-        offset, side = ((4, 4), "left") if number % 2 == 0 else ((-4, -9), "right")
-        if cell.memorised < in_order[0][1].memorised + 1:  # the leftmost has its room below
-            offset, side = (-2, -10), "left"
-        right.annotate(words, place, offset, textcoords="offset points", fontsize=6, ha=side)
-    right.set_xlim(right=in_order[-1][1].memorised + 8)
     for axes in (left, right):
         axes.axhline(0, color=palette.INK, linewidth=0.6)
     left.set_ylabel("gain over joint training, points")
     left.set_xlabel("fitted late fusion of probes, points above the joint model", fontsize=8)
     right.set_xlabel("meanings memorised: skill on training less held-out rows", fontsize=8)
     left.legend(fontsize=7, loc="upper left", frameon=False)
+    places = [cell.memorised for cell in made.values()]
+    right.set_xlim(min(places) - 6, max(places) + 12)
+    figure.draw_without_rendering()  # so that points have their places
+    _name(right, made)
     write_figure(path, figure, dpi=110)
+
+
+def _name(axes: Axes, made: Mapping[str, Cell]) -> None:
+    """Write the name of each cell beside its point, where it covers neither a point nor a name."""
+    to_points = 72 / axes.figure.dpi
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across, up = axes.transData.transform((x, y)) * to_points
+        return float(across), float(up)
+
+    gains = [(cell.memorised, cell.gain(m)) for cell in made.values() for m in foretell.METHODS]
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in (at(*gain) for gain in gains)]
+    for name, cell in sorted(made.items(), key=lambda item: item[1].memorised):
+        words, (x, y) = name.replace("word ", ""), at(cell.memorised, cell.gain("skill"))
+        width = 3.2 * len(words)
+        boxes = [
+            (x + dx, y + dy, x + dx + width, y + dy + 6)
+            for dy in (-3, 4, -10, 11, -17, 18)
+            for dx in (5, -5 - width, -width / 2)
+        ]
+        box = min(boxes, key=lambda one: sum(_overlap(one, other) for other in taken))
+        taken.append(box)
+        offset = (box[0] - x, box[1] - y)
+        axes.annotate(
+            words,
+            (cell.memorised, cell.gain("skill")),
+            offset,
+            textcoords="offset points",
+            fontsize=6,
+        )
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """The area that two boxes (left, low, right, high) share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def _line(axes: Axes, line: foretell.Line, scores: Sequence[float], color: str) -> None:

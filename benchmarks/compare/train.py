@@ -302,12 +302,17 @@ def _apart(
 ) -> FitApart:
     """Models of one modality each, trained as the run is; a fifth of the rows selects the epoch."""
 
-    def take(chosen: Tensor) -> Rows:
-        return Rows(gather_rows(rows.inputs, chosen), rows.labels[chosen])
-
     def fit_apart(training: Tensor, held_out: Tensor) -> Features:
         selects = torch.arange(len(training)) % 5 == 0
-        parts = Split(take(training[~selects]), take(training[selects]), take(held_out))
+        fits = training[~selects]
+
+        def take(chosen: Tensor) -> Rows:
+            inputs = {
+                name: _known(values[chosen], values[fits]) for name, values in rows.inputs.items()
+            }
+            return Rows(inputs, rows.labels[chosen])
+
+        parts = Split(take(fits), take(training[selects]), take(held_out))
         fitted = fit(
             LateFusionOfUnimodal(),
             parts,
@@ -320,6 +325,13 @@ def _apart(
             return fitted.model.classify(encode(fitted.model, parts.test))
 
     return fit_apart
+
+
+def _known(values: Tensor, training: Tensor) -> Tensor:
+    """The values, without the symbols that the training rows do not have."""
+    if values.is_floating_point():
+        return values
+    return values.masked_fill(~torch.isin(values, training), 0)
 
 
 def _repaired(rows: Mapping[str, Tensor], sources: Tensor | None) -> Mapping[str, Tensor]:

@@ -292,11 +292,9 @@ RULES_ENTRIES: dict[str, Entry] = {
 }
 
 DECAYS = (1e-4, 1e-3, 3e-3, 1e-2)  # the first one is that of all other suites
+DECAYED = ("late-fusion", "joint", "plain-swap", "midas", "skill-heads")
 DECAY_LEADERS = {
-    **{
-        name: HEADS_ENTRIES[name]
-        for name in ("late-fusion", "joint", "plain-swap", "midas", "skill-heads")
-    },
+    **{name: HEADS_ENTRIES[name] for name in DECAYED},
     **{
         f"{name}-decay": replace(
             HEADS_ENTRIES[name],
@@ -304,7 +302,7 @@ DECAY_LEADERS = {
             follows=name,
             decays=DECAYS,
         )
-        for name in ("late-fusion", "joint", "plain-swap", "midas", "skill-heads")
+        for name in DECAYED
     },
 }
 # The rows of the suite about weight decay.

@@ -39,7 +39,7 @@ from benchmarks.paper.settings import Settings
 from benchmarks.paper.tables import write_table
 from benchmarks.paper.training import Plan, Training, be_deterministic
 
-FEW = 20  # a rehearsal's classes, and clips of each
+REHEARSED = 20  # a rehearsal's classes, and clips of each
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def prepare(name: str, settings: Settings, ranks: Ranks, console: Console) -> Pr
         need_writable(folder, folder / "runs", folder / "splits", settings.out / name, *cache)
         found = check(data, settings.root, console, settings.out / name / "checked.json")
         refuse_broken(data, found, settings, console)
-        clips = few(found.clips, speaker_of) if settings.rehearse else found.clips
+        clips = rehearsal_clips(found.clips, speaker_of) if settings.rehearse else found.clips
         stores = {}
         if settings.cache is not None:
             stores = build_stores(
@@ -133,19 +133,21 @@ def who_speaks(data: PaperData, protocol: Protocol) -> Callable[[str], str] | No
     return data.speaker
 
 
-def few(clips: Sequence[Clip], speaker_of: Callable[[str], str] | None = None) -> list[Clip]:
-    """At most `FEW` clips of each of at most `FEW` classes, of a given split in each part.
+def rehearsal_clips(
+    clips: Sequence[Clip], speaker_of: Callable[[str], str] | None = None
+) -> list[Clip]:
+    """`REHEARSED` clips of each of so many classes at most, of a given split in each part.
 
-    Of as many speakers as can be, where it is told who speaks.
+    Of as many speakers as can be, where it is known who speaks.
     """
     if speaker_of is not None:
         clips = _by_turns(clips, speaker_of)
-    classes = sorted({clip.label for clip in clips})[:FEW]
+    classes = sorted({clip.label for clip in clips})[:REHEARSED]
     counts: Counter[tuple[int, Part | None]] = Counter()
     chosen = []
     for clip in clips:
         group = clip.label, clip.part
-        if clip.label in classes and counts[group] < FEW:
+        if clip.label in classes and counts[group] < REHEARSED:
             counts[group] += 1
             chosen.append(clip)
     return chosen

@@ -79,50 +79,50 @@ class AllRanks:
             raise
         every = self._gathered(parts, max(self._agreed(len(parts))))
         if self.rank > 0:
-            result: R = _unpacked(self._told_by_first(None))
+            result: R = _unpacked(self._from_first(None))
             return result
         try:
             result = finish(_opened(every))
             packed = _packed(result)
         except Exception as error:
-            self._told_by_first(None, error)
+            self._from_first(None, error)
             raise
-        self._told_by_first(packed)
+        self._from_first(packed)
         return result
 
     def _gathered(self, parts: list[T], rounds: int) -> list[list[Any]]:
         """On the first rank its own parts and, not unpacked yet, those of the others."""
         every: list[list[Any]] = [[] for _ in range(self._count)]
         for _ in range(rounds):
-            told: _Told | None = None
+            message: _Message | None = None
             if self.rank > 0 and parts:
                 try:
-                    told = _Told(_packed(parts.pop(0)))
-                except Exception as error:  # told when all are in step again
-                    told = _Told(None, _words(error))
+                    message = _Message(_packed(parts.pop(0)))
+                except Exception as error:  # raised when all are in step again
+                    message = _Message(None, _words(error))
             received: list[Any] | None = [None] * self._count if self.rank == 0 else None
-            distributed.gather_object(told, received)
+            distributed.gather_object(message, received)
             for of_rank, sent in zip(every, received or (), strict=False):
                 of_rank += [] if sent is None else [sent]
         return [parts, *every[1:]]
 
     def _agreed(self, value: Any, error: Exception | None = None) -> list[Any]:
         """The values of all ranks; raise where another one failed, unless this one did, too."""
-        told: list[Any] = [None] * self._count
-        distributed.all_gather_object(told, _Told(value, _words(error)))
-        for rank, (_, failure) in enumerate(told):
+        messages: list[Any] = [None] * self._count
+        distributed.all_gather_object(messages, _Message(value, _words(error)))
+        for rank, (_, failure) in enumerate(messages):
             if failure is not None and error is None:
                 raise MidasAugError(
                     f"expected every rank to get through its rows, got an error on rank {rank}: "
                     f"{failure}"
                 )
-        return [value for value, _ in told]
+        return [value for value, _ in messages]
 
-    def _told_by_first(self, packed: bytes | None, error: Exception | None = None) -> Any:
+    def _from_first(self, packed: bytes | None, error: Exception | None = None) -> Any:
         """What the first rank says; raise on the others where it failed."""
-        told: list[Any] = [_Told(packed, _words(error))]
-        distributed.broadcast_object_list(told, src=0)
-        packed, failure = told[0]
+        messages: list[Any] = [_Message(packed, _words(error))]
+        distributed.broadcast_object_list(messages, src=0)
+        packed, failure = messages[0]
         if failure is not None and self.rank > 0:
             raise MidasAugError(failure)
         return packed
@@ -150,8 +150,8 @@ def loader_order(counts: Sequence[int]) -> Tensor:
 # ---------------------------------------------------------------- errors and messages
 
 
-class _Told(NamedTuple):
-    """A message: a value, or the words of an error, as an exception may hold anything."""
+class _Message(NamedTuple):
+    """A value, or the words of an error, as an exception may hold anything."""
 
     value: Any
     failure: str | None = None

@@ -128,17 +128,17 @@ def draw_rows(
 ) -> tuple[SwapPlan, Tensor]:
     """`plan_swaps` with the N aligned rows in front, as tensors, and `RowFacts.n_labelled`.
 
-    ``classes`` are the ids of ``labels``, of which a pairing of somebody else's is told; negative
-    for ignored rows, and for those without any modality. The columns of ``source`` are contiguous:
-    each of them indexes one modality.
+    ``classes`` are the ids of ``labels``, negative for ignored rows and for those without any
+    modality; a pairing of the user's own is given the labels as they are. The columns of ``source``
+    are contiguous: each of them indexes one modality.
     """
     n_rows = classes.shape[0]
     bits = as_draws(labels, generator)
     facts = facts_of(classes)
     own = facts.own
     if callable(pairing):
-        told = like(classes, labels) if pairing in OWN_PAIRINGS else labels
-        drawn = pairing(told, features=features, generator=generator)
+        seen = like(classes, labels) if pairing in OWN_PAIRINGS else labels
+        drawn = pairing(seen, features=features, generator=generator)
         partner, valid = check_partners(drawn, classes)
     elif present is not None:
         draws = bits((num_modalities, n_rows))

@@ -113,10 +113,10 @@ class MidasCallback(_Epochs):
         super().__init__(log)
 
     def on_train_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+        self, args: Any, state: Any, control: Any, model: Any = None, **given: Any
     ) -> None:
         """Refuse a loss that would be scaled wrongly, and a warm-up that would not end."""
-        _check_warmups(find_losses(model), args, state, _.get("train_dataloader"))
+        _check_warmups(find_losses(model), args, state, given.get("train_dataloader"))
         _check_scaling(_without_adapters(model), args)
         super().on_train_begin(args, state, control, model)
 

@@ -26,7 +26,7 @@ from benchmarks.compare.report.tables import (
     scores,
 )
 from benchmarks.compare.tasks import COMPETITION, TASKS
-from benchmarks.methods.suite_entries import OLDER, RIVALS, RULES
+from benchmarks.methods.suite_entries import DECAYED, OLDER, RIVALS, RULES
 
 Runs = Mapping[str, TaskRuns]
 
@@ -85,10 +85,7 @@ RULES_PAIRS: Pairs = (
     *((rule, "joint") for rule in ("skill-heads", *RULES)),
 )
 DECAY_PAIRS: Pairs = (
-    *(
-        (f"{name}-decay", name)
-        for name in ("late-fusion", "joint", "plain-swap", "midas", "skill-heads")
-    ),
+    *((f"{name}-decay", name) for name in DECAYED),
     ("joint-decay", "unimodal-image"),
     *((f"{name}-decay", "joint-decay") for name in ("plain-swap", "midas", "skill-heads")),
     ("midas-decay", "plain-swap-decay"),

@@ -116,6 +116,22 @@ def test_models_that_are_trained_apart_see_their_rows_alone():
     assert all(torch.equal(logits[name], again[name]) for name in logits)
 
 
+def test_words_that_models_trained_apart_have_not_met_are_none():
+    words = torch.arange(90)[:, None] + 1  # one of its own in each row
+    labels = torch.arange(90) % 3
+    part = Rows({"a": torch.randn(90, 6), "b": words}, labels)
+
+    @dataclass
+    class Asks(Method):
+        def setup(self, model, setting, generator):
+            super().setup(model, setting, generator)
+            self.logits = setting.fit_apart(torch.arange(60), torch.arange(60, 90))["b"]
+
+    method = Asks()
+    run(method, Split(part, part, part), epochs=1)
+    assert torch.equal(method.logits, method.logits[:1].expand(30, 3))  # as of no word at all
+
+
 def test_test_rows_are_scored_only_on_request():
     split = toy_split()
     garbage = Rows({m: v * float("nan") for m, v in split.test.inputs.items()}, split.test.labels)

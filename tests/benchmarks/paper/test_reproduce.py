@@ -46,7 +46,7 @@ from benchmarks.paper.encoders import (
 )
 from benchmarks.paper.protocol import PROTOCOLS, PUBLISHED, Protocol, Published, method_config
 from benchmarks.paper.ranks import Ranks, start_ranks
-from benchmarks.paper.run import few, reproduce
+from benchmarks.paper.run import rehearsal_clips, reproduce
 from benchmarks.paper.settings import Settings
 from benchmarks.paper.tables import Row, cells
 from benchmarks.paper.tables import rows as table_rows
@@ -233,7 +233,7 @@ def test_workers_and_the_cache_change_the_time_only(samples, tmp_path, change):
 
 def test_a_rehearsal_takes_few_clips_of_each_part(samples):
     clips = paper_data("mosi").scan(samples / "mosi").clips
-    chosen = few(clips * 3)
+    chosen = rehearsal_clips(clips * 3)
     assert {clip.part for clip in chosen} == {"train", "validation", "test"}
     assert all(
         sum(c.label == label and c.part == part for c in chosen) <= 20

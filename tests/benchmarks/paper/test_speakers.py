@@ -26,7 +26,7 @@ from benchmarks.paper.datasets.cremad import speaker
 from benchmarks.paper.datasets.sample import write_sample
 from benchmarks.paper.datasets.splits import FOLDS, GROUPS, draw_speaker_split, saved_split
 from benchmarks.paper.ranks import Ranks
-from benchmarks.paper.run import FEW, few, reproduce
+from benchmarks.paper.run import REHEARSED, rehearsal_clips, reproduce
 from benchmarks.paper.settings import ProtocolName, Settings
 
 QUIET = Console(quiet=True)
@@ -140,10 +140,10 @@ def test_a_kept_split_is_used_again(tmp_path):
 
 
 def test_a_rehearsal_has_as_many_speakers_as_can_be():
-    chosen = few(clips_of(91, [82]), speaker)
-    assert Counter(clip.label for clip in chosen) == dict.fromkeys(range(6), FEW)
-    assert len({clip.name[:4] for clip in chosen}) == FEW
-    assert len({clip.name[:4] for clip in few(clips_of(91, [82]))}) < GROUPS
+    chosen = rehearsal_clips(clips_of(91, [82]), speaker)
+    assert Counter(clip.label for clip in chosen) == dict.fromkeys(range(6), REHEARSED)
+    assert len({clip.name[:4] for clip in chosen}) == REHEARSED
+    assert len({clip.name[:4] for clip in rehearsal_clips(clips_of(91, [82]))}) < GROUPS
 
 
 @pytest.mark.parametrize("page", ["reproduce.md", "protocols.md"])
