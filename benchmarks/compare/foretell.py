@@ -233,10 +233,10 @@ def _panel(axes: Axes, known: Mapping[str, Point], method: str) -> None:
         (CHOSEN_ON, "o", "tasks that the score was chosen on"),
         (ASKED, "D", "tasks that were asked"),
     ):
-        here = [known[task] for task in tasks]
+        shown = [known[task] for task in tasks]
         axes.scatter(
-            [p.score for p in here],
-            [p.gains[method] for p in here],
+            [p.score for p in shown],
+            [p.gains[method] for p in shown],
             s=26,
             c=palette.BLUE if marker == "o" else palette.RED,
             marker=marker,

@@ -277,7 +277,7 @@ def _run(
         if method.trained(epoch):
             for name, reading in readings.items():
                 reached = reading.validate(method, validation, epoch)
-                best[name].offer(epoch, reached, model, method)
+                best[name].keep_better(epoch, reached, model, method)
         started = time.process_time()
         with torch.no_grad():
             method.on_validation(*validation)

@@ -79,7 +79,9 @@ class Best:
     reached: tuple[float, ...] = ()  # smaller than any
     weights: tuple[dict[str, Tensor], ...] = ()
 
-    def offer(self, epoch: int, reached: Validation, model: LateFusion, method: Method) -> None:
+    def keep_better(
+        self, epoch: int, reached: Validation, model: LateFusion, method: Method
+    ) -> None:
         """Keep the weights, if they are better than those before."""
         if reached > self.reached:
             self.epoch, self.reached = epoch, tuple(reached)

@@ -50,13 +50,13 @@ class Preparation:
 
     Attributes:
         made: How many were made.
-        there: How many were whole before.
+        found_whole: How many were whole before.
         problems: Of the others.
         unlisted: Videos that no list names.
     """
 
     made: int = 0
-    there: int = 0
+    found_whole: int = 0
     problems: list[Problem] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
 
@@ -110,7 +110,7 @@ def prepare_clips(
             elif outcome == "made":
                 prepared.made += 1
             else:
-                prepared.there += 1
+                prepared.found_whole += 1
         _write_failed(root / FAILED, prepared.problems)
     return prepared
 
@@ -134,7 +134,7 @@ def find_videos(folder: Path) -> dict[str, list[Path]]:
 
 def report(data: PaperData, root: Path, prepared: Preparation) -> str:
     """What came of it, and what to do next."""
-    whole, problems = prepared.made + prepared.there, prepared.problems
+    whole, problems = prepared.made + prepared.found_whole, prepared.problems
     lines = [
         f"{data.title}: {whole} clips are whole ({prepared.made} made now), {len(problems)} are not"
     ]

@@ -143,7 +143,7 @@ class Training:
         features, labels = self.encode(rows), self.labels(rows)
         if self.method.trained(self.epoch):
             reached = validate(self.method, EncodedRows(features, labels))
-            self.best.offer(self.epoch, reached, self.model, self.method)
+            self.best.keep_better(self.epoch, reached, self.model, self.method)
         self.method.on_validation(features, labels)
 
     def _start_epoch(self) -> None:

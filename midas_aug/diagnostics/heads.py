@@ -76,10 +76,10 @@ class HeadRows:
         labelled = mask.to(logits[0].device)
         table = torch.stack([part.detach()[labelled].float().cpu() for part in logits], dim=1)
         n_rows = len(table)
-        here = self._seen + mask.cpu().nonzero()[:, 0]
+        index = self._seen + mask.cpu().nonzero()[:, 0]
         self._chance.append(torch.rand(n_rows, generator=self._generator))
-        self._row.append(here)
-        self._labelled.append(here)
+        self._row.append(index)
+        self._labelled.append(index)
         self._labels.append(labels.cpu()[mask.cpu()])
         self._logits.append(table)
         self.n_rows += n_rows

@@ -130,7 +130,7 @@ class Found:
         """Note a sample that cannot be used."""
         self.problems.append(Problem(what, name))
 
-    def offer(
+    def add(
         self, name: str, label: str, sources: Mapping[str, Source], part: Part | None = None
     ) -> None:
         """Take a clip in, or note what is wrong: its label, its files, or that it was there before.

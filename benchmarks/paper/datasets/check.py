@@ -143,8 +143,8 @@ def _classes(data: PaperData, found: Found) -> list[str]:
     """How many usable clips each class has; of many classes, the smallest and the largest."""
     counts = Counter(dict.fromkeys(range(data.num_classes), 0))
     counts.update(clip.label for clip in found.clips)
-    there = sum(count > 0 for count in counts.values())
-    lines = [f"classes: {there} of {data.num_classes}"]
+    with_clips = sum(count > 0 for count in counts.values())
+    lines = [f"classes: {with_clips} of {data.num_classes}"]
     # Without names, the number of a class is all that the lists give.
     names = dict(enumerate(found.classes))
     named = {label: f"{names.get(label, label)}: {count}" for label, count in counts.items()}

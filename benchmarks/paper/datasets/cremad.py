@@ -77,7 +77,7 @@ def scan(root: Path) -> Found:
     need(root, TITLE, *LISTS, CLASSES, "AudioWAV", "visual_frames")
     found = Found(NUM_CLASSES, class_names(root))
     for name, label in listed(root):
-        found.offer(name, label, sources_of(root, name))
+        found.add(name, label, sources_of(root, name))
     return found
 
 

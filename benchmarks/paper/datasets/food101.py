@@ -35,7 +35,7 @@ def scan(root: Path) -> Found:
     found = Found(NUM_CLASSES, list(number))
     for part, image, text, label in recipes:
         name = f"{part}/{image}"
-        found.offer(name, number[label], {"text": text, "image": root / "images" / name})
+        found.add(name, number[label], {"text": text, "image": root / "images" / name})
     return found
 
 

@@ -26,7 +26,7 @@ def scan(title: str, num_classes: int, root: Path) -> Found:
     for file in LISTS:
         for place, (image, text, label) in enumerate(_tweets(root / file)):
             name = f"{Path(file).stem}/{place}/{image}"
-            found.offer(name, label, {"image": root / "images" / image, "text": text})
+            found.add(name, label, {"image": root / "images" / image, "text": text})
     return found
 
 

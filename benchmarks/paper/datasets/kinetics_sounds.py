@@ -70,7 +70,7 @@ def scan(root: Path) -> Found:
     need(root, TITLE, *LISTS, "audios")
     found = Found(NUM_CLASSES)
     for name, label in listed(root):
-        found.offer(name, label, sources_of(root, name))
+        found.add(name, label, sources_of(root, name))
     return found
 
 

@@ -82,7 +82,7 @@ def scan(root: Path) -> Found:
             }
             inside = abs(sentiment) <= LARGEST
             label = str(int(sentiment >= 0)) if inside else f"sentiment {sentiment}"
-            found.offer(f"{key}/{name}", label, sources, part)
+            found.add(f"{key}/{name}", label, sources, part)
     return found
 
 

@@ -57,7 +57,7 @@ def scan(root: Path) -> Found:
         for path, label, *_ in table(root / file, None, 2, is_row):
             name = PurePosixPath(path).stem
             label = number.get(label, f"{label} is not in classInd.txt")
-            found.offer(name, label, sources_of(name))
+            found.add(name, label, sources_of(name))
     return found
 
 

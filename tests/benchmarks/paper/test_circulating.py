@@ -19,7 +19,7 @@ def copy_of(name, n_clips, n_classes):
     """A copy of so many clips, dealt to the classes."""
     found = Found(paper_data(name).num_classes)
     for number in range(n_clips):
-        found.offer(str(number), str(number % n_classes), {})
+        found.add(str(number), str(number % n_classes), {})
     return found
 
 
@@ -58,10 +58,10 @@ def test_all_of_cremad_fits_two_protocols():
 
 def test_a_clip_counts_once_and_whether_it_can_be_used_or_not():
     found = Found(2)
-    found.offer("a", "0", {"audio": Path("nowhere")})
-    found.offer("a", "1", {})
-    found.offer("b", "7", {})
-    found.offer("c", "HAPPY", {})
+    found.add("a", "0", {"audio": Path("nowhere")})
+    found.add("a", "1", {})
+    found.add("b", "7", {})
+    found.add("c", "HAPPY", {})
     assert found.listed == {0: 1, 7: 1}
 
 

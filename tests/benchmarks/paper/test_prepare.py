@@ -221,7 +221,7 @@ def test_a_second_run_makes_what_is_missing_or_broken_and_nothing_else(three, tm
     assert prepare_clips(CREMAD, root, three, 2, QUIET).made == 3
     whole = state(root)
     again = prepare_clips(CREMAD, root, three, 2, QUIET)
-    assert (again.made, again.there) == (0, 3)
+    assert (again.made, again.found_whole) == (0, 3)
     assert state(root) == whole
 
     sound = root / "AudioWAV" / f"{first}.wav"
@@ -231,7 +231,7 @@ def test_a_second_run_makes_what_is_missing_or_broken_and_nothing_else(three, tm
     shutil.rmtree(root / "visual_frames" / third)
     (root / "visual_frames" / third).mkdir()
     again = prepare_clips(CREMAD, root, three, 2, QUIET)
-    assert (again.made, again.there) == (3, 0)
+    assert (again.made, again.found_whole) == (3, 0)
     assert {path: held for path, (held, _) in state(root).items()} == {
         path: held for path, (held, _) in whole.items()
     }
@@ -296,8 +296,8 @@ def test_a_killed_command_goes_on(three, tmp_path, number, stage):
         read_sound(file)  # what is in its place is whole
     again = prepare_clips(CREMAD, root, three, 1, QUIET)
     assert not again.problems
-    assert again.there >= 1
-    assert again.made + again.there == 3
+    assert again.found_whole >= 1
+    assert again.made + again.found_whole == 3
     assert not unfinished(root)
     assert not check(CREMAD, root, QUIET).problems
 
