@@ -4,13 +4,14 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from midas_aug._arrays import as_tensor, check_shape, is_array
 from midas_aug._rows import take_rows
 from midas_aug._tree import get_item, map_arrays
-from midas_aug.diagnostics.removal import spread
+from midas_aug.diagnostics.removal import holds_list, spread
 from midas_aug.errors import MidasAugError
 
 __all__ = ["Block", "Modality", "as_logits", "as_modalities"]
@@ -161,14 +162,26 @@ def select(value: Any, index: Tensor, n_rows: int, key: Any) -> Any:
 
 
 def leaves_of(value: Any, key: Any) -> list[Tensor]:
-    """The arrays of a modality, at least one."""
+    """The arrays of a modality, at least one, for which one row can stand in."""
     leaves = all_leaves(value)
-    if not leaves:
+    if not leaves or holds_list(value):
+        got = "a list, with a row an item" if holds_list(value) else type(value).__name__
         raise MidasAugError(
-            f"expected the modality {key!r} to hold tensors, got {type(value).__name__}; it can "
-            "only be removed with removal='permute'"
+            f"expected the modality {key!r} to hold tensors, got {got}; it can only be removed "
+            "with removal='permute'"
         )
     return leaves
+
+
+def refuse_numpy(value: Any, key: Any) -> None:
+    """Raise where a tensor would stand in for NumPy arrays, which do not mix in a model."""
+    found: list[bool] = []
+    map_arrays(lambda array: found.append(isinstance(array, np.ndarray)), value)
+    if any(found):
+        raise MidasAugError(
+            f"expected the modality {key!r} to hold tensors, got NumPy arrays; have the loader "
+            "give tensors, or pass device='cpu', which makes tensors of a batch"
+        )
 
 
 def rebuilt(tree: Any, leaves: Sequence[Any]) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from midas_aug._ranks import several_ranks
-from midas_aug.diagnostics.examination import Examination, Keys, Model, examined
+from midas_aug.diagnostics.arguments import Model
+from midas_aug.diagnostics.examination import Examination, Keys, examined
 from midas_aug.diagnostics.ranks import AllRanks, OneProcess
 from midas_aug.diagnostics.reading import Predict
 from midas_aug.diagnostics.removal import Removal
@@ -52,8 +53,9 @@ def diagnose(
             features by modality`` and ``fuse(features) -> logits (N, C)``. Of a Hugging Face
             ``ModelOutput`` or a mapping ``logits`` are read, of a tuple its one array of that
             shape.
-        loader: Batches of tensors, in any structure; pass one that does not shuffle to compare
-            reports. Rows with a negative label do not count.
+        loader: Batches of tensors, in any structure (of NumPy arrays with ``device``, which makes
+            tensors of them); pass one that does not shuffle to compare reports. Rows with a
+            negative label do not count.
         modalities: Two or more keys, of the batch at input level, of the features at feature
             level; or a mapping from names to a key or a list of keys that move together, as in
             ``{"image": "pixel_values", "text": ["input_ids", "attention_mask"]}``.

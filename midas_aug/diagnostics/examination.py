@@ -7,35 +7,33 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from midas_aug._tree import map_arrays
-from midas_aug.diagnostics.blocks import as_modalities
+from midas_aug.diagnostics.arguments import Model, learned_at, parts_of, unimodal_of
+from midas_aug.diagnostics.blocks import as_modalities, refuse_numpy
 from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
 from midas_aug.diagnostics.heads import HeadRows, KeptRows
 from midas_aug.diagnostics.interventions import observe
-from midas_aug.diagnostics.learning import learning_speed, read_log
 from midas_aug.diagnostics.outcomes import Outcomes, join
 from midas_aug.diagnostics.ranks import Ranks, loader_order
 from midas_aug.diagnostics.reading import (
     Piece,
     Predict,
     Reader,
-    RowMean,
     evaluating,
     progress_bar,
 )
 from midas_aug.diagnostics.removal import Removal, check_removal
 from midas_aug.diagnostics.report import ModalityReport
-from midas_aug.diagnostics.scores import LEARNED_AT
+from midas_aug.diagnostics.row_mean import RowMean
 from midas_aug.diagnostics.target_outcomes import TargetOutcomes, join_targets, observe_target
 from midas_aug.diagnostics.target_scores import metric_of
+from midas_aug.diagnostics.wording import check_name
 from midas_aug.errors import MidasAugError
 from midas_aug.targets import ClassIndex, Distribution, Target, resolve_target
 
-__all__ = ["Examination", "Keys", "Model", "examined"]
+__all__ = ["Examination", "Keys", "examined"]
 
-Model: TypeAlias = Predict | tuple[Predict, Predict]
 Keys: TypeAlias = Sequence[Hashable] | Mapping[Any, Hashable | Sequence[Hashable]]
 AnyOutcomes: TypeAlias = Outcomes | TargetOutcomes
 
@@ -47,6 +45,7 @@ class _Heads(NamedTuple):
 
     diagnosed: KeptRows | None
     training: KeptRows | None
+    n_rows: int
     incomplete: int
 
 
@@ -107,14 +106,14 @@ class Examination:
                 f"expected loader to be an iterable of batches, got {type(loader).__name__}; pass "
                 "a DataLoader, or a list of batches"
             )
-        self._encode, self._fuse = _parts(model, encode)
-        self._unimodal = _unwrapped(unimodal)
+        self._encode, self._fuse = parts_of(model, encode)
+        self._unimodal = unimodal_of(unimodal)
         self._loader, self._training = loader, training
         self._removal, self._draws, self._progress = removal, draws, progress
         self._bootstrap: dict[str, Any] = {"resamples": resamples, "seed": seed}
-        self._name = name
+        self._name = check_name(name)
         names = [modality.name for modality in named]
-        self._speeds = {} if log is None else _speeds(log, names)
+        self._speeds = {} if log is None else learned_at(log, names)
         own_seed = (seed + rank * NEXT_RANK) % 2**63
         self._head_rows = HeadRows(names, seed=own_seed)
         self._training_rows = HeadRows(names, seed=own_seed)
@@ -165,7 +164,11 @@ class Examination:
         Returns:
             The `_Heads`, and a piece for each batch: its outcomes, or its features.
         """
-        self._means = _all_means(each)
+        means = _all_means(each)
+        # Without a row that counts there is no mean of the diagnosed rows; `report` says why.
+        is_idle = self._training is None and means is not None and not _have_rows(means)
+        if means is not None and not is_idle:
+            self._means = {name: mean.result() for name, mean in means.items()}
         parts: list[Any]
         with self._running() as reader:
             if self._encode is not None:
@@ -173,11 +176,14 @@ class Examination:
             else:
                 parts = []
                 for block in reader.batches(self._loader, self._fuse, self._unimodal):
-                    if len(block.labels) > 0:
+                    if self._removal != "permute":
+                        for name, value in block.data.items():
+                            refuse_numpy(value, name)
+                    if len(block.labels) > 0 and not is_idle:
                         parts.append(self._observe(block, means=self._means))
                         _fold_pairs(parts)
         heads = (self._head_rows.content, self._training_rows.content)
-        return [_Heads(*heads, reader.incomplete), *parts]
+        return [_Heads(*heads, reader.n_rows, reader.incomplete), *parts]
 
     # ------------------------------------------------------------ the first rank
 
@@ -194,11 +200,9 @@ class Examination:
         seen = [parts[1:] for parts in every]
         with self._running():
             joined, n_blocks = self._joined(seen)
+        incomplete = sum(of_rank.incomplete for of_rank in heads)
         if joined is None or len(joined.labels) == 0:
-            raise MidasAugError(
-                "expected at least one row with a label of 0 or more, got none; check the loader "
-                "and the label key"
-            )
+            raise MidasAugError(_no_rows(sum(of_rank.n_rows for of_rank in heads), incomplete))
         head_rows, training_rows = self._head_rows, self._training_rows
         if len(every) > 1:
             training_rows = training_rows.merged([of_rank.training for of_rank in heads])
@@ -207,9 +211,7 @@ class Examination:
         joined.head_rows = head_rows if head_rows.n_rows else None
         joined.training_rows = training_rows if training_rows.n_rows else None
         joined.constants = self._speeds
-        report = joined.report(
-            self._name, self._settings(sum(r.incomplete for r in heads)), **self._bootstrap
-        )
+        report = joined.report(self._name, self._settings(incomplete), **self._bootstrap)
         if not any(column.any() for column in joined.mixed.anchored.values()):
             raise MidasAugError(
                 f"expected batches with rows of two classes or more, got {n_blocks} of one class "
@@ -230,7 +232,7 @@ class Examination:
             counts = [sum(len(piece.labels.ids) for piece in part) for part in pieces]
             order = loader_order(counts) if several else None
             block = self._reader.block_of([p for part in pieces for p in part], self._fuse, order)
-            if len(block.labels) == 0:
+            if not bool((block.labels >= 0).any()):
                 return None, 0
             return _join([self._observe(block, means=self._means)]), 1
         parts: list[AnyOutcomes] = [outcomes for part in seen for outcomes in part]
@@ -270,34 +272,22 @@ def _observer(
     return partial(observe_target, target=target, **options)
 
 
-def _parts(model: Any, encode: Predict | None) -> tuple[Predict | None, Predict]:
-    if encode is None and isinstance(model, tuple | list) and len(model) == 2:
-        encode, model = model
-    if callable(model) and (encode is None or callable(encode)):
-        return _unwrapped(encode), _unwrapped(model)
-    got = type(model).__name__ if encode is None else f"encode={encode!r} and {model!r}"
-    raise MidasAugError(
-        f"expected model as a callable(batch) -> logits or a pair (encode, fuse) of callables, got "
-        f"{got}; encode takes a batch and gives features by modality, fuse takes these and gives "
-        "logits"
-    )
-
-
-def _unwrapped(function: Any) -> Any:
-    """A module without DDP, whose forward would wait for ranks that have no such batch."""
-    return function.module if isinstance(function, DistributedDataParallel) else function
-
-
-def _speeds(log: Any, names: Sequence[str]) -> dict[str, float]:
-    """How early each modality was learned, as far as the log has the confidence of its head."""
-    found = learning_speed(log)
-    logged = [str(name) for name in read_log(log)["modalities"]]
-    if not set(names) & set(logged):
-        raise MidasAugError(
-            f"expected a log of the modalities {list(names)!r}, got one of {logged!r}; pass the "
-            "TrainingLog of this model"
+def _no_rows(n_rows: int, incomplete: int) -> str:
+    """What an error says where no row counts."""
+    if n_rows == 0:
+        return (
+            "expected at least one row to diagnose, got none from the loader; pass one with "
+            "held-out rows"
         )
-    return {LEARNED_AT.key(name): found[name] for name in names if name in found}
+    if incomplete == 0:
+        return (
+            f"expected at least one row with a label, got {n_rows} without one; rows whose label "
+            "says so (a class index below 0) do not count: check label="
+        )
+    return (
+        f"expected at least one row with a label and all modalities, got {incomplete} that lack a "
+        f"modality and {n_rows - incomplete} without a label; check present= and label="
+    )
 
 
 def _removal_text(removal: str, training: Any) -> str:
@@ -309,7 +299,7 @@ def _removal_text(removal: str, training: Any) -> str:
 # ---------------------------------------------------------------- of all ranks
 
 
-def _all_means(each: Sequence[dict[str, RowMean] | None]) -> dict[str, Any] | None:
+def _all_means(each: Sequence[dict[str, RowMean] | None]) -> dict[str, RowMean] | None:
     """The mean rows over all ranks."""
     known = [means for means in each if means is not None]
     if not known:
@@ -318,7 +308,11 @@ def _all_means(each: Sequence[dict[str, RowMean] | None]) -> dict[str, Any] | No
     for means in known[1:]:
         for name, mean in means.items():
             first[name].include(mean)
-    return {name: mean.result() for name, mean in first.items()}
+    return first
+
+
+def _have_rows(means: Mapping[str, RowMean]) -> bool:
+    return any(mean.n_rows > 0 for mean in means.values())
 
 
 def _fold_pairs(parts: list[AnyOutcomes]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shape
-from midas_aug._checks import check_count
+from midas_aug._checks import check_count, check_switch, is_real
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.metrics import check_misaligned, has_two_labels
 from midas_aug.functional.shares import check_label_range
@@ -86,6 +86,7 @@ def misaligned_confidence(
         tensor([0.6667, 0.3333])
     """
     scores, classes, counted = check_misaligned(logits, source_labels, valid)
+    check_switch(normalized, "normalized")
     probability = source_probability(scores, classes, normalized=normalized)
     total = torch.where(counted[:, None], probability, 0.0).sum(dim=0)
     return total / counted.sum().clamp(min=1)
@@ -224,7 +225,7 @@ def collapsed_share_fraction(
         A scalar in [0, 1]; 0 when no row counts.
 
     Raises:
-        MidasAugError: Shapes or dtypes do not fit.
+        MidasAugError: Shapes or dtypes do not fit, or the tolerance is none.
 
     Example:
         >>> import torch
@@ -232,6 +233,7 @@ def collapsed_share_fraction(
         >>> collapsed_share_fraction(torch.tensor([[0.52, 0.48], [0.9, 0.1]]))
         tensor(0.5000)
     """
+    check_tolerance(tolerance)
     values, counted = check_shares(shares, valid)
     near = row_collapsed(values, tolerance)
     return torch.where(counted, near, 0.0).sum() / counted.sum().clamp(min=1)
@@ -350,6 +352,15 @@ def check_shares(shares: Array, valid: Array | None) -> tuple[Tensor, Tensor]:
     """Shares (S, M) without gradient, and which rows count (S,)."""
     values = as_scores(shares, "shares").detach()
     return values, _counted(values, valid)
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raise unless it says how near to 1/M a share may be."""
+    if not is_real(tolerance) or not 0 <= tolerance <= 1:
+        raise MidasAugError(
+            f"expected tolerance as a number from 0 to 1, got {tolerance!r}; it is how near to "
+            "1/M a share counts as collapsed"
+        )
 
 
 def _counted(values: Tensor, valid: Array | None) -> Tensor:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from midas_aug._arrays import Array
+from midas_aug._checks import check_count, check_switch
 from midas_aug._extras import require
 from midas_aug.diagnostics.measures import (
     NEAR_EVEN,
     check_logits,
     check_shares,
+    check_tolerance,
     discrepancy_ratio,
     row_collapsed,
     row_entropy,
@@ -138,8 +140,9 @@ class MisalignedConfidence(_Mean):
     """
 
     def __init__(self, num_modalities: int, *, normalized: bool = False, **kwargs: Any) -> None:
+        check_switch(normalized, "normalized")
         measured = "normalized_confidence" if normalized else "confidence"
-        super().__init__(measured, (check_modalities(num_modalities),), **kwargs)
+        super().__init__(measured, (_n_modalities(num_modalities),), **kwargs)
         self.normalized = normalized
 
     def update(self, logits: Array, source_labels: Array, valid: Array | None = None) -> None:
@@ -187,8 +190,7 @@ class ShareCollapse(_Mean):
     """
 
     def __init__(self, *, tolerance: float = NEAR_EVEN, **kwargs: Any) -> None:
-        if not 0 <= tolerance <= 1:
-            raise MidasAugError(f"expected a tolerance in [0, 1], got {tolerance!r}")
+        check_tolerance(tolerance)
         super().__init__(f"collapsed_{re.sub('[^0-9a-z]', '_', repr(float(tolerance)))}", **kwargs)
         self.tolerance = tolerance
 
@@ -217,7 +219,7 @@ class DiscrepancyRatio(_Mean):
     """
 
     def __init__(self, num_modalities: int, **kwargs: Any) -> None:
-        super().__init__("discrepancy", (check_modalities(num_modalities),), **kwargs)
+        super().__init__("discrepancy", (_n_modalities(num_modalities),), **kwargs)
 
     def update(self, unimodal_logits: Mapping[Any, Array] | Sequence[Array], labels: Array) -> None:
         """Add rows: ``(N, C)`` logits for each modality in order (or a dict of them), labels.
@@ -239,11 +241,10 @@ class DiscrepancyRatio(_Mean):
         return discrepancy_ratio(self.total)
 
 
-def check_modalities(num_modalities: int) -> int:
+def _n_modalities(num_modalities: int) -> int:
     """At least two."""
-    if num_modalities < 2:
-        raise MidasAugError(f"expected num_modalities of at least 2, got {num_modalities}")
-    return num_modalities
+    why = "it is the number of columns of source_labels, or of the heads"
+    return check_count(num_modalities, "num_modalities", 2, why)
 
 
 def check_columns(labels: Tensor, num_modalities: int, name: str) -> None:

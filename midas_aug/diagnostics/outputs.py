@@ -21,8 +21,12 @@ def check_output(path: str | Path, endings: Sequence[str]) -> Path:
         endings: What its name may end in, as ``".md"``.
 
     Raises:
-        MidasAugError: The ending is unknown, or the folder missing or read-only.
+        MidasAugError: It is no path, the ending is unknown, or the folder missing or read-only.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise MidasAugError(
+            f"expected the path of a file, got {path!r}; pass a string or a pathlib.Path"
+        )
     path = Path(path)
     if path.suffix.lower() not in endings:
         raise MidasAugError(

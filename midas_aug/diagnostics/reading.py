@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from midas_aug._arrays import as_labels, as_tensor
+from midas_aug._checks import check_switch
 from midas_aug._present import as_present
 from midas_aug._tree import get_item, in_order, item_keys, map_arrays, map_items, resolve_key
 from midas_aug.diagnostics.blocks import (
@@ -18,18 +19,16 @@ from midas_aug.diagnostics.blocks import (
     Modality,
     all_leaves,
     as_logits,
-    check_finite,
     concatenate,
-    leaves_of,
-    rebuilt,
+    refuse_numpy,
     select,
 )
 from midas_aug.diagnostics.heads import HeadRows
-from midas_aug.diagnostics.removal import mean_of
+from midas_aug.diagnostics.row_mean import RowMean
 from midas_aug.errors import MidasAugError
 from midas_aug.targets import ClassIndex, Distribution, Target
 
-__all__ = ["Piece", "Reader", "RowMean", "evaluating", "progress_bar"]
+__all__ = ["Piece", "Reader", "evaluating", "progress_bar"]
 
 Predict: TypeAlias = Callable[[Any], Any]
 
@@ -77,6 +76,7 @@ class Reader:
         watch: ``watch(iterable, what)`` shows how far an iteration is.
         target: What a label is; None: a class index.
         present: Key of the mask of the modalities that rows have, or a callable that gives it.
+        n_rows: How many rows there were, those that do not count among them.
         incomplete: How many labelled rows lacked a modality.
     """
 
@@ -86,6 +86,7 @@ class Reader:
     watch: Callable[[Iterable[Any], str], Iterable[Any]]
     target: Target | None = None
     present: Hashable | Callable[[Any], Any] | None = None
+    n_rows: int = 0
     incomplete: int = 0
 
     @property
@@ -117,6 +118,10 @@ class Reader:
         ids = ids.masked_fill(~whole, -1)
         return Labels(ids, ids if self.target is None else read, incomplete)
 
+    def _count(self, labels: "Labels") -> None:
+        self.n_rows += len(labels.ids)
+        self.incomplete += labels.incomplete
+
     def move(self, batch: Any) -> Any:
         """The batch on the device."""
         if self.device is None:
@@ -133,7 +138,7 @@ class Reader:
             predict_mixed = partial(_predict_mixed, predict, batch)
             heads = (lambda: None) if unimodal is None else partial(unimodal, batch)
             n_rows = max(len(labels.ids), 1)
-            self.incomplete += labels.incomplete
+            self._count(labels)
             yield Block(
                 data,
                 {},
@@ -152,7 +157,7 @@ class Reader:
         """The features of each batch, for models in two parts."""
         for given in self.watch(loader, "encoding"):
             batch, labels = self.read(given)
-            self.incomplete += labels.incomplete
+            self._count(labels)
             features = encode(batch)
             leaves = []
             for modality in self.modalities:
@@ -246,7 +251,7 @@ class Reader:
 
     def means(
         self, training: Mapping[Any, Any] | Iterator[Any] | None, loader: Iterable[Any]
-    ) -> dict[str, "RowMean"]:
+    ) -> dict[str, RowMean]:
         """The mean row of every modality over the training rows, or over the diagnosed ones.
 
         Args:
@@ -264,6 +269,8 @@ class Reader:
         for data, labels in self._diagnosed(loader) if training is None else _unlabelled(training):
             for modality, mean in means.items():
                 value = modality.of(data)
+                if training is None:
+                    refuse_numpy(value, modality.name)
                 if labels is not None and bool((labels < 0).any()):
                     labelled = (labels >= 0).nonzero()[:, 0]
                     value = select(value, labelled, len(labels), modality.name)
@@ -281,61 +288,6 @@ def _unlabelled(training: Iterator[Any]) -> Iterator[tuple[Any, Tensor | None]]:
         yield data, None
 
 
-class RowMean:
-    """The mean row of a modality over many batches."""
-
-    def __init__(self, key: Any) -> None:
-        self.key = key
-        self.n_rows = 0
-        self.sample: Any = None  # a row, for its structure
-        self.leaves: list[Tensor] = []
-
-    @classmethod
-    def of_all(cls, key: Any, value: Any) -> "RowMean":
-        """That of one batch with all rows, as exact as they are."""
-        mean = cls(key)
-        mean.n_rows = len(leaves_of(value, key)[0])
-        mean.sample = mean_of(value, key)
-        mean.leaves = leaves_of(mean.sample, key)
-        return mean
-
-    def add(self, value: Any) -> None:
-        """Take in the rows of a batch."""
-        n_rows = len(leaves_of(value, self.key)[0])
-        if n_rows == 0:
-            return
-        mean = mean_of(value, str(self.key))
-        self._add(mean, [leaf.float() for leaf in leaves_of(mean, self.key)], n_rows)
-
-    def include(self, other: "RowMean") -> None:
-        """Take in the rows of another mean."""
-        if other.n_rows > 0:
-            self._add(other.sample, other.leaves, other.n_rows)
-
-    def _add(self, sample: Any, added: list[Tensor], n_rows: int) -> None:
-        if self.n_rows == 0:
-            self.sample, self.leaves = sample, [torch.zeros_like(leaf) for leaf in added]
-        shapes = [[tuple(leaf.shape) for leaf in leaves] for leaves in (self.leaves, added)]
-        if shapes[0] != shapes[1]:
-            raise MidasAugError(
-                f"expected {self.key!r} of one shape in all batches, got rows of {shapes[0][0]} "
-                f"and {shapes[1][0]}; use removal='permute', or work at feature level"
-            )
-        self.n_rows += n_rows
-        part = n_rows / self.n_rows
-        self.leaves = [a + part * (b - a) for a, b in zip(self.leaves, added, strict=True)]
-
-    def result(self) -> Any:
-        """The mean row.
-
-        Raises:
-            MidasAugError: There were no rows, or some were not finite.
-        """
-        if self.n_rows == 0:
-            raise MidasAugError("expected training batches with rows, got none; check training=")
-        return check_finite(rebuilt(self.sample, self.leaves), self.key)
-
-
 def _predict_mixed(predict: Predict, batch: Any, items: dict[Any, Any]) -> Any:
     """Predict a copy of ``batch`` with other items, of another number of rows where they say so."""
     spelled = {resolve_key(batch, key): value for key, value in items.items()}
@@ -348,8 +300,7 @@ def _predict_mixed(predict: Predict, batch: Any, items: dict[Any, Any]) -> Any:
 @contextmanager
 def progress_bar(show: bool | None) -> Iterator[Callable[[Iterable[Any], str], Iterable[Any]]]:
     """``watch(iterable, what)``, which shows how far the iteration is, with ``rich`` on stderr."""
-    if show is None:
-        show = sys.stderr.isatty()
+    show = sys.stderr.isatty() if show is None else check_switch(show, "progress")
     try:
         from rich.console import Console
         from rich.progress import Progress

@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import as_tensor
+from midas_aug._arrays import as_tensor, is_array
 from midas_aug._rows import count_rows, take_rows
-from midas_aug._tree import map_arrays
+from midas_aug._tree import is_container, is_tensordict, items, map_arrays
 from midas_aug.errors import MidasAugError
 
 __all__ = ["Removal", "remove_modality"]
@@ -43,8 +43,8 @@ def remove_modality(
         A new dict. The caller's is not changed.
 
     Raises:
-        MidasAugError: There is no such modality or way, or a mean of integers (token ids) is asked
-            for.
+        MidasAugError: There is no such modality or way; or what is no array is to become zeros, or
+            token ids or a list a mean.
 
     Example:
         >>> import torch
@@ -70,13 +70,20 @@ def absent(
     """What stands in for the modality ``value`` when it is removed."""
     check_removal(removal)
     if removal == "zero":
+        check_arrays(value, f"the modality {name!r}")
         return map_arrays(lambda array: torch.zeros_like(as_tensor(array, name)), value)
     if removal == "permute":
         n_rows = rows_of_modality(value, name)
         order = torch.randperm(n_rows, generator=generator)
         return take_rows(value, order_like(order, value), n_rows, path=name, modality=True)
-    means = mean_of(value, name) if mean is None else mean
-    return spread(means, rows_of_modality(value, name))
+    if mean is None:
+        mean = mean_of(value, name)
+    elif holds_list(mean) or not _holds_array(mean):
+        raise MidasAugError(
+            f"expected mean as what replaces a row of {name!r}, an array or a structure of arrays, "
+            f"got {type(mean).__name__}; convert it with torch.as_tensor"
+        )
+    return spread(mean, rows_of_modality(value, name))
 
 
 def check_removal(removal: str) -> None:
@@ -95,8 +102,65 @@ def order_like(order: Tensor, tree: Any) -> Tensor:
     return order.to(devices[0]) if devices else order
 
 
+def check_arrays(value: Any, what: str) -> None:
+    """Raise where zeros or a mean would leave rows as they are, as those of a list of words."""
+    kept = _kept_rows(value)
+    if kept is not None:
+        raise MidasAugError(
+            f"expected {what} to hold arrays, got a list with {kept}, for which neither zeros nor "
+            "a mean can stand in; use removal='permute', or pass a tensor of numbers"
+        )
+    if not _holds_array(value):
+        raise MidasAugError(_no_arrays(value, what))
+
+
+def holds_list(tree: Any) -> bool:
+    """Whether there is a list in ``tree``, which holds a row an item."""
+    if type(tree) is list:
+        return True
+    return is_container(tree) and any(holds_list(value) for _, value in items(tree))
+
+
+def _holds_array(tree: Any) -> bool:
+    found: list[Any] = []
+    map_arrays(found.append, tree)
+    return bool(found)
+
+
+def _kept_rows(tree: Any, *, in_list: bool = False) -> str | None:
+    """The kind of what is a row, or a part of one, and no array; None: there is nothing."""
+    if is_array(tree) or is_tensordict(tree):
+        return None
+    if type(tree) is list:
+        parts, in_list = tree, True
+    elif is_container(tree):
+        parts = [value for _, value in items(tree)]
+    else:
+        return type(tree).__name__ if in_list else None  # a setting beside arrays has no rows
+    return next((kind for part in parts if (kind := _kept_rows(part, in_list=in_list))), None)
+
+
+def _no_arrays(value: Any, what: str) -> str:
+    return (
+        f"expected {what} to hold an array with rows, got {type(value).__name__}; pass tensors or "
+        "NumPy arrays whose first axis is the batch"
+    )
+
+
 def mean_of(tree: Any, name: str) -> Any:
-    """The mean row of every array in ``tree``."""
+    """The mean row of every array in ``tree``.
+
+    Raises:
+        MidasAugError: There is a list in it, whose arrays are a row each, there are no arrays, or
+            these hold integers.
+    """
+    check_arrays(tree, f"the modality {name!r}")
+    if holds_list(tree):
+        raise MidasAugError(
+            f"expected the modality {name!r} as arrays whose first axis is the batch to take the "
+            "mean of, got a list, which has a row an item; stack or pad the items, or use "
+            "removal='permute'"
+        )
 
     def mean(array: Any) -> Tensor:
         values = as_tensor(array, name)
@@ -124,8 +188,5 @@ def rows_of_modality(value: Any, name: str) -> int:
     """The number of rows of a modality."""
     n_rows = count_rows(value)
     if n_rows is None:
-        raise MidasAugError(
-            f"expected {name!r} to hold an array with rows, got {type(value).__name__}; pass "
-            "tensors or NumPy arrays whose first axis is the batch"
-        )
+        raise MidasAugError(_no_arrays(value, repr(name)))
     return n_rows

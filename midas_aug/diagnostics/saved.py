@@ -16,7 +16,16 @@ from midas_aug.diagnostics.outcomes import Outcomes
 from midas_aug.diagnostics.report import ModalityReport
 from midas_aug.diagnostics.saved_targets import report_of_target, training_heads
 from midas_aug.diagnostics.shapley import Subset
-from midas_aug.diagnostics.tables import TABLES, DataFrame, arrays_of_table, read_table
+from midas_aug.diagnostics.tables import (
+    TABLES,
+    DataFrame,
+    TableArrays,
+    arrays_of_table,
+    check_indices,
+    check_scores,
+    read_table,
+)
+from midas_aug.diagnostics.wording import check_name
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import true_class_confidence
 from midas_aug.targets import ClassIndex, Distribution, Target, resolve_target
@@ -81,6 +90,7 @@ def report_from_logits(
     """
     check_numbers(resamples=resamples)
     check_seed(seed)
+    check_name(name)
     given = read_saved(arrays)
     for key in ("logits", "labels"):
         if key not in given:
@@ -182,6 +192,8 @@ def read_saved(arrays: Mapping[str, Any] | DataFrame | str | Path) -> dict[str, 
     """
     if isinstance(arrays, str | Path):
         return read_table(arrays) if str(arrays).lower().endswith(TABLES) else read_arrays(arrays)
+    if isinstance(arrays, TableArrays):
+        return arrays
     if hasattr(arrays, "columns"):
         return arrays_of_table(arrays)
     if not isinstance(arrays, Mapping):
@@ -232,6 +244,7 @@ def _reason(error: Exception) -> str:
 
 
 def _logits(given: Mapping[str, NDArray], key: str) -> Tensor:
+    check_scores(given, key)
     array = given[key]
     if array.dtype.kind != "f":
         raise MidasAugError(
@@ -256,6 +269,7 @@ def _labels(given: Mapping[str, NDArray], key: str, target: Target | None) -> Te
 
 
 def _indices(given: Mapping[str, NDArray], key: str, *, ndim: int) -> Tensor:
+    check_indices(given, key)
     array = given[key]
     if array.dtype.kind not in "iu":
         raise MidasAugError(

@@ -11,6 +11,7 @@ from midas_aug._arrays import NDArray, check_shape
 from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.report import ModalityReport
 from midas_aug.diagnostics.shapley import Subset
+from midas_aug.diagnostics.tables import check_scores
 from midas_aug.diagnostics.target_outcomes import TargetOutcomes
 from midas_aug.errors import MidasAugError
 from midas_aug.targets import Continuous, Distribution, MultiLabel, Target
@@ -148,6 +149,7 @@ def _labels(given: Mapping[str, NDArray], key: str, target: Target) -> Tensor:
 
 
 def _predictions(given: Mapping[str, NDArray], key: str, target: Target, n_rows: int) -> Tensor:
+    check_scores(given, key)
     predictions = target.predictions(np.array(given[key]), repr(key))
     why = f"one row a label, and the columns of {target!r}"
     check_shape(predictions, (n_rows, target.n_outputs), repr(key), why)

@@ -1,7 +1,7 @@
 """Logits in a table, a row of the model's in each row: a DataFrame, a CSV or a Parquet file."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,12 +11,16 @@ from midas_aug._arrays import NDArray
 from midas_aug._extras import require
 from midas_aug.errors import MidasAugError
 
-__all__ = ["TABLES", "DataFrame", "arrays_of_table", "read_table"]
+__all__ = ["TABLES", "DataFrame", "TableArrays", "arrays_of_table", "read_table"]
 
 TABLES = (".csv", ".parquet")  # endings of files
 LABEL = "label"
 NUMBERED = re.compile(r"(.+)_(\d+)")
 SHOWN = 5  # columns that an error names
+
+
+class TableArrays(dict[str, NDArray]):
+    """Arrays by name that come from the columns of a table: errors speak of its cells."""
 
 
 class DataFrame(Protocol):
@@ -32,7 +36,7 @@ class DataFrame(Protocol):
         ...
 
 
-def read_table(path: str | Path) -> dict[str, NDArray]:
+def read_table(path: str | Path) -> TableArrays:
     """The arrays in a CSV or a Parquet file, see `arrays_of_table` (needs the extra ``tables``).
 
     Raises:
@@ -59,7 +63,7 @@ def read_table(path: str | Path) -> dict[str, NDArray]:
     return arrays_of_table(table)
 
 
-def arrays_of_table(table: DataFrame) -> dict[str, NDArray]:
+def arrays_of_table(table: DataFrame) -> TableArrays:
     """The arrays that `report_from_logits` takes, from the columns of a table.
 
     A column holds one class: ``logits_0``, ``logits_1``, … of the whole model, and likewise
@@ -92,7 +96,7 @@ def arrays_of_table(table: DataFrame) -> dict[str, NDArray]:
             f"each class, got {_shown(others)}; leave other columns out, and the index "
             "(index=False)"
         )
-    arrays = {}
+    arrays = TableArrays()
     if LABEL in names:
         if LABEL in numbered:
             raise MidasAugError("expected 'label' or 'label_0', 'label_1', …, got both")
@@ -107,6 +111,57 @@ def arrays_of_table(table: DataFrame) -> dict[str, NDArray]:
         each = [np.asarray(table[columns[number]]) for number in range(len(columns))]
         arrays["labels" if group == LABEL else group] = np.stack(each, axis=1)
     return arrays
+
+
+def check_scores(given: Mapping[str, NDArray], key: str) -> None:
+    """Raise where an array of a table holds no numbers with a fraction, of a table in its words.
+
+    Raises:
+        MidasAugError: They are whole numbers alone, as of a class that was picked, or no numbers.
+    """
+    kind = given[key].dtype.kind
+    if not isinstance(given, TableArrays) or kind == "f":
+        return
+    got = "whole numbers alone" if kind in "iu" else "something else"
+    raise MidasAugError(
+        f"expected scores, numbers with a fraction, in the columns {_columns(key, given[key])}, "
+        f"got {got}; write what the model gives before it is rounded or a class is picked, and a "
+        "score that is whole as in 2.0"
+    )
+
+
+def check_indices(given: Mapping[str, NDArray], key: str) -> None:
+    """Raise where an array of a table holds no integers, of a table in its words.
+
+    Raises:
+        MidasAugError: Cells are blank, or no whole numbers.
+    """
+    array = given[key]
+    if not isinstance(given, TableArrays) or array.dtype.kind in "iu":
+        return
+    cells = array.ravel().tolist()
+    blank = sum(map(_is_blank, cells))
+    where = f"every cell of {_columns(key, array)}"
+    if blank:
+        raise MidasAugError(
+            f"expected the index of a class in {where}, got {blank} blank of {len(cells)}; write "
+            "-1 where a row is not to count"
+        )
+    raise MidasAugError(
+        f"expected the index of a class, a whole number written without a point, in {where}, got "
+        f"{cells[0]!r}; number the classes as the columns of the logits are, or say what a label "
+        "is (--target, target=)"
+    )
+
+
+def _is_blank(cell: Any) -> bool:
+    return str(cell) in ("nan", "None", "<NA>")  # a number, of polars, of pandas
+
+
+def _columns(key: str, array: NDArray) -> str:
+    if array.ndim == 2:
+        return f"{key}_0, …, {key}_{array.shape[1] - 1}"
+    return LABEL if key == "labels" else key
 
 
 def _shown(names: list[str]) -> str:

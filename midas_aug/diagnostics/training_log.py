@@ -1,6 +1,6 @@
 """`TrainingLog`: the curves of a MIDAS training run, collected without a host-device sync."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from math import isfinite
 from typing import Any, Protocol
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from midas_aug._checks import is_real
 from midas_aug._ranks import several_ranks
 from midas_aug.diagnostics import scores as kinds
 from midas_aug.diagnostics.step_sums import BINS, Sums, sums_of_rows
@@ -26,6 +27,7 @@ SINGLE = (
     kinds.ACCURACY,
     kinds.WARMING_UP,
 )
+STATE = ("modalities", "records", "histograms", "totals")
 FUSED_LOSS = "fused_loss"  # the terms that a warm-up has placeholders for
 RANGES = {kinds.SIMILARITY.name: (-1.0, 1.0), kinds.SHARE.name: (0.0, 1.0)}
 
@@ -103,6 +105,11 @@ class TrainingLog:
     """
 
     def __init__(self, modalities: Sequence[Any], *, sync: bool = True) -> None:
+        if not isinstance(modalities, Iterable):
+            raise MidasAugError(
+                "expected the modalities as a sequence of names, got "
+                f"{type(modalities).__name__}; pass those of the augmentation, augment.modalities"
+            )
         names = tuple(str(name) for name in modalities)
         if isinstance(modalities, str) or len(set(names)) < max(2, len(names)):
             raise MidasAugError(
@@ -149,8 +156,10 @@ class TrainingLog:
                 read from the logits of the idle fusion head.
 
         Raises:
-            MidasAugError: ``out`` has no labels yet, or shapes do not fit.
+            MidasAugError: ``out`` has no labels yet, shapes do not fit, or ``terms`` or
+                ``criterion`` are something else.
         """
+        _check_step(terms, criterion)
         # Of the pass, and not `warming_up`: the loss has counted the step, the last one, too.
         warming_up = criterion is not None and criterion.was_warming_up
         n_modalities = len(self.modalities)
@@ -175,7 +184,15 @@ class TrainingLog:
 
         Returns:
             The new record, which is also the last of ``records``.
+
+        Raises:
+            MidasAugError: The epoch is no finite number.
         """
+        if not is_real(epoch) or not isfinite(epoch):
+            raise MidasAugError(
+                f"expected epoch as a finite number, got {epoch!r}; it is the place on the x axis "
+                "of the curves: pass the number of the epoch"
+            )
         totals = self._totals
         if totals is None:
             totals = torch.zeros(self._length, dtype=torch.float64)
@@ -281,13 +298,10 @@ class TrainingLog:
         the unfinished epoch in it is that of one rank.
 
         Raises:
-            MidasAugError: It is the state of a log with other modalities.
+            MidasAugError: It is no such state, or that of a log with other modalities. The log
+                stays as it is.
         """
-        if tuple(state["modalities"]) != self.modalities:
-            raise MidasAugError(
-                f"expected the state of a log of {self.modalities!r}, got one of "
-                f"{tuple(state['modalities'])!r}"
-            )
+        _check_state(state, self.modalities, self._length)
         self.records = [dict(record) for record in state["records"]]
         self.histograms = [dict(histogram) for histogram in state["histograms"]]
         self._totals = None if state["totals"] is None else state["totals"].clone()
@@ -316,6 +330,56 @@ class TrainingLog:
             self._totals = step.to(_precision(step.device))
         else:  # after load_state_dict they may be elsewhere
             self._totals = self._totals.to(step.device, _precision(step.device)).add_(step)
+
+
+def _check_step(terms: Any, criterion: Any) -> None:
+    if terms is not None and not isinstance(terms, LossTerms):
+        raise MidasAugError(
+            f"expected terms as the LossTerms of criterion.compute(...), got "
+            f"{type(terms).__name__}; call terms = criterion.compute(logits, out, unimodal_logits) "
+            "and terms.total.backward(), or leave terms out"
+        )
+    if criterion is not None and not hasattr(criterion, "was_warming_up"):
+        raise MidasAugError(
+            f"expected criterion as the MidasLoss, got {type(criterion).__name__}; leave it out "
+            "where there is another loss"
+        )
+
+
+def _check_state(state: Any, modalities: tuple[str, ...], length: int) -> None:
+    """Raise unless a log of these modalities can take all of the state."""
+    missing = [key for key in STATE if not isinstance(state, Mapping) or key not in state]
+    if missing:
+        got = f"no {missing[0]!r}" if isinstance(state, Mapping) else type(state).__name__
+        raise MidasAugError(
+            f"expected the state of a TrainingLog, with {', '.join(map(repr, STATE))}, got {got}; "
+            "pass what log.state_dict() gave"
+        )
+    given, records, histograms, totals = (state[key] for key in STATE)
+    if not isinstance(given, list | tuple) or tuple(given) != modalities:
+        raise MidasAugError(
+            f"expected the state of a log of {list(modalities)!r}, got one of {given!r}; build the "
+            "log with the modalities that it had"
+        )
+    rows = [records, histograms]
+    if not all(isinstance(row, list) and all(isinstance(one, dict) for one in row) for row in rows):
+        got = "something else"
+    elif len(records) != len(histograms):
+        got = f"{len(records)} records and {len(histograms)} histograms"
+    else:
+        got = "" if all("epoch" in one for one in records) else "a record without its epoch"
+    if got:
+        raise MidasAugError(
+            f"expected a dict of scores and one of histograms for each epoch, got {got}; the state "
+            "is damaged: take an earlier checkpoint"
+        )
+    if totals is not None and not (isinstance(totals, Tensor) and totals.shape == (length,)):
+        got = str(tuple(totals.shape)) if isinstance(totals, Tensor) else type(totals).__name__
+        raise MidasAugError(
+            f"expected totals, the sums of the unfinished epoch, as a tensor of shape ({length},), "
+            f"got {got}; they are of another version of midas_aug: to go on without these sums, "
+            "set state['totals'] = None"
+        )
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,10 +1,25 @@
 """Numbers and names as findings and advice write them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from midas_aug.diagnostics.bootstrap import Score
+from midas_aug.errors import MidasAugError
 
-__all__ = ["beside", "listed", "percent"]
+__all__ = ["beside", "check_name", "listed", "percent"]
+
+
+def check_name(name: Any) -> str:
+    """What tables and figures are to call a model.
+
+    Raises:
+        MidasAugError: It is no string.
+    """
+    if not isinstance(name, str):
+        raise MidasAugError(
+            f"expected name as a string, got {name!r}; it is what tables and figures call the model"
+        )
+    return name
 
 
 def percent(score: Score) -> str:

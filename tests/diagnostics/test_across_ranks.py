@@ -228,7 +228,7 @@ def test_what_is_wrong_with_all_rows_together_is_told_on_every_rank(ranks):
     for found in (of_rank["errors"] for of_rank in ranks):
         assert found["nan"][0] == "MidasAugError"
         assert f"1 of {203 - UNLABELLED} of the whole model" in found["nan"][1]
-        assert "expected at least one row with a label" in found["nothing"][1]
+        assert "expected at least one row to diagnose" in found["nothing"][1]
         assert "colour" in found["unknown"][1]
 
 

@@ -472,6 +472,65 @@ def test_a_bad_option_is_an_error(tmp_path, capsys):
     assert caught.value.code == 2
 
 
+HEADER = "label,logits_0,logits_1,removed_a_0,removed_a_1,removed_b_0,removed_b_1"
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (
+            ["0,1.5,2,3,1,.2,.1", "1,1,2.5,0,1,.1,.3"],
+            "columns removed_a_0, …, removed_a_1, got whole",
+        ),
+        (
+            ["0,1.5,2,x,1,.2,.1", "1,1,2.5,0,1,.1,.3"],
+            "columns removed_a_0, …, removed_a_1, got someth",
+        ),
+        (
+            ["0,1.5,2,1.5,1,.2,.1", ",1,2.5,0,1,.1,.3"],
+            "every cell of label, got 1 blank of 2; write -1",
+        ),
+        (
+            ["cat,1.5,2,.5,1,.2,.1", "dog,1,2.5,0,1,.1,.3"],
+            "cell of label, got 'cat'; number the cl",
+        ),
+        (
+            ["0.0,1.5,2,.5,1,.2,.1", "1.0,1,2.5,0,1,.1,.3"],
+            "without a point, in every cell of label",
+        ),
+    ],
+)
+def test_a_table_is_told_in_words_of_its_cells(tmp_path, capsys, rows, words):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([HEADER, *rows]))
+    assert main(["diagnose", "--logits", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "astype" not in error
+
+
+def test_what_a_table_is_told_works(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    rows = ["0,1.5,2,3.0,1,.2,.1", "1,1,2.5,0,1,.1,.3", "-1,1,2.5,0,1,.1,.3"]
+    path.write_text("\n".join([HEADER, *rows]))
+    assert main(["diagnose", "--logits", str(path), "--resamples", "5"]) == 0
+    assert "2 rows" in capsys.readouterr().out
+
+
+def test_whole_numbers_of_several_labels_in_a_table_are_told_too(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    rows = ["0,1,2,3,1,.2,.1,.5", "1,0,1,-2,0,1,.1,.3"]
+    path.write_text("\n".join([HEADER.replace("label", "label_0,label_1"), *rows]))
+    assert main(["diagnose", "--logits", str(path), "--target", "multi-label"]) == 2
+    assert "columns logits_0, …, logits_1, got whole numbers alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_a_report_has_a_name(name):
+    with pytest.raises(MidasAugError, match="name as a string"):
+        report_from_logits(saved(), name=name)
+
+
 EXTRAS = ("matplotlib", "rich", "scipy", "torchmetrics", "tyro", "joblib", "sklearn")
 WITHOUT_EXTRAS = f"""
 import runpy, sys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from midas_aug import MidasAugError, MisalignAugment
+from midas_aug.confidence import HeadConfidence, UniformConfidence
 from midas_aug.diagnostics import ModalityReport, accuracy, bootstrap, diagnose
 from midas_aug.diagnostics.reading import progress_bar
 from tests.helpers import planted
@@ -809,6 +810,134 @@ def test_what_is_no_loader_is_refused_by_name():
     augmented = MisalignAugment(("a", "b"), 3, confidence="uniform")(batch)
     with pytest.raises(MidasAugError, match=r"augmented already; pass a loader without"):
         diagnose(lambda batch: batch["a"], [augmented], ("a", "b"))
+
+
+# ---------------------------------------------------------------- what no row, no head, no name is
+
+
+def three_classes(**changed):
+    """Sixty rows of two modalities in three batches; the sum of the modalities is a model."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    data = {
+        "a": 2 * F.one_hot(labels, 3) + torch.randn(60, 3, generator=draw),
+        "b": torch.randn(60, 3, generator=draw),
+        "label": labels,
+    } | changed
+    return [
+        {key: value[start : start + 20] for key, value in data.items()} for start in (0, 20, 40)
+    ]
+
+
+def summed(batch):
+    return batch["a"] + batch["b"]
+
+
+QUICK = {"modalities": ("a", "b"), "resamples": 5, "draws": 1}
+LEVELS = {"input": summed, "feature": (lambda b: {"a": b["a"], "b": b["b"]}, summed)}
+
+
+@pytest.mark.parametrize("removal", ["zero", "mean", "permute"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_set_without_a_row_that_counts_says_why(level, removal):
+    ignored = torch.full((60,), -1)
+    lacking = torch.zeros(60, 2, dtype=torch.bool)
+    some = torch.where(torch.arange(60) < 12, ignored, torch.arange(60) % 3)
+    cases = [
+        ([], {}, "got none from the loader"),
+        ([{key: value[:0] for key, value in three_classes()[0].items()}], {}, "none from the load"),
+        (three_classes(label=ignored), {}, "one row with a label, got 60 without one"),
+        (three_classes(has=lacking), {"present": "has"}, "got 60 that lack a modality and 0 with"),
+        (three_classes(has=lacking, label=some), {"present": "has"}, "got 48 .* and 12 without"),
+    ]
+    for loader, options, words in cases:
+        with pytest.raises(MidasAugError, match=words) as caught:
+            diagnose(LEVELS[level], loader, removal=removal, **QUICK, **options)
+        assert "training" not in str(caught.value)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_training_batches_without_rows_are_told_where_they_are_given(level):
+    with pytest.raises(MidasAugError, match="expected training batches with rows, got none"):
+        diagnose(LEVELS[level], three_classes(), training=[], **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("unimodal", "words"),
+    [
+        (
+            nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)}),
+            r"got ModuleDict; call .*eval",
+        ),
+        ({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)}, "got dict; call the heads in a function"),
+        (nn.ModuleList([nn.Linear(3, 3)] * 2), "got ModuleList; call the heads in a function"),
+        (HeadConfidence({"a": 3, "b": 3}, 3), "got HeadConfidence, .* its method unimodal_logits"),
+        (
+            UniformConfidence(("a", "b")),
+            "got UniformConfidence, .* pass a callable that gives the logits",
+        ),
+    ],
+)
+@pytest.mark.parametrize("level", LEVELS)
+def test_heads_that_are_no_function_are_told_how_to_become_one(unimodal, words, level):
+    with pytest.raises(MidasAugError, match=words):
+        diagnose(LEVELS[level], three_classes(), unimodal=unimodal, **QUICK)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_the_refusal_of_heads_advises_works(level):
+    heads = HeadConfidence({"a": 3, "b": 3}, 3)
+    by_name = nn.ModuleDict(zip("ab", heads.heads, strict=True)).eval()
+    function = lambda batch: {m: by_name[m](batch[m]) for m in by_name}  # noqa: E731
+    reports = [
+        diagnose(LEVELS[level], three_classes(), unimodal=unimodal, **QUICK)
+        for unimodal in (heads.unimodal_logits, function)
+    ]
+    assert "head_accuracy.a" in reports[0].scores
+    assert reports[0].to_dict() == reports[1].to_dict()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("name", None, "name as a string, got None"), ("progress", "no", "True or False, got 'no'")],
+)
+def test_names_and_switches_are_checked_before_the_work(option, value, words):
+    def never(batch):
+        raise AssertionError
+
+    with pytest.raises(MidasAugError, match=words):
+        diagnose(never, three_classes(), **QUICK, **{option: value})
+
+
+@pytest.mark.parametrize("path", [None, 3])
+def test_a_report_is_saved_to_a_path(path):
+    report = diagnose(summed, three_classes(), **QUICK)
+    for saved in (report, report.compare(replace(report, name="other"))):
+        with pytest.raises(MidasAugError, match="the path of a file, got"):
+            saved.save(path)
+
+
+@pytest.mark.parametrize("removal", ["zero", "mean"])
+def test_numpy_batches_are_refused_where_tensors_would_stand_in_for_them(removal):
+    calls = []
+    model = lambda b: calls.append(b) or torch.as_tensor(b["a"] + b["b"])  # noqa: E731
+    loader = [{key: value.numpy() for key, value in batch.items()} for batch in three_classes()]
+    with pytest.raises(MidasAugError, match=r"'a' to hold tensors, got NumPy arrays; .*device='cp"):
+        diagnose(model, loader, removal=removal, **QUICK)
+    assert not calls
+    tensors = diagnose(summed, three_classes(), removal=removal, **QUICK)
+    moved = diagnose(model, loader, removal=removal, device="cpu", **QUICK)
+    assert moved.scores == tensors.scores
+    assert diagnose(model, loader, removal="permute", **QUICK).scores["cost.a"].value > 0.2
+
+
+def test_a_list_of_arrays_has_no_row_that_could_stand_in_for_it():
+    loader = [{**batch, "a": list(batch["a"])} for batch in three_classes()]
+    model = lambda b: torch.stack(b["a"]) + b["b"]  # noqa: E731
+    for options in ({"removal": "zero"}, {"removal": "mean"}, {"training": loader}):
+        with pytest.raises(MidasAugError, match="got a list, with a row an item; it can only be"):
+            diagnose(model, loader, **QUICK, **options)
+    assert diagnose(model, loader, removal="permute", **QUICK).scores["cost.a"].value > 0.2
 
 
 def test_a_progress_bar_is_shown_on_request_and_does_not_touch_stdout(built, capsys):

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from midas_aug import MidasAugError
+from midas_aug import MidasAugError, MisalignAugment
 from midas_aug.diagnostics import (
     TrainingLog,
     draw_curves,
@@ -276,6 +276,31 @@ def test_one_epoch_and_many_modalities_are_drawn():
 def test_an_empty_log_is_told():
     with pytest.raises(MidasAugError, match="call update in every step"):
         draw_curves(TrainingLog(TWO))
+
+
+def test_a_log_with_nothing_to_draw_yet_is_told():
+    log = TrainingLog(TWO)
+    batch = {name: torch.ones(2, 3) for name in TWO}
+    augment = MisalignAugment(TWO, 2, confidence="uniform", seed=0)
+    log.update(augment(batch, torch.tensor([-1, -1])))
+    log.end_epoch(0)
+    with pytest.raises(MidasAugError, match="got one with warming_up alone; there is nothing to"):
+        draw_curves(log)
+    still = {"loss.aligned": [0.0, 0.0], "alpha.audio": [None, 1.0]}
+    with pytest.raises(MidasAugError, match="there is nothing to draw yet"):
+        draw_curves({"modalities": TWO, "epoch": [0, 1], "scores": still})
+
+
+def test_what_is_no_log_has_no_curves():
+    with pytest.raises(MidasAugError, match="expected a TrainingLog"):
+        draw_curves([1, 2])
+
+
+def test_a_loss_that_is_no_likelihood_of_a_class_is_not_called_a_probability():
+    log = make_log()
+    assert "Probability of its label, misaligned, %" in titles(draw_curves(log))
+    del log["scores"]["misaligned_accuracy"]
+    assert "exp(−loss) of its label, misaligned, %" in titles(draw_curves(log))
 
 
 # -- distributions ---------------------------------------------------------------------------------

@@ -337,6 +337,49 @@ def test_credit_and_following_of_the_odd_one_out():
     assert torch.allclose(tied, torch.tensor([[1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3]]))
 
 
+WORDS = {"a": ["x", "y", "z"], "b": torch.ones(3, 2)}
+RAGGED = {"a": [torch.ones(n, 4) for n in (2, 5, 3)], "b": torch.ones(3, 2)}
+
+
+@pytest.mark.parametrize("removal", ["zero", "mean"])
+@pytest.mark.parametrize(
+    "value",
+    [WORDS["a"], [1, 2, 3], [torch.ones(2), None], {"ids": torch.ones(3), "text": WORDS["a"]}],
+)
+def test_a_list_that_zeros_cannot_reach_is_no_modality_removed(value, removal):
+    with pytest.raises(MidasAugError, match=r"'a' to hold arrays, got a list with .*permute"):
+        remove_modality({**WORDS, "a": value}, "a", removal)
+
+
+@pytest.mark.parametrize("removal", ["zero", "mean", "permute"])
+@pytest.mark.parametrize("value", [None, {}, {"x": None}, "words"])
+def test_a_modality_without_arrays_is_refused(value, removal):
+    with pytest.raises(MidasAugError, match=r"an array with rows, got|hold arrays with one row"):
+        remove_modality({"a": value, "b": torch.ones(3)}, "a", removal)
+
+
+def test_a_list_of_arrays_has_zeros_and_an_order_but_no_mean():
+    zeros = remove_modality(RAGGED, "a", "zero")["a"]
+    assert [part.shape for part in zeros] == [part.shape for part in RAGGED["a"]]
+    assert not any(part.any() for part in zeros)
+    assert sorted(map(len, remove_modality(RAGGED, "a", "permute")["a"])) == [2, 3, 5]
+    with pytest.raises(MidasAugError, match="got a list, which has a row an item; stack or pad"):
+        remove_modality(RAGGED, "a", "mean")
+
+
+@pytest.mark.parametrize("mean", ["", 0.0, [0.0, 0.0]])
+def test_a_mean_that_is_given_is_an_array(mean):
+    with pytest.raises(MidasAugError, match="expected mean as what replaces a row of 'b'"):
+        remove_modality(WORDS, "b", "mean", mean=mean)
+    given = remove_modality(WORDS, "a", "mean", mean=torch.zeros(4))["a"]
+    assert given.shape == (3, 4)
+
+
+def test_a_setting_beside_arrays_stays():
+    audio = {"wave": torch.ones(3, 2), "rate": 16_000, "mask": None}
+    assert remove_modality({"a": audio}, "a", "zero")["a"]["rate"] == 16_000
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -354,6 +397,16 @@ def test_credit_and_following_of_the_odd_one_out():
         (lambda: remove_modality({"a": torch.ones(2)}, "a", "noise"), ["permute", "'noise'"]),
         (lambda: remove_modality({"a": torch.ones(2).long()}, "a", "mean"), ["'a'", "int64"]),
         (lambda: share_entropy(torch.ones(2, 2), valid=torch.ones(3)), ["valid", "(3,)"]),
+        (
+            lambda: collapsed_share_fraction(torch.ones(2, 2), tolerance="x"),
+            ["tolerance", "from 0 to 1", "'x'"],
+        ),
+        (
+            lambda: misaligned_confidence(
+                torch.zeros(1, 3), torch.tensor([[0, 1]]), normalized="no"
+            ),
+            ["normalized", "True or False", "'no'"],
+        ),
     ],
 )
 def test_errors_say_what_came_and_what_to_do(call, words):

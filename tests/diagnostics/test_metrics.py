@@ -169,6 +169,11 @@ def test_batches_without_rows_count_nothing():
         (lambda: MisalignedAccuracy(same_label="both"), ["skip", "'both'"]),
         (lambda: MisalignedConfidence(1), ["2", "got 1"]),
         (lambda: DiscrepancyRatio(1), ["2", "got 1"]),
+        (lambda: MisalignedConfidence("2"), ["num_modalities", "integer", "'2'"]),
+        (lambda: MisalignedConfidence(2.5), ["num_modalities", "integer", "2.5"]),
+        (lambda: MisalignedConfidence(2, normalized="no"), ["normalized", "'no'"]),
+        (lambda: ShareCollapse(tolerance="x"), ["tolerance", "from 0 to 1", "'x'"]),
+        (lambda: ShareCollapse(tolerance=float("nan")), ["tolerance", "from 0 to 1", "nan"]),
         (
             lambda: MisalignedConfidence(3).update(torch.zeros(1, 3), torch.tensor([[0, 1]])),
             ["3 modalities", "(1, 2)"],

@@ -452,6 +452,77 @@ def test_a_state_of_other_modalities_is_refused():
         TrainingLog(NAMES).load_state_dict(TrainingLog(NAMES[:2]).state_dict())
 
 
+def without(key):
+    return lambda state: {name: value for name, value in state.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda _: {}, "got no 'modalities'; pass what"),
+        (lambda _: None, "got NoneType; pass what"),
+        (without("records"), "got no 'records'"),
+        (without("totals"), "got no 'totals'"),
+        (lambda s: {**s, "modalities": None}, "got one of None"),
+        (lambda s: {**s, "records": None}, "got something else"),
+        (lambda s: {**s, "records": []}, "got 0 records and 1 histograms"),
+        (lambda s: {**s, "records": [{}]}, "a record without its epoch"),
+        (lambda s: {**s, "totals": torch.zeros(3)}, r"got \(3,\); .*state\['totals'\] = None"),
+        (lambda s: {**s, "totals": 0}, "got int"),
+    ],
+)
+def test_a_state_that_is_refused_leaves_the_log_as_it_is(change, words):
+    steps, other, log = Steps(), TrainingLog(NAMES), TrainingLog(NAMES)
+    other.end_epoch(7)
+    out, given = steps.take(1)
+    log.end_epoch(0)
+    log.update(out, **given)
+    before = log.state_dict()
+    with pytest.raises(MidasAugError, match=words):
+        log.load_state_dict(change(other.state_dict()))
+    after = log.state_dict()
+    assert torch.equal(before.pop("totals"), after.pop("totals"))
+    assert before == after
+    log.update(out, **given)
+    assert log.end_epoch(1)["accuracy"] >= 0
+
+
+def test_sums_of_another_version_can_be_left_out():
+    log, state = TrainingLog(NAMES), TrainingLog(NAMES).state_dict()
+    log.load_state_dict({**state, "totals": None})
+    assert log.end_epoch(0) == {"epoch": 0}
+
+
+@pytest.mark.parametrize("epoch", [None, "3", math.nan, math.inf, True])
+def test_an_epoch_is_a_finite_number_and_nothing_is_lost(epoch, finished):
+    before = finished.state_dict()
+    with pytest.raises(MidasAugError, match="epoch as a finite number, got"):
+        finished.end_epoch(epoch)
+    assert finished.records == before["records"]
+    assert finished.end_epoch(np.float64(7.5))["epoch"] == 7.5
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("terms", torch.ones(()), r"LossTerms of criterion.compute\(...\), got Tensor"),
+        ("criterion", torch.nn.CrossEntropyLoss(), "the MidasLoss, got CrossEntropyLoss"),
+    ],
+)
+def test_what_is_no_loss_is_refused_and_nothing_is_added(option, value, words):
+    steps, log = Steps(), TrainingLog(NAMES)
+    out, given = steps.take(1)
+    with pytest.raises(MidasAugError, match=words):
+        log.update(out, **{**given, option: value})
+    assert log.end_epoch(0) == {"epoch": 0}
+
+
+@pytest.mark.parametrize("names", [None, 2])
+def test_modalities_are_a_sequence(names):
+    with pytest.raises(MidasAugError, match=r"a sequence of names, got .*augment\.modalities"):
+        TrainingLog(names)
+
+
 def test_a_run_that_was_set_back_writes_its_epochs_anew():
     log = TrainingLog(NAMES)
     for epoch in (0, 1, 2, 1):

@@ -18,10 +18,10 @@ from midas_aug.diagnostics.figures._style import (
     Style,
     finished,
     new_figure,
-    plain_data,
     tidy,
     wrapped,
 )
+from midas_aug.diagnostics.learning import read_log
 from midas_aug.diagnostics.measures import NEAR_EVEN
 from midas_aug.diagnostics.scores import Kind
 from midas_aug.errors import MidasAugError
@@ -59,19 +59,21 @@ def draw_curves(log: Any, path: str | Path | None = None) -> "Figure":
 
     First row: the losses; accuracy on aligned and on misaligned training rows (the paper's Figure
     6 shows misaligned accuracy); the probability that the model gives to each modality's label on
-    misaligned rows (Figure 5); how many shares have collapsed. Below: the weak-modality weight α,
-    and for each modality the share that its unimodal confidence earns it against the credit that
-    the model gives it, which is what moves α (Eq. 5-7; in the spirit of the paper's Figure 3).
-    Panels without data are left out: training without misaligned rows has few.
+    misaligned rows (Figure 5), or exp(−loss) where labels are no class indices; how many shares
+    have collapsed. Below: the weak-modality weight α, and for each modality the share that its
+    unimodal confidence earns it against the credit that the model gives it, which is what moves α
+    (Eq. 5-7; in the spirit of the paper's Figure 3). Panels without data are left out: training
+    without misaligned rows has few.
 
     Args:
         log: A `TrainingLog` or its ``to_dict()``.
         path: Where to save it; the ending decides the format.
 
     Raises:
-        MidasAugError: The log is empty, matplotlib is missing, or the path cannot be written.
+        MidasAugError: It is no log or has nothing to draw yet, matplotlib is missing, or the path
+            cannot be written.
     """
-    content = plain_data(log)
+    content = read_log(log)
     if not content["scores"]:
         raise MidasAugError(
             "expected a log with scores, got an empty one; call update in every step and end_epoch "
@@ -80,9 +82,15 @@ def draw_curves(log: Any, path: str | Path | None = None) -> "Figure":
     names = [str(name) for name in content["modalities"]]
     grid = [
         [panel for panel in (_alive(panel, content) for panel in row) if panel.lines]
-        for row in (_course_panels(names), _weight_panels(names))
+        for row in (_course_panels(names, content), _weight_panels(names))
     ]
     grid = [row[start : start + COLUMNS] for row in grid for start in range(0, len(row), COLUMNS)]
+    if not grid:
+        raise MidasAugError(
+            f"expected a log with something to draw, got one with {', '.join(content['scores'])} "
+            "alone; there is nothing to draw yet: give logits, terms and criterion to update, of "
+            "batches with labelled rows"
+        )
     figure = new_figure((3.25 * max(map(len, grid)), 2.8 * len(grid) + 0.4), path)
     parts = figure.subfigures(len(grid), 1, squeeze=False)[:, 0]
     for part, row in zip(parts, grid, strict=True):
@@ -107,7 +115,7 @@ def _alive(panel: Curves, content: Mapping[str, Any]) -> Curves:
     return panel._replace(lines=[line for line in panel.lines if moves(line)])
 
 
-def _course_panels(names: Sequence[str]) -> list[Curves]:
+def _course_panels(names: Sequence[str], content: Mapping[str, Any]) -> list[Curves]:
     losses = [
         Line(scores.LOSS.key("aligned"), "aligned", SERIES[0]),
         Line(scores.LOSS.key("misaligned"), "misaligned", SERIES[1]),
@@ -121,10 +129,13 @@ def _course_panels(names: Sequence[str]) -> list[Curves]:
         Line(scores.COLLAPSED.key(), f"within {NEAR_EVEN} of 1/{len(names)}", SERIES[0]),
         Line(scores.ENTROPY.key(), "entropy", BASELINE),
     ]
+    # Both come from the logits, the accuracy of class indices alone.
+    is_probability = scores.MISALIGNED_ACCURACY.key() in content["scores"]
+    of_label = "Probability of its label" if is_probability else "exp(−loss) of its label"
     return [
         Curves("Losses", losses, idle=0),
         Curves("Accuracy, %", accuracies, 100, high=102),
-        Curves("Probability of its label, misaligned, %", _each(scores.CONFIDENCE, names), 100),
+        Curves(f"{of_label}, misaligned, %", _each(scores.CONFIDENCE, names), 100),
         Curves("Collapse of the shares, %", collapse, 100, high=102),
     ]
 
