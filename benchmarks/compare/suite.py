@@ -141,7 +141,7 @@ SUITES = {
     ),
     "rivals": Suite(
         (*COMPETITION, *OLD),
-        seeds=5,
+        seeds=4,
         tuning_seeds=(1000,),
         first_seed=9000,
         entries=RIVALS_ENTRIES,
