@@ -20,6 +20,9 @@ Name = Literal[
     "augmented",
     "longer",
     "apart",
+    "rules",
+    "decay",
+    "older-rivals",
     "cheaper",
     "labels",
 ]

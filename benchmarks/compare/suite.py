@@ -175,7 +175,7 @@ SUITES = {
     ),
     "rules": Suite(
         ("kanji", "kanji3", "kanji-words", "openmoji", "brca"),
-        seeds=5,
+        seeds=3,
         tuning_seeds=(1000,),
         first_seed=14000,
         entries=RULES_ENTRIES,

@@ -17,12 +17,13 @@ from benchmarks.methods.suite_entries import (
     COMPETITION_LAST,
     COMPETITION_LATER,
     RIVALS,
+    RULES,
 )
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
 PUBLISHED = (
-    "full", "skill", "competition", "heads", "rivals", "augmented", "longer", "apart", "cheaper",
-    "labels",
+    "full", "skill", "competition", "heads", "rivals", "augmented", "longer", "apart", "rules",
+    "decay", "cheaper", "labels",
 )  # fmt: skip
 
 
@@ -472,3 +473,59 @@ def test_what_the_page_about_validation_rows_says_holds():
     before = load("heads")["watch"].difference(ours, "joint", "accuracy")
     again = load("rivals")["watch"].difference(ours, "joint", "accuracy")
     assert f"were {said(before)} and +{again.mean:.1f}.".replace("-", "−") in words
+
+
+def test_what_the_page_about_other_rules_says_holds():
+    runs, words = load("rules"), words_of("rules").replace("−", "-")
+    ours, fitted = "skill-heads-fitted-heads", "late-fusion-fitted"
+    kanji = ("kanji", "kanji3", "kanji-words")
+
+    def over(rule, theirs="skill-heads", tasks=tuple(runs)):
+        return [runs[task].difference(rule, theirs, "accuracy") for task in tasks]
+
+    for rule in RULES:
+        assert all(one.verdict <= 0 for one in over(rule))
+        assert all(one.verdict <= 0 for one in over(f"{rule}-fitted-heads", ours))
+        assert all(one.verdict >= 0 for one in over(rule, "joint"))
+    mixed = over("skill-mixed", tasks=kanji)
+    assert [one.won for one in mixed[:2]] == [3, 3]
+    assert f"+{said(mixed[0])} on kanji and +{said(mixed[1])} on kanji3" in words
+    assert f"and {mixed[2].mean:.1f} on kanji-words" in words
+    for rule, text in {
+        "skill-hard": "({:+.1f}, {:+.1f} and {:+.1f}), partners",
+        "skill-any": "neither ({:+.1f}, {:+.1f} and {:+.1f}).",
+        "skill-folds": "{:+.1f}, {:+.1f} and {:+.1f} points there",
+    }.items():
+        assert text.format(*(one.mean for one in over(rule, tasks=kanji))) in words
+    (brca,) = over("skill-folds", tasks=("brca",))
+    assert f"there, {brca.mean:+.1f} on brca" in words
+    confident, weighed = over("skill-confidence"), over("skill-sets-weight")
+    assert [one.verdict for one in confident] == [-1, 0, 0, 0, 0]
+    assert f"on kanji ({said(confident[0])})" in words
+    assert [one.verdict for one in weighed] == [-1, -1, 0, 0, 0]
+    assert f"({said(weighed[0])} on kanji, {said(weighed[1])} on kanji3)" in words
+    rows = {key: mean(runs["brca"].values(key, "accuracy")) for key in RULES}
+    assert max(rows, key=rows.get) == "skill-sets-weight"
+    (brca,) = over("skill-sets-weight", "joint", ("brca",))
+    assert f"+{said(brca)} against joint training" in words
+    five = [over("skill-five")[2], over("skill-five-fitted-heads", ours)[2]]
+    assert [one.verdict for one in five] == [0, -1]
+    assert {f"{-one.mean:.1f}" for one in five} == {"3.9"}
+    assert "λ = 5 is 3.9 points lower on kanji-words" in words
+    alike = [
+        one.mean for r in RULES if r != "skill-five" for one in over(f"{r}-fitted-heads", ours)
+    ]
+    assert max(map(abs, alike)) < 1.5
+    late = {
+        (task, rule): found
+        for rule in RULES
+        for task, found in zip(runs, over(f"{rule}-fitted-heads", fitted), strict=True)
+        if found.verdict
+    }
+    assert set(late) == {("kanji", "skill-any"), ("kanji", "skill-five")}
+    assert f"ahead by {said(late['kanji', 'skill-any'])}, λ" in words
+    assert f"behind by {said(late['kanji', 'skill-five'])}.".replace("-", "") in words
+    page = (RESULTS / "rules" / "README.md").read_text(encoding="utf-8")
+    assert "over all 145 comparisons too, of which 3 are." in page
+    kept_rows = [line for line in page.splitlines() if "★" in line and line.startswith("|")]
+    assert all("− joint |" in line for line in kept_rows)
