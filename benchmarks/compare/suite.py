@@ -125,7 +125,7 @@ SUITES = {
     ),
     "heads": Suite(
         (*COMPETITION, *OLD),
-        seeds=10,
+        seeds=5,
         tuning_seeds=(1000,),
         first_seed=5000,
         entries=HEADS_ENTRIES,

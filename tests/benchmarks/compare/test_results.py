@@ -16,6 +16,7 @@ from benchmarks.methods.suite_entries import (
     COMPETITION_ENTRIES,
     COMPETITION_LAST,
     COMPETITION_LATER,
+    DECAYED,
     RIVALS,
     RULES,
 )
@@ -249,14 +250,22 @@ def test_what_the_page_about_fewer_swaps_says_holds():
     kanji = [runs["kanji"].difference(key, "joint", "accuracy") for key in ("midas", *fewer)]
     first, *others = [f"{one.mean:.1f}" for one in kanji]
     assert f"MIDAS has {first} points more than joint training" in words
+    text = "it has {}, with misaligned samples in every second batch {}, in every fourth {}, all"
+    assert text.format(*others) in words
+    lost = [task.difference(key, "midas", "accuracy") for task in runs.values() for key in fewer]
+    assert [one.verdict for one in lost] == [0, 0, 0, 0, -1, -1, 0, 0, 0]
+    second, fourth = (one._replace(mean=-one.mean) for one in lost[4:6])
+    assert f"by {said(second)} and {said(fourth)} points" in words
+    words_task = [runs["kanji-words"].difference(k, "joint", "accuracy") for k in ("midas", *fewer)]
+    gains = [f"{one.mean:.1f}" for one in words_task]
     assert (
-        "it has {}, with misaligned samples in every second batch {}, in every fourth {}.".format(
-            *others
+        "gains {}, one misaligned sample a row leaves {}, every second batch {} and".format(
+            *gains[:3]
         )
         in words
     )
-    lost = [task.difference(key, "midas", "accuracy") for task in runs.values() for key in fewer]
-    assert [one.verdict for one in lost] == [0] * 9
+    assert f"every fourth {gains[3]};" in words
+    assert [one.verdict for one in kanji] == [1] * 4
     below = [-one.mean for one in lost if one.mean < 0]
     assert len(below) == 8
     assert f"by {min(below):.1f} to {max(below):.1f} points" in words
@@ -425,7 +434,7 @@ def test_what_the_page_about_rivals_says_holds():
         both = (load("heads")[task], runs[task])
         columns = [[v for one in both for v in one.values(k, "accuracy")] for k in (ours, fitted)]
         pooled.append(paired_difference(*columns))
-    assert {(one.verdict, one.seeds) for one in pooled} == {(0, 8)}
+    assert {(one.verdict, one.seeds) for one in pooled} == {(0, 9)}
     numbers = [f"{one.mean:+.1f}".replace("-", "−") for one in pooled]
     assert "fusion are {}, {}, {}, {} and {} on the five".format(*numbers) in words
 
@@ -472,7 +481,7 @@ def test_what_the_page_about_validation_rows_says_holds():
         assert f"({said(found)})".replace("-", "−") in words
     before = load("heads")["watch"].difference(ours, "joint", "accuracy")
     again = load("rivals")["watch"].difference(ours, "joint", "accuracy")
-    assert f"were {said(before)} and +{again.mean:.1f}.".replace("-", "−") in words
+    assert f"were {said(before)} and {again.mean:.1f}.".replace("-", "−") in words
 
 
 def test_what_the_page_about_other_rules_says_holds():
@@ -529,3 +538,59 @@ def test_what_the_page_about_other_rules_says_holds():
     assert "over all 145 comparisons too, of which 3 are." in page
     kept_rows = [line for line in page.splitlines() if "★" in line and line.startswith("|")]
     assert all("− joint |" in line for line in kept_rows)
+
+
+def test_what_the_page_about_weight_decay_says_holds():
+    runs, words = load("decay"), words_of("decay")
+
+    def both(ours, theirs):
+        return [task.difference(ours, theirs, "accuracy") for task in runs.values()]
+
+    def size(difference):
+        return said(difference._replace(mean=abs(difference.mean)))
+
+    chosen = {
+        key: next(iter(runs["kanji"].rows[f"{key}-decay"].records.values()))["config"][
+            "weight_decay"
+        ]
+        for key in DECAYED
+    }
+    assert chosen == {
+        "late-fusion": 1e-3, "joint": 3e-3, "plain-swap": 3e-3, "midas": 1e-4, "skill-heads": 1e-4,
+    }  # fmt: skip
+    for key in ("midas", "skill-heads"):
+        assert {(one.mean, one.margin) for one in both(f"{key}-decay", key)} == {(0.0, 0.0)}
+    joint, swap = both("joint-decay", "joint"), both("plain-swap-decay", "plain-swap")
+    assert [one.verdict for one in (*joint, *swap)] == [0, -1, 0, -1]
+    assert f"joint training gains {size(joint[0])} points on kanji" in words
+    assert f"it loses {size(joint[1])}." in words
+    assert f"gains {size(swap[0])} and loses {size(swap[1])}." in words
+    below = both("joint-decay", "unimodal-image")
+    assert [one.verdict for one in below] == [-1, -1]
+    assert f"stays {size(below[0])} below the picture alone" in words
+    late = both("late-fusion-decay", "late-fusion")
+    assert [one.verdict for one in late] == [1, 0]
+    assert f"{size(late[0])} points as it is" in words
+    means = [
+        mean(runs["kanji"].values(key, "accuracy"))
+        for key in ("late-fusion-decay-fitted", "late-fusion-fitted")
+    ]
+    assert "it has {:.1f} % with and {:.1f} without".format(*means) in words
+    midas, over_swap = both("midas-decay", "joint-decay"), both("midas-decay", "plain-swap-decay")
+    assert [one.verdict for one in (*midas, *over_swap)] == [1, 1, 0, 1]
+    assert f"by {said(midas[0])} points on kanji and {said(midas[1])} on kanji-words" in words
+    assert f"by {said(over_swap[1])} on kanji-words ({said(over_swap[0])} on kanji" in words
+    heads = both("skill-heads-decay", "midas-decay")
+    assert [one.verdict for one in heads] == [1, 1]
+    assert f"than MIDAS by {said(heads[0])} and {said(heads[1])}." in words
+    ours = "skill-heads-decay-fitted-heads"
+    ahead = [one for row in ("joint", "plain-swap", "midas") for one in both(ours, f"{row}-decay")]
+    assert {one.verdict for one in ahead} == {1}
+    low, high = (bound(one.mean for one in ahead) for bound in (min, max))
+    assert f"by {low:.0f} to {high:.0f} points" in words
+    fused = both(ours, "late-fusion-decay-fitted")
+    assert [one.verdict for one in fused] == [0, 1]
+    assert f"ties on kanji (+{said(fused[0])})" in words
+    assert f"on kanji-words (+{said(fused[1])})" in words
+    page = words_in(COMPARISON)
+    assert f"stays {round(-below[0].mean)} and {round(-below[1].mean)} points below" in page
