@@ -151,6 +151,7 @@ def run_rank(rank: int, folder: str) -> None:
         found[name] = (report.to_dict(), report.replicates, report.labels)
     found["errors"] = go_wrong(rank)
     torch.save(found, Path(folder) / f"rank{rank}.pt")
+    dist.barrier()  # a rank that closes its connections first can abort another one
     dist.destroy_process_group()
 
 
