@@ -225,7 +225,8 @@ def _lines(suite: str, pairs: Pairs) -> Iterator[list[str]]:
         tasks = [t for t in SUITES[suite].tasks if (t, ours) in runs and (t, theirs) in runs]
         if tasks:
             seeds = sorted({len(runs[t, ours].keys() & runs[t, theirs].keys()) for t in tasks})
-            size = f"{len(tasks)} task{'s'[: len(tasks) > 1]}, {' to '.join(map(str, seeds))} seeds"
+            counted = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
+            size = f"{counted}, {' to '.join(map(str, seeds))} seeds"
             where = f"[{suite}](../benchmarks/results/{suite}/README.md), {size}"
             yield [
                 f"{_title(ours)} against {_title(theirs)}; {where}",

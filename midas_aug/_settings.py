@@ -27,10 +27,20 @@ Keys = Mapping[Any, tuple[Any, ...]]
 
 # What other things are made from at construction, which would not follow.
 FIXED = frozenset(
-    (
-        *("keys", "modalities", "label", "present", "keep"),
-        *("target", "num_classes", "pairing", "swap", "hardness", "seed", "validate"),
-    )
+    {
+        "hardness",
+        "keep",
+        "keys",
+        "label",
+        "modalities",
+        "num_classes",
+        "pairing",
+        "present",
+        "seed",
+        "swap",
+        "target",
+        "validate",
+    }
 )
 
 

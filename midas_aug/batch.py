@@ -254,9 +254,9 @@ class MisalignedBatch:
         """
         if self._divisor is None:
             drawn = self.drawn
-            counted = drawn.valid[: drawn.labels.shape[0]]
-            args = drawn.labels, counted, drawn.n_labelled
-            self._divisor = labelling.divisor_of(self.target, *args)
+            labels, n_labelled = drawn.labels, drawn.n_labelled
+            counted = drawn.valid[: labels.shape[0]]
+            self._divisor = labelling.divisor_of(self.target, labels, counted, n_labelled)
         return self._divisor
 
     def folded_targets(self) -> Any:

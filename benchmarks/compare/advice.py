@@ -32,7 +32,7 @@ from benchmarks.compare.diagnosis import Probes
 from benchmarks.compare.kept import Record
 from benchmarks.compare.report.statistics import paired_difference
 from benchmarks.compare.suite import load_records
-from benchmarks.compare.tasks import TASKS, Split, Task, load_split
+from benchmarks.compare.tasks import TASKS, Split, Task, split_of
 from benchmarks.compare.train import encode, fit
 from benchmarks.methods.entries import ENTRIES, LEARNING_RATE, Config
 from midas_aug.diagnostics import (
@@ -95,9 +95,7 @@ def trained(task_name: str, seed: int) -> Trained:
     """Train joint as the comparison does, with the learning rate that tuning chose."""
     task = TASKS[task_name]
     config = dict(published_runs()[task_name, "joint", seed]["config"])
-    return trained_on(
-        task, load_split(task.dataset, task.modalities, seed, task.rows), config, seed
-    )
+    return trained_on(task, split_of(task, seed), config, seed)
 
 
 def trained_on(task: Task, split: Split, config: Config, seed: int) -> Trained:

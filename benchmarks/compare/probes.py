@@ -25,7 +25,7 @@ from benchmarks.common.records import (
     write_text,
 )
 from benchmarks.compare.suite import SUITES, best_config
-from benchmarks.compare.tasks import TASKS, Split, load_split
+from benchmarks.compare.tasks import TASKS, Split, split_of
 from benchmarks.compare.train import encode, fit
 from benchmarks.methods.base import Method
 from benchmarks.methods.entries import LEARNING_RATE
@@ -92,7 +92,7 @@ def train_and_probe(key: Key, root: Path) -> Record:
     task = TASKS[key.task]
     config = best_config(root / SUITE, key.task, key.entry, SUITES[SUITE].tuning_seeds)
     method = COMPETITION_ENTRIES[key.entry].build(config)
-    split = load_split(task.dataset, task.modalities, key.seed, task.rows, task.missing)
+    split = split_of(task, key.seed)
     fitted = fit(
         method,
         split,

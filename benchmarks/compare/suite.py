@@ -27,7 +27,7 @@ from benchmarks.compare.tasks import (
     LABELS,
     REAL,
     TASKS,
-    load_split,
+    split_of,
 )
 from benchmarks.compare.train import Outcome, train_readings
 from benchmarks.methods.entries import (
@@ -51,6 +51,8 @@ from benchmarks.methods.suite_entries import (
     HEADS_ENTRIES,
     LABEL_ENTRIES,
     OLDER_ENTRIES,
+    OLDER_REFERENCES,
+    REFERENCES,
     RIVALS_ENTRIES,
     RULES_ENTRIES,
 )
@@ -161,7 +163,7 @@ SUITES = {
         tuning_seeds=(1000,),
         first_seed=12000,
         entries=APART_ENTRIES,
-        borrowed=("late-fusion", "joint", "plain-swap", "skill-heads"),
+        borrowed=REFERENCES,
         lender="heads",
     ),
     "older-rivals": Suite(
@@ -170,7 +172,7 @@ SUITES = {
         tuning_seeds=(1000,),
         first_seed=13000,
         entries=OLDER_ENTRIES,
-        borrowed=("joint", "plain-swap", "midas", "skill-heads"),
+        borrowed=OLDER_REFERENCES,
         lender="heads",
     ),
     "rules": Suite(
@@ -179,7 +181,7 @@ SUITES = {
         tuning_seeds=(1000,),
         first_seed=14000,
         entries=RULES_ENTRIES,
-        borrowed=("late-fusion", "joint", "plain-swap", "skill-heads"),
+        borrowed=REFERENCES,
         lender="heads",
     ),
     "decay": Suite(
@@ -342,7 +344,7 @@ class Job:
         config = dict(self.config)
         outcomes = train_readings(
             entry.build(config),
-            load_split(task.dataset, modalities, self.seed, task.rows, task.missing, task.common),
+            split_of(task, self.seed, modalities),
             {name: job.reading for name, job in jobs.items()},
             epochs=task.epochs,
             learning_rate=task.kind.rate * float(config[LEARNING_RATE]),

@@ -38,7 +38,7 @@ from benchmarks.compare import foretell
 from benchmarks.compare.advice import PUBLISHED as DIAGNOSES
 from benchmarks.compare.advice import load, trained_on
 from benchmarks.compare.augment import RandomCrop, WordDropout
-from benchmarks.compare.tasks import TASKS, Task, load_split
+from benchmarks.compare.tasks import TASKS, Task, split_of
 from benchmarks.compare.train import train
 from benchmarks.methods.entries import LEARNING_RATE
 from benchmarks.methods.suite_entries import COMPETITION_LEADERS
@@ -88,9 +88,7 @@ def run(key: Key) -> Record:
     """Diagnose joint training, and score it and the other trainings on the test rows."""
     torch.set_num_threads(1)
     task = CELLS[key.cell]
-    split = load_split(
-        task.dataset, task.modalities, key.seed, task.rows, task.missing, task.common
-    )
+    split = split_of(task, key.seed)
     joint = trained_on(task, split, {LEARNING_RATE: RATE}, key.seed)
     scores = joint.diagnosed("validation").scores
     rows = joint.parts["test"]

@@ -219,6 +219,12 @@ def load_split(
     )
 
 
+def split_of(task: Task, seed: int, modalities: tuple[str, ...] | None = None) -> Split:
+    """The split of a task; ``modalities`` are those to look at, None: all of the task's."""
+    names = task.modalities if modalities is None else modalities
+    return load_split(task.dataset, names, seed, task.rows, task.missing, task.common)
+
+
 def draw_present(num_rows: int, num_modalities: int, missing: float, seed: int) -> Tensor:
     """``(N, M)`` bool, which modalities a row has.
 

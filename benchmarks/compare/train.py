@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -13,7 +14,7 @@ from benchmarks.common.model import Features, LateFusion
 from benchmarks.compare.augment import BatchAugment, InputAugment
 from benchmarks.compare.encoders import WIDTH, build_encoder
 from benchmarks.compare.tasks import Rows, Split
-from benchmarks.methods.base import EncodedRows, FitApart, Method, Setting
+from benchmarks.methods.base import EncodedRows, Method, Setting
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
 from benchmarks.methods.reading import Reading
 from benchmarks.methods.training import (
@@ -117,18 +118,8 @@ def train_readings(
     kind: Kind = CLASSES,
 ) -> dict[str, Outcome]:
     """One training, scored in each way to read its model; each selects an epoch of its own."""
-    run = _run(
-        method,
-        split,
-        readings,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        seed=seed,
-        augment=augment,
-        speed=speed,
-        kind=kind,
-    )
+    plan = _Plan(epochs, learning_rate, seed, weight_decay, augment, speed, kind)
+    run = _run(method, split, readings, plan)
     outcomes = {}
     for name, best in run.best.items():
         reading = readings[name]
@@ -193,18 +184,22 @@ def fit(
         augment: Of the inputs of training batches, by modality. None: they stay as they are.
         speed: Factors of the gradients of encoders, by modality.
     """
-    run = _run(
-        method,
-        split,
-        {"": Reading()},
-        epochs=epochs,
-        learning_rate=learning_rate,
-        seed=seed,
-        augment=augment,
-        speed=speed,
-    )
+    plan = _Plan(epochs, learning_rate, seed, augment=augment, speed=speed)
+    run = _run(method, split, {"": Reading()}, plan)
     run.best[""].restore(run.model, method)
     return Fitted(run.model, run.best[""].epoch, run.steps, run.seconds)
+
+
+class _Plan(NamedTuple):
+    """How a model is trained, whatever the method; see `fit`."""
+
+    epochs: int
+    learning_rate: float
+    seed: int
+    weight_decay: float = WEIGHT_DECAY
+    augment: Mapping[str, InputAugment] | None = None
+    speed: Mapping[str, float] | None = None
+    kind: Kind = CLASSES
 
 
 class _Run(NamedTuple):
@@ -216,35 +211,24 @@ class _Run(NamedTuple):
     seconds: float
 
 
-def _run(
-    method: Method,
-    split: Split,
-    readings: Mapping[str, Reading],
-    *,
-    epochs: int,
-    learning_rate: float,
-    seed: int,
-    weight_decay: float = WEIGHT_DECAY,
-    augment: Mapping[str, InputAugment] | None,
-    speed: Mapping[str, float] | None,
-    kind: Kind = CLASSES,
-) -> _Run:
-    model = build_model(split, seed, kind)
+def _run(method: Method, split: Split, readings: Mapping[str, Reading], plan: _Plan) -> _Run:
+    seed, epochs = plan.seed, plan.epochs
+    model = build_model(split, seed, plan.kind)
     rows, labels, present = split.training
     setting = Setting(
         labels=labels,
         epochs=epochs,
         encode_training=lambda: EncodedRows(encode(model, split.training), labels),
-        kind=kind,
+        kind=plan.kind,
         present=present,
         present_validation=split.validation.present,
-        fit_apart=_apart(split.training, epochs, learning_rate, seed, augment),
+        fit_apart=partial(_fit_apart, split.training, plan),
     )
     method.setup(model, setting, torch.Generator().manual_seed(seed + 1_000_000))
-    optimizer = build_optimizer(model, method, learning_rate, weight_decay)
+    optimizer = build_optimizer(model, method, plan.learning_rate, plan.weight_decay)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(DECAY_AT * epochs)))
     order = torch.Generator().manual_seed(seed)
-    augmented = BatchAugment(augment, seed)
+    augmented = BatchAugment(plan.augment, seed)
     best = {name: Best() for name in readings}
     steps, seconds, diverged = 0, 0.0, False
     for epoch in range(epochs):
@@ -264,7 +248,7 @@ def _run(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             method.after_backward()
-            _scale_gradients(model, speed or {})
+            _scale_gradients(model, plan.speed or {})
             optimizer.step()
             method.after_step()
             steps += 1
@@ -293,41 +277,29 @@ def _scale_gradients(model: LateFusion, speed: Mapping[str, float]) -> None:
                 weight.grad.mul_(speed[name])
 
 
-def _apart(
-    rows: Rows,
-    epochs: int,
-    learning_rate: float,
-    seed: int,
-    augment: Mapping[str, InputAugment] | None,
-) -> FitApart:
-    """Models of one modality each, trained as the run is; a fifth of the rows selects the epoch."""
+def _fit_apart(rows: Rows, plan: _Plan, training: Tensor, held_out: Tensor) -> Features:
+    """Logits of models of one modality each, trained as the run is, for rows that are held out.
 
-    def fit_apart(training: Tensor, held_out: Tensor) -> Features:
-        selects = torch.arange(len(training)) % 5 == 0
-        fits = training[~selects]
+    A fifth of the training rows selects the epoch.
+    """
+    selects = torch.arange(len(training)) % 5 == 0
+    fits = training[~selects]
 
-        def take(chosen: Tensor) -> Rows:
-            inputs = {
-                name: _known(values[chosen], values[fits]) for name, values in rows.inputs.items()
-            }
-            return Rows(inputs, rows.labels[chosen])
+    def take(chosen: Tensor) -> Rows:
+        inputs = {
+            name: _without_new(values[chosen], values[fits]) for name, values in rows.inputs.items()
+        }
+        return Rows(inputs, rows.labels[chosen])
 
-        parts = Split(take(fits), take(training[selects]), take(held_out))
-        fitted = fit(
-            LateFusionOfUnimodal(),
-            parts,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            seed=seed,
-            augment=augment,
-        )
-        with torch.no_grad():
-            return fitted.model.classify(encode(fitted.model, parts.test))
-
-    return fit_apart
+    parts = Split(take(fits), take(training[selects]), take(held_out))
+    method = LateFusionOfUnimodal()
+    run = _run(method, parts, {"": Reading()}, plan)
+    run.best[""].restore(run.model, method)
+    with torch.no_grad():
+        return run.model.classify(encode(run.model, parts.test))
 
 
-def _known(values: Tensor, training: Tensor) -> Tensor:
+def _without_new(values: Tensor, training: Tensor) -> Tensor:
     """The values, without the symbols that the training rows do not have."""
     if values.is_floating_point():
         return values

@@ -148,4 +148,4 @@ class SkillSetsWeight(Skill):
 
     def _set_weight(self) -> None:
         low, high = (self.confidence.skill + self.confidence.eps).aminmax()
-        self.augment = changed(self, misaligned_weight=self.misaligned_weight * float(low / high))
+        self.augment.misaligned_weight = self.misaligned_weight * float(low / high)

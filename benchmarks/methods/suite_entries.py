@@ -46,6 +46,7 @@ from benchmarks.methods.skill_rules import (
 )
 from benchmarks.methods.smv import SMV
 from benchmarks.methods.tcmax import TCMax
+from benchmarks.methods.training import WEIGHT_DECAY
 from benchmarks.methods.unimodal_losses import UnimodalLosses
 from benchmarks.methods.zero_ablated import ARL, DGL, ZeroAblated
 
@@ -160,8 +161,12 @@ HEADS_ENTRIES: dict[str, Entry] = {
     },
 }
 
+# Rows of `heads` that other suites have beside their own, with its tuning.
+REFERENCES = ("late-fusion", "joint", "plain-swap", "skill-heads")
+OLDER_REFERENCES = ("joint", "plain-swap", "midas", "skill-heads")
+
 APART_LEADERS = {
-    **{name: HEADS_LEADERS[name] for name in ("late-fusion", "joint", "plain-swap", "skill-heads")},
+    **{name: HEADS_LEADERS[name] for name in REFERENCES},
     "skill-heads-thirds": replace(
         HEADS_LEADERS["skill-heads"],
         title="skill of a third, heads × 3",
@@ -254,10 +259,7 @@ OLDER: dict[str, Entry] = {
     "mcr": _rival("MCR", MCR, ("regularizer", (0.1, 0.01))),
 }
 OLDER_ENTRIES: dict[str, Entry] = {
-    **{
-        name: HEADS_ENTRIES[name]
-        for name in ("joint", "plain-swap", "midas", "skill-heads", "skill-heads-fitted-heads")
-    },
+    **{name: HEADS_ENTRIES[name] for name in (*OLDER_REFERENCES, "skill-heads-fitted-heads")},
     **OLDER,
 }
 
@@ -278,7 +280,7 @@ RULES: dict[str, Entry] = {
     "skill-five": _rule("skill, λ = 5", Skill, misaligned_weight=5),
 }
 RULES_LEADERS = {
-    **{name: HEADS_ENTRIES[name] for name in ("late-fusion", "joint", "plain-swap", "skill-heads")},
+    **{name: HEADS_ENTRIES[name] for name in REFERENCES},
     **RULES,
 }
 # The rows of the suite about other rules to share a label by skill.
@@ -291,7 +293,7 @@ RULES_ENTRIES: dict[str, Entry] = {
     },
 }
 
-DECAYS = (1e-4, 1e-3, 3e-3, 1e-2)  # the first one is that of all other suites
+DECAYS = (WEIGHT_DECAY, 1e-3, 3e-3, 1e-2)  # the first one is that of all other suites
 DECAYED = ("late-fusion", "joint", "plain-swap", "midas", "skill-heads")
 DECAY_LEADERS = {
     **{name: HEADS_ENTRIES[name] for name in DECAYED},

@@ -93,7 +93,10 @@ def _check_weights(class_weight: Any, num_classes: int) -> Tensor | None:
     try:
         given = class_weight if is_array(class_weight) else np.asarray(class_weight)
     except ValueError:
-        given = np.asarray("rows of several lengths")
+        raise MidasAugError(
+            f"expected class_weight as {num_classes} numbers, one a class, got {class_weight!r}; 1 "
+            "leaves a class as it is"
+        ) from None
     weight = as_tensor(given, "class_weight").detach().to(torch.float32)
     check_shape(weight, (num_classes,), "class_weight", "one number a class")
     if may_read_values(weight) and not bool(((weight >= 0) & weight.isfinite()).all()):

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from midas_aug import LossTerms, MidasLoss, MisalignAugment
 from midas_aug.integrations.distributed import AllRanksBatch, augment_across_ranks
-from midas_aug.targets import ClassIndex, Target
+from midas_aug.targets import ClassIndex
 from tests.helpers.operators import OperatorCount
-from tests.helpers.target_cases import KINDS, cases
+from tests.helpers.target_cases import KINDS, MeanOfScores, cases
 
 DENSE = ("class", "weighted class", "distribution", "weighted distribution", "multi-label")
 
@@ -95,19 +95,9 @@ def test_a_unimodal_loss_divides_by_what_counts_on_all_ranks(class_weight, prese
 
 @pytest.mark.parametrize("present", [None, torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]]).bool()])
 def test_heads_of_several_widths_divide_by_what_counts_on_all_ranks(present):
-    class Mean(Target):
-        def check(self, labels, *, force=False):
-            return labels
-
-        def label_ids(self, labels):
-            return labels
-
-        def log_likelihoods(self, scores, labels):
-            return -(scores.mean(dim=1, keepdim=True) - labels).abs()
-
     unimodal = {"a": torch.randn(4, 2), "b": torch.randn(4, 3)}
     batch, labels = {"a": torch.rand(4, 4), "b": torch.rand(4, 5)}, torch.tensor([0, 1, -1, 3])
-    augment = MisalignAugment(("a", "b"), target=Mean())
+    augment = MisalignAugment(("a", "b"), target=MeanOfScores())
     whole = augment(batch, labels, unimodal_logits=unimodal, present=present)
     scores = torch.randn(len(whole.source), 5)
     want = MidasLoss(2).compute(scores, whole, unimodal)

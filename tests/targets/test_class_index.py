@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment
-from midas_aug.targets import ClassIndex, Distribution, MultiLabel, Target, resolve_target
+from midas_aug.targets import ClassIndex, Distribution, MultiLabel, resolve_target
+from tests.helpers.target_cases import MeanOfScores
 
 C, LABELS = 3, torch.tensor([0, 1, 2, -1, 1, 0])
 N = len(LABELS)
@@ -140,20 +141,10 @@ def test_every_term_is_the_loss_of_a_subclass(present):
 
 @pytest.mark.parametrize("present", [None, torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1]]).bool()])
 def test_heads_of_a_target_of_ones_own_may_differ_in_width(present):
-    class Mean(Target):
-        def check(self, labels, *, force=False):
-            return labels
-
-        def label_ids(self, labels):
-            return labels
-
-        def log_likelihoods(self, scores, labels):
-            return -(scores.mean(dim=1, keepdim=True) - labels).abs()
-
     unimodal = [torch.randn(4, 2), torch.randn(4, 3, requires_grad=True)]
     given = [logits.detach().clone() for logits in unimodal]
     batch, labels = {"a": torch.rand(4, 4), "b": torch.rand(4, 5)}, torch.tensor([0, 1, -1, 3])
-    augment = MisalignAugment(("a", "b"), target=Mean())
+    augment = MisalignAugment(("a", "b"), target=MeanOfScores())
     out = augment(batch, labels, unimodal_logits=unimodal, present=present)
     has = torch.ones(4, 2).bool() if present is None else present
     has = has & (labels >= 0)[:, None]
