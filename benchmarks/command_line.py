@@ -85,10 +85,10 @@ class Diagnose:
     """Train joint, plain swap and MIDAS on a task, and show what they do with its modalities."""
 
     task: tyro.conf.Positional[str]
-    """One of the tasks, such as openmoji."""
+    """One of the tasks, such as openmoji or kanji."""
     out: Path = RUNS / "compare"
-    """Where the full suite's runs are, for the tuned configurations, as for run; the page and its
-    figure go to diagnosis in here."""
+    """Where the runs of a suite of the task are, for the tuned configurations, as for run; the page
+    and its figure go to diagnosis in here."""
 
 
 @dataclass(frozen=True)

@@ -6,31 +6,43 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from benchmarks.common.errors import DataError
+from benchmarks.common.kinds import CLASSES
 from benchmarks.common.model import Features
-from benchmarks.compare.suite import SUITES, best_config
-from benchmarks.compare.tasks import TASKS, Rows, load_split
+from benchmarks.compare.suite import SUITES, best_config, entries_of
+from benchmarks.compare.tasks import TASKS, Rows, split_of
 from benchmarks.compare.train import encode, fit
-from benchmarks.methods.entries import ENTRIES, LEARNING_RATE
+from benchmarks.methods.entries import LEARNING_RATE
 from midas_aug.diagnostics import Comparison, ModalityReport, diagnose
 
 SHOWN = ("joint", "plain-swap", "midas")
 
 
 def diagnose_task(task_name: str, root: Path, seed: int = 0) -> Comparison:
-    """Train the entries of `SHOWN` as the full suite does, and diagnose them on the test rows.
+    """Train the entries of `SHOWN` as a suite of the task does, and diagnose them on the test rows.
 
-    Configurations are those that tuning chose; its runs have to lie under ``root``. What a modality
-    could tell by itself is measured in the same way for all: by a linear probe on its frozen
-    features.
+    Configurations are those that tuning of `tuned_suite` chose; its runs have to lie under
+    ``root``. What a modality could tell by itself is measured in the same way for all: by a linear
+    probe on its frozen features.
+
+    Raises:
+        DataError: No suite has tuned on the task, or runs of its tuning are missing.
     """
-    task, suite = TASKS[task_name], SUITES["full"]
-    split = load_split(task.dataset, task.modalities, seed)
+    task, suite = TASKS[task_name], tuned_suite(task_name)
+    entries = entries_of(root / suite)
+    split = split_of(task, seed)
     reports: list[ModalityReport] = []
     for key in SHOWN:
-        config = best_config(root / "full", task_name, key, suite.tuning_seeds)
-        method = ENTRIES[key].build(config)
-        rate = float(config[LEARNING_RATE])
-        fitted = fit(method, split, epochs=task.epochs, learning_rate=rate, seed=seed)
+        config = best_config(root / suite, task_name, key, SUITES[suite].tuning_seeds)
+        method = entries[key].build(config)
+        fitted = fit(
+            method,
+            split,
+            epochs=task.epochs,
+            learning_rate=float(config[LEARNING_RATE]),
+            seed=seed,
+            augment=task.augment,
+        )
         training = encode(fitted.model, split.training)
         probes = Probes(training, split.training)
         reports.append(
@@ -40,11 +52,28 @@ def diagnose_task(task_name: str, root: Path, seed: int = 0) -> Comparison:
                 task.modalities,
                 unimodal=probes,
                 training=[{**split.training.inputs, "label": split.training.labels}],
-                name=ENTRIES[key].title,
+                name=entries[key].title,
             )
         )
     first, *others = reports
     return first.compare(*others)
+
+
+def tuned_suite(task_name: str) -> str:
+    """The first suite that tunes the entries of `SHOWN` on a task.
+
+    Raises:
+        DataError: There is none, or the task has other labels than one class, or lacks modalities.
+    """
+    if TASKS[task_name].kind is CLASSES and TASKS[task_name].missing == 0:
+        for name, suite in SUITES.items():
+            tuned = suite.tuning_seeds and task_name in suite.tasks
+            if tuned and entries_of(Path(name)).keys() >= set(SHOWN):
+                return name
+    raise DataError(
+        f"expected a task of one class a row, with all modalities, on which a suite has tuned "
+        f"{', '.join(SHOWN)}; got {task_name}; choose another, such as openmoji or kanji"
+    )
 
 
 class Probes(nn.Module):
