@@ -33,8 +33,8 @@ from benchmarks.compare.kept import Record
 from benchmarks.compare.report.statistics import paired_difference
 from benchmarks.compare.suite import load_records
 from benchmarks.compare.tasks import TASKS, Split, Task, split_of
-from benchmarks.compare.train import encode, fit
-from benchmarks.methods.entries import ENTRIES, LEARNING_RATE, Config
+from benchmarks.compare.train import encode, fit, regime_of
+from benchmarks.methods.entries import ENTRIES, Config
 from midas_aug.diagnostics import (
     ModalityReport,
     Score,
@@ -101,15 +101,7 @@ def trained(task_name: str, seed: int) -> Trained:
 def trained_on(task: Task, split: Split, config: Config, seed: int) -> Trained:
     """Train joint on a split, and fit the probes."""
     method = ENTRIES["joint"].build(config)
-    fitted = fit(
-        method,
-        split,
-        epochs=task.epochs,
-        learning_rate=float(config[LEARNING_RATE]),
-        seed=seed,
-        augment=task.augment or None,
-        speed=task.speed,
-    )
+    fitted = fit(method, split, regime_of(task, config, seed))
     parts = {
         name: Encoded(encode(fitted.model, rows), rows.labels)
         for name, rows in zip(("training", "validation", "test"), split, strict=True)

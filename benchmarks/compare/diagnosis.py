@@ -11,8 +11,7 @@ from benchmarks.common.kinds import CLASSES
 from benchmarks.common.model import Features
 from benchmarks.compare.suite import SUITES, best_config, entries_of
 from benchmarks.compare.tasks import TASKS, Rows, split_of
-from benchmarks.compare.train import encode, fit
-from benchmarks.methods.entries import LEARNING_RATE
+from benchmarks.compare.train import encode, fit, regime_of
 from midas_aug.diagnostics import Comparison, ModalityReport, diagnose
 
 SHOWN = ("joint", "plain-swap", "midas")
@@ -35,14 +34,7 @@ def diagnose_task(task_name: str, root: Path, seed: int = 0) -> Comparison:
     for key in SHOWN:
         config = best_config(root / suite, task_name, key, SUITES[suite].tuning_seeds)
         method = entries[key].build(config)
-        fitted = fit(
-            method,
-            split,
-            epochs=task.epochs,
-            learning_rate=float(config[LEARNING_RATE]),
-            seed=seed,
-            augment=task.augment,
-        )
+        fitted = fit(method, split, regime_of(task, config, seed))
         training = encode(fitted.model, split.training)
         probes = Probes(training, split.training)
         reports.append(

@@ -26,9 +26,8 @@ from benchmarks.common.records import (
 )
 from benchmarks.compare.suite import SUITES, best_config
 from benchmarks.compare.tasks import TASKS, Split, split_of
-from benchmarks.compare.train import encode, fit
+from benchmarks.compare.train import encode, fit, regime_of
 from benchmarks.methods.base import Method
-from benchmarks.methods.entries import LEARNING_RATE
 from benchmarks.methods.suite_entries import COMPETITION_ENTRIES
 from midas_aug.diagnostics import linear_probes
 
@@ -93,14 +92,7 @@ def train_and_probe(key: Key, root: Path) -> Record:
     config = best_config(root / SUITE, key.task, key.entry, SUITES[SUITE].tuning_seeds)
     method = COMPETITION_ENTRIES[key.entry].build(config)
     split = split_of(task, key.seed)
-    fitted = fit(
-        method,
-        split,
-        epochs=task.epochs,
-        learning_rate=float(config[LEARNING_RATE]),
-        seed=key.seed,
-        augment=task.augment,
-    )
+    fitted = fit(method, split, regime_of(task, config, key.seed))
     features = {
         "training": encode(fitted.model, split.training),
         "test": encode(fitted.model, split.test),

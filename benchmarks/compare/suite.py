@@ -29,11 +29,9 @@ from benchmarks.compare.tasks import (
     TASKS,
     split_of,
 )
-from benchmarks.compare.train import Outcome, train_readings
+from benchmarks.compare.train import Outcome, regime_of, train_readings
 from benchmarks.methods.entries import (
-    DECAY,
     ENTRIES,
-    LEARNING_RATE,
     SKILL_ENTRIES,
     Config,
     Entry,
@@ -56,7 +54,6 @@ from benchmarks.methods.suite_entries import (
     RIVALS_ENTRIES,
     RULES_ENTRIES,
 )
-from benchmarks.methods.training import WEIGHT_DECAY
 
 KEPT = RUNS / "compare"
 
@@ -346,13 +343,7 @@ class Job:
             entry.build(config),
             split_of(task, self.seed, modalities),
             {name: job.reading for name, job in jobs.items()},
-            epochs=task.epochs,
-            learning_rate=task.kind.rate * float(config[LEARNING_RATE]),
-            weight_decay=float(config.get(DECAY, WEIGHT_DECAY)),
-            seed=self.seed,
-            augment=task.augment,
-            speed=task.speed,
-            kind=task.kind,
+            regime_of(task, config, self.seed),
             test=self.phase == "test",
         )
         for name, job in jobs.items():

@@ -39,8 +39,8 @@ from benchmarks.compare.advice import PUBLISHED as DIAGNOSES
 from benchmarks.compare.advice import load, trained_on
 from benchmarks.compare.augment import RandomCrop, WordDropout
 from benchmarks.compare.tasks import TASKS, Task, split_of
-from benchmarks.compare.train import train
-from benchmarks.methods.entries import LEARNING_RATE
+from benchmarks.compare.train import regime_of, train
+from benchmarks.methods.entries import LEARNING_RATE, Config
 from benchmarks.methods.suite_entries import COMPETITION_LEADERS
 
 PUBLISHED = RESULTS / "sweep"
@@ -89,7 +89,8 @@ def run(key: Key) -> Record:
     torch.set_num_threads(1)
     task = CELLS[key.cell]
     split = split_of(task, key.seed)
-    joint = trained_on(task, split, {LEARNING_RATE: RATE}, key.seed)
+    config: Config = {LEARNING_RATE: RATE}
+    joint = trained_on(task, split, config, key.seed)
     scores = joint.diagnosed("validation").scores
     rows = joint.parts["test"]
     test = {"joint": accuracy(joint.predict(rows.features), rows.labels)}
@@ -97,11 +98,7 @@ def run(key: Key) -> Record:
         outcome = train(
             COMPETITION_LEADERS[method].build({}),
             split,
-            epochs=task.epochs,
-            learning_rate=RATE,
-            seed=key.seed,
-            augment=task.augment,
-            speed=task.speed,
+            regime_of(task, config, key.seed),
             test=True,
         )
         test[method] = (outcome.test or {})["accuracy"]

@@ -13,8 +13,9 @@ from benchmarks.common.kinds import CLASSES, Kind
 from benchmarks.common.model import Features, LateFusion
 from benchmarks.compare.augment import BatchAugment, InputAugment
 from benchmarks.compare.encoders import WIDTH, build_encoder
-from benchmarks.compare.tasks import Rows, Split
+from benchmarks.compare.tasks import Rows, Split, Task
 from benchmarks.methods.base import EncodedRows, Method, Setting
+from benchmarks.methods.entries import DECAY, LEARNING_RATE, Config
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
 from benchmarks.methods.reading import Reading
 from benchmarks.methods.training import (
@@ -75,51 +76,52 @@ def build_model(split: Split, seed: int, kind: Kind = CLASSES) -> LateFusion:
     return LateFusion(encoders, WIDTH, num_outputs)
 
 
-def train(
-    method: Method,
-    split: Split,
-    *,
-    epochs: int,
-    learning_rate: float,
-    seed: int,
-    test: bool,
-    augment: Mapping[str, InputAugment] | None = None,
-    speed: Mapping[str, float] | None = None,
-    kind: Kind = CLASSES,
-) -> Outcome:
-    """`fit`, then score; the test rows only with ``test=True``, once."""
-    outcomes = train_readings(
-        method,
-        split,
-        {"": Reading()},
-        epochs=epochs,
-        learning_rate=learning_rate,
+class Regime(NamedTuple):
+    """How a model is trained, whatever the method.
+
+    Attributes:
+        epochs: How many.
+        learning_rate: Of SGD, up to `DECAY_AT`; a tenth from there.
+        seed: Of the initial weights, the order of the rows, and the draws of method and
+            augmentation.
+        weight_decay: Of SGD.
+        augment: Of the inputs of training batches, by modality. None: they stay as they are.
+        speed: Factors of the gradients of encoders, by modality.
+        kind: Of the labels.
+    """
+
+    epochs: int
+    learning_rate: float
+    seed: int
+    weight_decay: float = WEIGHT_DECAY
+    augment: Mapping[str, InputAugment] | None = None
+    speed: Mapping[str, float] | None = None
+    kind: Kind = CLASSES
+
+
+def regime_of(task: Task, config: Config, seed: int) -> Regime:
+    """How a task is trained with a configuration."""
+    return Regime(
+        epochs=task.epochs,
+        learning_rate=task.kind.rate * float(config[LEARNING_RATE]),
         seed=seed,
-        test=test,
-        augment=augment,
-        speed=speed,
-        kind=kind,
+        weight_decay=float(config.get(DECAY, WEIGHT_DECAY)),
+        augment=task.augment,
+        speed=task.speed,
+        kind=task.kind,
     )
-    return outcomes[""]
+
+
+def train(method: Method, split: Split, regime: Regime, *, test: bool) -> Outcome:
+    """`fit`, then score; the test rows only with ``test=True``, once."""
+    return train_readings(method, split, {"": Reading()}, regime, test=test)[""]
 
 
 def train_readings(
-    method: Method,
-    split: Split,
-    readings: Mapping[str, Reading],
-    *,
-    epochs: int,
-    learning_rate: float,
-    seed: int,
-    test: bool,
-    weight_decay: float = WEIGHT_DECAY,
-    augment: Mapping[str, InputAugment] | None = None,
-    speed: Mapping[str, float] | None = None,
-    kind: Kind = CLASSES,
+    method: Method, split: Split, readings: Mapping[str, Reading], regime: Regime, *, test: bool
 ) -> dict[str, Outcome]:
     """One training, scored in each way to read its model; each selects an epoch of its own."""
-    plan = _Plan(epochs, learning_rate, seed, weight_decay, augment, speed, kind)
-    run = _run(method, split, readings, plan)
+    run, kind = _run(method, split, readings, regime), regime.kind
     outcomes = {}
     for name, best in run.best.items():
         reading = readings[name]
@@ -158,48 +160,20 @@ def _scores(kind: Kind, outputs: Tensor, part: Rows) -> Scores:
     return scores
 
 
-def fit(
-    method: Method,
-    split: Split,
-    *,
-    epochs: int,
-    learning_rate: float,
-    seed: int,
-    augment: Mapping[str, InputAugment] | None = None,
-    speed: Mapping[str, float] | None = None,
-) -> Fitted:
+def fit(method: Method, split: Split, regime: Regime) -> Fitted:
     """Train with SGD and one drop of the learning rate, as the paper does.
 
-    The seed controls the initial weights, the order of the rows, the draws of the method and those
-    of the augmentation. The epoch with the highest validation accuracy is selected, of equals the
-    one with the lowest cross-entropy. A run whose loss is no number any more ends there. Test rows
-    are not looked at.
+    The epoch with the highest validation accuracy is selected, of equals the one with the lowest
+    cross-entropy. A run whose loss is no number any more ends there. Test rows are not looked at.
 
     Args:
         method: Fresh; it is set up here, and predicts with the fitted model afterwards.
         split: The rows.
-        epochs: How many.
-        learning_rate: Of SGD, up to `DECAY_AT`; a tenth from there.
-        seed: See above.
-        augment: Of the inputs of training batches, by modality. None: they stay as they are.
-        speed: Factors of the gradients of encoders, by modality.
+        regime: See `Regime`.
     """
-    plan = _Plan(epochs, learning_rate, seed, augment=augment, speed=speed)
-    run = _run(method, split, {"": Reading()}, plan)
+    run = _run(method, split, {"": Reading()}, regime)
     run.best[""].restore(run.model, method)
     return Fitted(run.model, run.best[""].epoch, run.steps, run.seconds)
-
-
-class _Plan(NamedTuple):
-    """How a model is trained, whatever the method; see `fit`."""
-
-    epochs: int
-    learning_rate: float
-    seed: int
-    weight_decay: float = WEIGHT_DECAY
-    augment: Mapping[str, InputAugment] | None = None
-    speed: Mapping[str, float] | None = None
-    kind: Kind = CLASSES
 
 
 class _Run(NamedTuple):
@@ -211,24 +185,24 @@ class _Run(NamedTuple):
     seconds: float
 
 
-def _run(method: Method, split: Split, readings: Mapping[str, Reading], plan: _Plan) -> _Run:
-    seed, epochs = plan.seed, plan.epochs
-    model = build_model(split, seed, plan.kind)
+def _run(method: Method, split: Split, readings: Mapping[str, Reading], regime: Regime) -> _Run:
+    seed, epochs = regime.seed, regime.epochs
+    model = build_model(split, seed, regime.kind)
     rows, labels, present = split.training
     setting = Setting(
         labels=labels,
         epochs=epochs,
         encode_training=lambda: EncodedRows(encode(model, split.training), labels),
-        kind=plan.kind,
+        kind=regime.kind,
         present=present,
         present_validation=split.validation.present,
-        fit_apart=partial(_fit_apart, split.training, plan),
+        fit_apart=partial(_fit_apart, split.training, regime),
     )
     method.setup(model, setting, torch.Generator().manual_seed(seed + 1_000_000))
-    optimizer = build_optimizer(model, method, plan.learning_rate, plan.weight_decay)
+    optimizer = build_optimizer(model, method, regime.learning_rate, regime.weight_decay)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(DECAY_AT * epochs)))
     order = torch.Generator().manual_seed(seed)
-    augmented = BatchAugment(plan.augment, seed)
+    augmented = BatchAugment(regime.augment, seed)
     best = {name: Best() for name in readings}
     steps, seconds, diverged = 0, 0.0, False
     for epoch in range(epochs):
@@ -248,7 +222,7 @@ def _run(method: Method, split: Split, readings: Mapping[str, Reading], plan: _P
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             method.after_backward()
-            _scale_gradients(model, plan.speed or {})
+            _scale_gradients(model, regime.speed or {})
             optimizer.step()
             method.after_step()
             steps += 1
@@ -277,7 +251,7 @@ def _scale_gradients(model: LateFusion, speed: Mapping[str, float]) -> None:
                 weight.grad.mul_(speed[name])
 
 
-def _fit_apart(rows: Rows, plan: _Plan, training: Tensor, held_out: Tensor) -> Features:
+def _fit_apart(rows: Rows, regime: Regime, training: Tensor, held_out: Tensor) -> Features:
     """Logits of models of one modality each, trained as the run is, for rows that are held out.
 
     A fifth of the training rows selects the epoch.
@@ -293,7 +267,7 @@ def _fit_apart(rows: Rows, plan: _Plan, training: Tensor, held_out: Tensor) -> F
 
     parts = Split(take(fits), take(training[selects]), take(held_out))
     method = LateFusionOfUnimodal()
-    run = _run(method, parts, {"": Reading()}, plan)
+    run = _run(method, parts, {"": Reading()}, regime)
     run.best[""].restore(run.model, method)
     with torch.no_grad():
         return run.model.classify(encode(run.model, parts.test))

@@ -33,8 +33,8 @@ def test_it_trains_as_the_task_says(monkeypatch):
         asked["rows"] = task.rows
         return "the split"
 
-    def fit(method, split, **settings):
-        asked.update(settings, split=split)
+    def fit(method, split, regime):
+        asked.update(regime._asdict(), split=split)
         raise InterruptedError
 
     monkeypatch.setattr(diagnosis, "split_of", split_of)

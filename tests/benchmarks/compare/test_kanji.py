@@ -13,7 +13,7 @@ from benchmarks.compare.data import kanji
 from benchmarks.compare.data.kanji import assemble, characters, draw, numbered
 from benchmarks.compare.encoders import WIDTH, build_encoder
 from benchmarks.compare.tasks import TASKS, load_split
-from benchmarks.compare.train import build_model, train
+from benchmarks.compare.train import Regime, build_model, train
 from benchmarks.methods.base import Method
 
 
@@ -198,11 +198,11 @@ def test_a_task_may_draw_rows_and_draws_the_same_for_every_seed(planted):
 def test_every_task_of_the_competition_trains(name):
     task = TASKS[name]
     split = load_split("planted", task.modalities, 0)
-    settings = {"epochs": 3, "learning_rate": 0.03, "seed": 0, "test": True}
-    outcome = train(Method(), split, augment=task.augment, **settings)
-    again = train(Method(), split, augment=task.augment, **settings)
+    regime = Regime(epochs=3, learning_rate=0.03, seed=0)
+    augmented = regime._replace(augment=task.augment)
+    outcome, again = (train(Method(), split, augmented, test=True) for _ in range(2))
     assert outcome._replace(seconds=0) == again._replace(seconds=0)
-    without = train(Method(), split, **settings)
+    without = train(Method(), split, regime, test=True)
     assert (outcome.test["nll"] != without.test["nll"]) == bool(task.augment)
 
 
@@ -215,10 +215,10 @@ def test_augmentation_sees_training_batches_alone(planted):
             return values
 
     split = load_split("planted", ("image", "meanings"), 0)
-    settings = {"epochs": 2, "learning_rate": 0.03, "seed": 0, "test": True}
-    watched = train(Method(), split, augment={"image": Watch()}, **settings)
+    regime = Regime(epochs=2, learning_rate=0.03, seed=0)
+    watched = train(Method(), split, regime._replace(augment={"image": Watch()}), test=True)
     assert seen == [24, 24]
-    assert watched.test == train(Method(), split, **settings).test
+    assert watched.test == train(Method(), split, regime, test=True).test
 
 
 def test_the_order_of_words_makes_no_difference_and_none_is_no_word():

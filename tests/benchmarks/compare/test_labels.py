@@ -15,7 +15,7 @@ from benchmarks.compare.kept import FROZEN, write_runs
 from benchmarks.compare.report import write_report
 from benchmarks.compare.report.family import LABEL_PAIRS
 from benchmarks.compare.tasks import LABELS, TASKS, Rows, Split, draw_present, load_split
-from benchmarks.compare.train import encode, train
+from benchmarks.compare.train import Regime, encode, train
 from benchmarks.methods.base import Method
 from benchmarks.methods.suite_entries import LABEL_ENTRIES
 
@@ -170,8 +170,8 @@ def toy(kind, missing=0.0, rows=120, seed=0):
 
 
 def run(method, split, kind):
-    rate = kind.rate * 0.03
-    return train(method, split, epochs=6, learning_rate=rate, seed=0, test=True, kind=kind)
+    regime = Regime(epochs=6, learning_rate=kind.rate * 0.03, seed=0, kind=kind)
+    return train(method, split, regime, test=True)
 
 
 @pytest.mark.parametrize("kind", [CLASSES, TAGS, NUMBER], ids=lambda kind: kind.main)

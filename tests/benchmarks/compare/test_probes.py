@@ -13,7 +13,7 @@ from benchmarks.compare import probes
 from benchmarks.compare.probes import Key, page, probe, read_probes, run_probes
 from benchmarks.compare.suite import SUITES
 from benchmarks.compare.tasks import Rows, Split
-from benchmarks.compare.train import encode, fit
+from benchmarks.compare.train import Regime, encode, fit
 from benchmarks.methods.base import Method
 
 
@@ -42,7 +42,7 @@ def record(key, value=0.5, modalities=("image", "meanings", "readings")):
 
 def test_scores_are_those_of_the_model_and_of_a_logistic_regression():
     split, method = toy_split(), Method()
-    fitted = fit(method, split, epochs=4, learning_rate=0.05, seed=0)
+    fitted = fit(method, split, Regime(epochs=4, learning_rate=0.05, seed=0))
     rows = {"training": split.training, "test": split.test}
     features = {part: encode(fitted.model, one) for part, one in rows.items()}
     scores = probe(method, features, split)

@@ -183,11 +183,11 @@ def test_a_stopped_suite_goes_on_where_it_was(tmp_path, monkeypatch):
     started = []
     train = suite.train_readings
 
-    def counted(*arguments, **options):
-        started.append(options["seed"])
+    def counted(method, split, readings, regime, test):
+        started.append(regime.seed)
         if len(started) == 30:
             raise KeyboardInterrupt
-        return train(*arguments, **options)
+        return train(method, split, readings, regime, test=test)
 
     monkeypatch.setattr(suite, "train_readings", counted)
     monkeypatch.setattr(actions.joblib, "parallel_config", no_processes)
@@ -456,9 +456,9 @@ def test_one_training_writes_the_runs_of_all_that_read_it(tmp_path, monkeypatch)
     trained = []
     train = suite.train_readings
 
-    def counted(*arguments, **options):
-        trained.append(options["seed"])
-        return train(*arguments, **options)
+    def counted(method, split, readings, regime, test):
+        trained.append(regime.seed)
+        return train(method, split, readings, regime, test=test)
 
     monkeypatch.setattr(suite, "train_readings", counted)
     monkeypatch.setitem(TASKS, "tiny", Task("digits", ("fou", "mor"), epochs=2, weight=1))
@@ -513,9 +513,9 @@ def test_a_job_trains_with_its_decay(tmp_path, monkeypatch):
     asked = []
     train = suite.train_readings
 
-    def noted(*arguments, **options):
-        asked.append((options["learning_rate"], options["weight_decay"]))
-        return train(*arguments, **options)
+    def noted(method, split, readings, regime, test):
+        asked.append((regime.learning_rate, regime.weight_decay))
+        return train(method, split, readings, regime, test=test)
 
     monkeypatch.setattr(suite, "train_readings", noted)
     monkeypatch.setitem(TASKS, "tiny", Task("digits", ("fou", "mor"), epochs=1, weight=1))

@@ -7,9 +7,8 @@ import torch
 
 from benchmarks.compare.encoders import WIDTH, build_encoder
 from benchmarks.compare.tasks import Rows, Split
-from benchmarks.compare.train import build_model, encode, fit, train, train_readings
+from benchmarks.compare.train import Regime, build_model, encode, fit, train
 from benchmarks.methods.base import EpochRows, Method
-from benchmarks.methods.reading import Reading
 from benchmarks.methods.training import WEIGHT_DECAY
 
 
@@ -27,9 +26,9 @@ def toy_split(rows=90, seed=0):
     return Split(part(rows), part(45), part(45))
 
 
-def run(method=None, split=None, **options):
-    settings = {"epochs": 4, "learning_rate": 0.05, "seed": 0, "test": True} | options
-    return train(method or Method(), split or toy_split(), **settings)
+def run(method=None, split=None, test=True, **options):
+    regime = Regime(**({"epochs": 4, "learning_rate": 0.05, "seed": 0} | options))
+    return train(method or Method(), split or toy_split(), regime, test=test)
 
 
 def without_time(outcome):
@@ -52,16 +51,7 @@ def test_weight_decay_is_that_of_the_run():
             def on_epoch_end(self, epoch):
                 seen.append(sum(w.detach().square().sum().item() for w in self.model.parameters()))
 
-        train_readings(
-            Looked(),
-            toy_split(),
-            {"": Reading()},
-            epochs=2,
-            learning_rate=0.05,
-            seed=0,
-            test=False,
-            weight_decay=weight_decay,
-        )
+        run(Looked(), test=False, epochs=2, weight_decay=weight_decay)
         return seen[-1]
 
     assert size(WEIGHT_DECAY) == size(1e-4)
@@ -72,7 +62,7 @@ def test_an_encoder_may_learn_at_another_speed_than_the_rest():
     """At speed 0 it stays as it began, but for weight decay."""
     split = toy_split()
     fitted = {
-        speed: fit(Method(), split, epochs=1, learning_rate=0.05, seed=0, speed={"a": speed})
+        speed: fit(Method(), split, Regime(1, 0.05, seed=0, speed={"a": speed}))
         for speed in (0.0, 0.5, 1.0)
     }
     began = build_model(split, 0)
@@ -82,7 +72,7 @@ def test_an_encoder_may_learn_at_another_speed_than_the_rest():
     }
     assert moved[0.0] < 1e-4
     assert moved[0.0] < moved[0.5] < moved[1.0]
-    usual = fit(Method(), split, epochs=1, learning_rate=0.05, seed=0)
+    usual = fit(Method(), split, Regime(1, 0.05, seed=0))
     for one, other in zip(usual.model.parameters(), fitted[1.0].model.parameters(), strict=True):
         assert torch.equal(one, other)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.compare.train import train, train_readings
+from benchmarks.compare.train import Regime, train, train_readings
 from benchmarks.methods.base import EncodedRows, Method
 from benchmarks.methods.late_fusion import LateFusionOfUnimodal
 from benchmarks.methods.reading import (
@@ -93,15 +93,16 @@ def test_weights_and_epochs_that_are_kept_apart_share_no_row():
 
 
 def test_one_training_gives_each_reading_what_a_run_of_its_own_would():
-    settings = {"epochs": 3, "learning_rate": 0.05, "seed": 0, "test": True}
+    regime = Regime(epochs=3, learning_rate=0.05, seed=0)
     split = toy_split()
     together = train_readings(
         LateFusionOfUnimodal(),
         split,
         {"all": Reading(), "fitted": FittedWeights(), "a": Alone("a"), "b": Alone("b")},
-        **settings,
+        regime,
+        test=True,
     )
-    apart = train(LateFusionOfUnimodal(), split, **settings)
+    apart = train(LateFusionOfUnimodal(), split, regime, test=True)
     assert together["all"]._replace(seconds=0) == apart._replace(seconds=0)
     assert together["a"].test["accuracy"] > together["b"].test["accuracy"]
     assert set(together["a"].test) == {"accuracy", "macro_f1", "nll"}

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.compare.train import train
+from benchmarks.compare.train import Regime, train
 from benchmarks.methods.same_class import SameClass
 from tests.benchmarks.compare.test_train import toy_split
 from tests.benchmarks.methods.helpers import set_up, tiny_model
@@ -34,6 +34,6 @@ def test_re_paired_rows_reach_the_encoders():
 
     method = Watched()
     split = toy_split()
-    outcome = train(method, split, epochs=2, learning_rate=0.05, seed=0, test=True)
+    outcome = train(method, split, Regime(epochs=2, learning_rate=0.05, seed=0), test=True)
     assert torch.equal(torch.cat(seen[:2]).sort().values, split.training.labels.sort().values)
     assert outcome.test["accuracy"] < 0.5  # every input was that of row 0
