@@ -33,7 +33,18 @@ def is_integer(value: object) -> TypeGuard[int]:
 def as_tensor(value: Array, name: str) -> Tensor:
     """View ``value`` as a tensor; ``name`` is what an error message calls it."""
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided or value.is_nested:
+            kind = "nested" if value.is_nested else str(value.layout)
+            raise MidasAugError(
+                f"expected {name} as a dense tensor, got a {kind} one; pass .to_dense(), or a "
+                "padded tensor"
+            )
         return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise MidasAugError(
+            f"expected {name} as a plain array, got a masked one; fill it first, labels with -1: "
+            "array.filled(-1)"
+        )
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":
             raise MidasAugError(
@@ -75,15 +86,32 @@ def as_labels(value: Array, name: str, *, ndim: int = 1) -> Tensor:
     labels = as_tensor(value, name)
     if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
         raise MidasAugError(
-            f"expected {name} to have an integer dtype, got {labels.dtype}; "
-            "convert class indices with labels.long(); for other labels see midas_aug.targets"
+            f"expected {name} to have an integer dtype, got {labels.dtype}; pass "
+            + (
+                "class indices; labels of other kinds go where a target of midas_aug.targets is "
+                "taken: Continuous for numbers, MultiLabel for zeros and ones, Distribution for "
+                "rows that sum to 1"
+                if "label" in name
+                else "rows of the batch, as of torch.arange or a plan"
+            )
         )
     if labels.ndim != ndim:
         raise MidasAugError(
             f"expected {name} with {ndim} axes, got shape {tuple(labels.shape)}; "
             + ("pass class indices of shape (N,)" if ndim == 1 else "see the docstring for shapes")
         )
+    if labels.dtype is torch.uint64:
+        _check_no_wrap(labels, name)
     return labels.long()
+
+
+def _check_no_wrap(numbers: Tensor, name: str) -> None:
+    """Raise for numbers that are negative in int64, where looking is free."""
+    if numbers.numel() and may_read_values(numbers) and int(numbers.long().min()) < 0:
+        raise MidasAugError(
+            f"expected {name} in int64, got one above 2^63; a negative label was probably cast to "
+            "uint64: keep labels in a signed dtype"
+        )
 
 
 def as_scores(value: Array, name: str, *, ndim: int = 2) -> Tensor:

@@ -32,7 +32,7 @@ def check_number(value: Any, name: str, low: float, why: str, *, exclusive: bool
     if is_real(value):
         limits = torch.finfo(torch.float32)
         lowest = max(low, limits.tiny) if exclusive else low
-        if lowest <= float(value) <= limits.max:
+        if lowest <= value <= limits.max:  # before float(), which 10**400 overflows
             return float(value)
     least = f"above {low:g}" if exclusive else f"of at least {low:g}"
     raise MidasAugError(f"expected a finite {name} {least} in float32, got {value!r}; {why}")

@@ -48,6 +48,11 @@ LEAST = -1e30
 _told_of_hardness: "weakref.WeakSet[LabelRule]" = weakref.WeakSet()
 
 
+def looks(rule: LabelRule) -> bool:
+    """Whether values on an accelerator are looked at; a compiled graph cannot."""
+    return rule.validate and not torch.compiler.is_compiling()
+
+
 def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels:
     """Shares as a softmax over modalities of log-confidences (Eq. 2-3), which cannot vanish."""
     if rule.provider is not None:
@@ -73,7 +78,7 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
     is_readable = may_read_values(found)
     if is_readable and rule.target.takes_temperature and rule not in looked_at:
         warn_of_probabilities(rule, logits, names, stacklevel=4, target=rule.target)
-    if n_rows and (is_readable or rule.validate):
+    if n_rows and (is_readable or looks(rule)):
         check_no_nan(found)
     chosen = found.gather(1, drawn.source[n_rows:].t())
     return MixLabels(log_confidence=found.t(), shares=chosen.softmax(dim=0).t())
@@ -129,7 +134,7 @@ def from_confidence(
     """
     n_rows = drawn.labels.shape[0]
     source = drawn.source[n_rows:]
-    confidence = check_confidence(scored, drawn, source.shape[1], validate=rule.validate)
+    confidence = check_confidence(scored, drawn, source.shape[1], validate=looks(rule))
     if provider is None:
         shares = label_shares(confidence, source)
         if drawn.absent is not None:
@@ -233,7 +238,7 @@ def weigh_by_hardness(
     )
     if weights is not None and callable(rule.hardness):  # of rows that do not count it may be NaN
         weights = weights.masked_fill(drawn.ignored[n_rows:], 1.0)
-        if rule.validate or may_read_values(weights):
+        if may_read_values(weights) or looks(rule):
             _check_hard_weights(weights)
     if weights is None and not torch.compiler.is_compiling() and rule not in _told_of_hardness:
         _told_of_hardness.add(rule)
@@ -321,6 +326,6 @@ def check_confidence(
     scores = scores.masked_fill(drawn.ignored[:n_rows, None], 0.0)  # they may hold anything
     if drawn.absent is not None:
         scores = scores.masked_fill(drawn.absent[:n_rows], 0.0)
-    if validate or may_read_values(scores):
+    if may_read_values(scores) or validate:
         check_finite(scores, "finite confidences of at least 0")
     return scores

@@ -45,6 +45,11 @@ class BatchLayout:
         """The labels of a batch, by their key or callable."""
         if callable(self.label):
             return self.label(batch)
+        if type(batch) is list and _is_samples(batch):
+            raise MidasAugError(
+                f"expected a collated batch, got a list of {len(batch)} samples; pass "
+                "DataLoader(collate_fn=augment.collate()), which collates them first"
+            )
         if resolve_key(batch, self.label) is None:
             raise MidasAugError(
                 f"expected labels under {self.label!r}, found the keys {item_keys(batch)!r}; pass "
@@ -86,6 +91,8 @@ class BatchLayout:
             column = columns.get(key)
             path = f"batch[{key!r}]"
             if column is not None:
+                if value is None and self._has_more(column, batch):
+                    return None  # beside arrays, as in the output of a tokenizer
                 index, swapped = source[:, column], swapped_blocks[column]
                 return take_rows(value, index, n_rows, path=path, modality=True, swapped=swapped)
             if value is None or key in keep:
@@ -105,6 +112,11 @@ class BatchLayout:
                 path = f"batch[{key!r}]"
                 take_rows(value, nothing, n_rows, path=path, modality=True, host_index=list)
 
+    def _has_more(self, column: int, batch: Any) -> bool:
+        """Whether a modality has an array under any of its keys."""
+        group = list(self.keys.values())[column]
+        return any(get_item(batch, key, "modality") is not None for key in group)
+
     def _columns(self, batch: Any) -> Mapping[Any, int]:
         """The modality of each key, as the batch spells it."""
         if type(batch) is dict and self._column.keys() <= batch.keys():
@@ -120,14 +132,29 @@ class BatchLayout:
         return columns
 
     def _warn_of_strays(self, batch_keys: Iterable[Any]) -> None:
-        known = {*self._column, *self.keep, self.label}
+        known = {*self._column, *self.keep, self.label, self.present}
         strays = stray_keys(batch_keys, self.keys, known)
         if strays:
-            key, name = strays[0]
-            group = [*self.keys.get(name, ()), key]
             warnings.warn(
-                f"batch[{key!r}] stays with the anchor while the modality {name!r} is swapped, "
-                "though its name says that the two belong together: group them with "
-                f"modalities={{{name!r}: {group!r}, ...}}, or rename the key",
+                _stray_words(strays, self.keys),
                 stacklevel=7,
             )
+
+
+def _stray_words(strays: Sequence[tuple[str, Any]], keys: Keys) -> str:
+    """What a warning says of keys that stay behind."""
+    groups: dict[Any, list[Any]] = {}
+    for key, name in strays:
+        if name is not None:
+            groups.setdefault(name, list(keys[name])).append(key)
+    cure = f"as modalities={{{str(groups)[1:-1]}, ...}}" if groups else "in one modality"
+    return (
+        "keys that stay with the anchor while modalities are swapped, though their names say that "
+        f"they belong to one: {', '.join(repr(key) for key, _ in strays)}; group what belongs "
+        f"together, {cure}, or rename the keys"
+    )
+
+
+def _is_samples(batch: Sequence[Any]) -> bool:
+    """Whether a list holds samples that nobody has collated."""
+    return bool(batch) and all(isinstance(sample, Mapping | tuple) for sample in batch)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,13 @@ def as_present(present: Any, names: Sequence[Any], n_rows: int) -> Tensor:
 
 def _flags(column: Any) -> Any:
     """A list of flags as a tensor."""
-    return torch.tensor(column) if isinstance(column, list | tuple) and column else column
+    if not isinstance(column, list | tuple) or not column:
+        return column
+    if not all(isinstance(flag, bool | np.bool_) for flag in column):
+        raise MidasAugError(
+            f"expected the flags of present as True and False, got {column!r}; one a row"
+        )
+    return torch.tensor(column)
 
 
 def find_present(batch: Any, key: Any, given: Any, names: Sequence[Any], labels: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ has no rows. Nothing is guessed from a size alone: what ought to have rows and h
 them is an error at every batch size.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,8 @@ def take_rows(
     if kind is list:
         if len(tree) != n_rows:
             raise MidasAugError(_other_size(path, f"a list of {len(tree)}", n_rows, modality))
-        if modality and any(item is None for item in tree):
-            raise MidasAugError(
-                f"expected {path} to have something in each of its {n_rows} rows, got None in row "
-                f"{tree.index(None)}; leave such rows out, or give them a negative label and a "
-                "placeholder"
-            )
+        if modality:
+            _check_no_none(tree, path)
         chosen = index.tolist() if host_index is None else host_index()
         return [tree[row] for row in chosen]
     if is_container(tree):
@@ -90,6 +87,9 @@ def take_rows(
                 f"{type(tree[0]).__name__}, which could be either rows or a setting; pass a list, "
                 "or name its key in MisalignAugment(keep=...), and it is passed through untouched"
             )
+
+        if kind is tuple and modality and not torch.compiler.is_compiling():
+            _warn_of_samples(tree, n_rows, path)
 
         def inside(key: Any, value: Any) -> Any:
             if value is None:
@@ -106,6 +106,8 @@ def take_rows(
 
         return map_items(inside, tree)
     if isinstance(tree, np.ndarray):
+        if modality and tree.dtype == object:
+            _check_no_none(tree.ravel(), path)
         if tree.ndim > 0 and tree.shape[0] == n_rows:
             return np.take(tree, _on_host(index, path, host_index).numpy(), axis=0)
         if tree.ndim > 0 or modality:
@@ -126,7 +128,10 @@ def take_rows(
 def count_rows(tree: Any) -> int | None:
     """The number of rows of the first leaf that has any; None if there is none."""
     if is_array(tree) or is_tensordict(tree):
-        return int(tree.shape[0]) if tree.ndim > 0 else None
+        if tree.ndim == 0:
+            return None
+        rows: int = tree.shape[0]  # not int(rows), which would fix the size of an exported graph
+        return rows
     if type(tree) is list:
         return len(tree)
     if is_container(tree):
@@ -161,6 +166,32 @@ def as_columns(batch: Any, sample: Any) -> Any:
             lambda key, value: as_columns(value, inside[key]) if key in inside else value, batch
         )
     return batch
+
+
+def _check_no_none(values: Iterable[Any], path: str) -> None:
+    """Raise if a row of a modality holds None, which would be swapped in."""
+    row = next((row for row, value in enumerate(values) if value is None), None)
+    if row is not None:
+        raise MidasAugError(
+            f"expected {path} to have something in each of its rows, got None in row {row}; leave "
+            "such rows out, or give them a negative label and a placeholder"
+        )
+
+
+def _warn_of_samples(parts: tuple[Any, ...], n_rows: int, path: str) -> None:
+    """Warn of N images that a batch of N rows holds in a tuple, where N is that of their channels.
+
+    At any other N they are an error.
+    """
+    if len(parts) == n_rows and all(
+        isinstance(part, Tensor | np.ndarray) and part.ndim > 2 for part in parts
+    ):
+        warnings.warn(
+            f"{path} is a tuple of {n_rows} arrays with {n_rows} rows each, and is taken for "
+            f"{n_rows} parts of the modality; if it is one array a row, as of zip(*samples), pass "
+            "a list",
+            stacklevel=2,
+        )
 
 
 def _followed(tensor: Tensor, index: Tensor, path: str, host_index: HostIndex | None) -> Tensor:

@@ -11,17 +11,24 @@ from midas_aug.errors import MidasAugError
 from midas_aug.targets import ClassIndex, Target
 
 __all__ = [
+    "TWICE",
     "check_keep",
     "check_label",
     "check_present_key",
     "check_seed",
     "check_weight",
     "keys_by_modality",
+    "provider_name",
     "read_state",
     "refuse_fixed",
     "resolve_confidence",
     "stray_keys",
 ]
+
+TWICE = (
+    "expected a batch that is not augmented, got one that is augmented already; augment once: in "
+    "the collate function or in the loop"
+)
 
 Keys = Mapping[Any, tuple[Any, ...]]
 
@@ -42,6 +49,23 @@ FIXED = frozenset(
         "validate",
     }
 )
+
+
+# Keys that belong to others though they do not begin with their names, as processors write them.
+TOKENS, SOUND, PIXELS = ("input_ids", "ids"), ("input_values", "input_features"), ("pixel_values",)
+COMPANIONS = {
+    "attention_mask": TOKENS + SOUND,
+    "token_type_ids": TOKENS,
+    "position_ids": TOKENS,
+    "mask": TOKENS,
+    "feature_attention_mask": SOUND,
+    "pixel_mask": PIXELS,
+    "pixel_attention_mask": PIXELS,
+    "image_grid_thw": PIXELS,
+    "image_sizes": PIXELS,
+}
+PARTS = ("_mask", "_masks", "_lengths", "_offsets")
+LOOSE = frozenset({"mask", "masks", "lengths", "offsets"})
 
 
 def keys_by_modality(modalities: Any) -> dict[Any, tuple[Any, ...]]:
@@ -169,6 +193,11 @@ def refuse_fixed(name: str, value: Any) -> None:
         )
 
 
+def provider_name(confidence: Any) -> str | None:
+    """What messages call a provider; None for one that is chosen by a word."""
+    return None if isinstance(confidence, str) else type(confidence).__name__
+
+
 def resolve_confidence(confidence: Any, modalities: tuple[Any, ...], target: Target) -> Any:
     """``"logits"``, or the provider."""
     if isinstance(confidence, str):
@@ -216,23 +245,27 @@ def _check_provider_target(provider: Any, built: Target | None, target: Target) 
 
 
 def stray_keys(batch: Iterable[Hashable], keys: Keys, known: set[Any]) -> list[tuple[str, Any]]:
-    """Keys that stay behind though they are named after a modality, each with its name."""
+    """Keys that stay behind though they are named after a modality, each with its name.
+
+    The name is None where a key could belong to any modality.
+    """
     found: list[tuple[str, Any]] = []
     for key in batch:
-        if not isinstance(key, str) or key in known:
-            continue
-        owner = next(
-            (
-                name
-                for name, group in keys.items()
-                for prefix in (name, *group)
-                if isinstance(prefix, str) and key.startswith(f"{prefix}_")
-            ),
-            None,
-        )
-        if owner is None and (key.endswith(("_mask", "_lengths")) or key == "mask"):
-            text = [name for name, group in keys.items() if {"input_ids", "ids"} & set(group)]
-            owner = text[0] if text else next(iter(keys))
-        if owner is not None:
-            found.append((key, owner))
+        if isinstance(key, str) and key not in known:
+            owners = _owners(key, keys)
+            if owners or key.endswith(PARTS) or key in LOOSE:
+                found.append((key, owners[0] if owners else None))
     return found
+
+
+def _owners(key: str, keys: Keys) -> list[Any]:
+    """The modalities that a key is named after, the likeliest first."""
+    belongs = COMPANIONS.get(key, ())
+    named = [name for own in belongs for name, group in keys.items() if own in group]
+    stems = [(prefix, name) for name, group in keys.items() for prefix in (name, *group)]
+    fitting = [
+        (len(prefix), name)
+        for prefix, name in stems
+        if isinstance(prefix, str) and key.startswith(f"{prefix}_")
+    ]
+    return named + [name for _, name in sorted(fitting, key=lambda one: -one[0])]

@@ -105,6 +105,8 @@ class StatefulModule(nn.Module):
             self._unfilled.discard(name)
             if not loaded:  # from_pretrained replaces what no checkpoint has by empty memory
                 return self._first(name).to(value.device)
+        if not loaded:
+            self._check_assigned(name, value)
         if value.dtype == self._dtypes[name]:
             return value
         mended = value.detach().to(self._dtypes[name])
@@ -112,11 +114,28 @@ class StatefulModule(nn.Module):
             setattr(mended, LOADED, getattr(value, LOADED))
         return mended
 
+    def _check_assigned(self, name: str, value: Tensor) -> None:
+        """Raise for a tensor that the state cannot be."""
+        before = self._buffers[name]
+        if before is not None and before.shape != value.shape:
+            raise MidasAugError(
+                f"expected {name} of shape {tuple(before.shape)}, got {tuple(value.shape)}; assign "
+                "one number for each that it has"
+            )
+        if name in self._lowest:
+            _check_bounds(value, name, self._lowest[name], "assign a number that it can have")
+
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         for name, lowest in self._lowest.items():
-            _check_bounds(state_dict.get(prefix + name), prefix + name, lowest)
+            _check_bounds(
+                state_dict.get(prefix + name),
+                f"{prefix}{name} in the checkpoint",
+                lowest,
+                "it was written by a run that had diverged, or is damaged: take an earlier one",
+                whole=not self._dtypes[name].is_floating_point,
+            )
         self._loading = True
         try:
             super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -145,16 +164,19 @@ class StatefulModule(nn.Module):
         return value.float() if value.is_floating_point() else value
 
 
-def _check_bounds(value: Any, name: str, lowest: float) -> None:
+def _check_bounds(value: Any, name: str, lowest: float, cure: str, *, whole: bool = False) -> None:
     """Raise for a state that no run can have come to, where looking is free."""
     if not isinstance(value, Tensor) or not may_read_values(value) or value.numel() == 0:
         return
+    if value.is_complex():
+        raise MidasAugError(f"expected {name} in real numbers, got {value.dtype}; {cure}")
     low, high = (float(bound) for bound in value.aminmax())
     if not (lowest <= low and high < float("inf")):  # NaN is neither
         raise MidasAugError(
-            f"expected {name} in the checkpoint to be finite and at least {lowest:g}, got {low} … "
-            f"{high}; it was written by a run that had diverged, or is damaged: take an earlier one"
+            f"expected {name} to be finite and at least {lowest:g}, got {low} … {high}; {cure}"
         )
+    if whole and bool((value != value.round()).any()):
+        raise MidasAugError(f"expected {name} in whole numbers, got {low} … {high}; {cure}")
 
 
 class Mirror(Generic[T]):

@@ -17,12 +17,14 @@ from midas_aug._hardness import HardnessSetting, check_hardness
 from midas_aug._layout import BatchLayout
 from midas_aug._present import find_present
 from midas_aug._settings import (
+    TWICE,
     check_keep,
     check_label,
     check_present_key,
     check_seed,
     check_weight,
     keys_by_modality,
+    provider_name,
     read_state,
     refuse_fixed,
     resolve_confidence,
@@ -154,7 +156,7 @@ class MisalignAugment:
             target=self.target,
             hardness=hardness,
             misaligned_weight=check_weight(misaligned_weight),
-            provider=None if isinstance(confidence, str) else type(confidence).__name__,
+            provider=provider_name(confidence),
             validate=self.validate,
         )
         # A switch in the training process has to reach running workers.
@@ -234,12 +236,12 @@ class MisalignAugment:
             MidasAugError: The batch is not what the constructor was told to expect.
         """
         if isinstance(batch, MisalignedBatch):
-            raise MidasAugError(
-                "expected a batch that is not augmented, got one that is augmented already; "
-                "augment once: in the collate function or in the loop"
-            )
+            raise MidasAugError(TWICE)
+        if type(materialize) is not bool:
+            check_switch(materialize, "materialize")
         given = self.find_labels(batch) if labels is None else labels
-        checked = self.target.check(given, force=self.validate).clone()  # memory may be reused
+        force = self.validate and not torch.compiler.is_compiling()
+        checked = self.target.check(given, force=force).clone()  # memory may be reused
         n_rows, ids = checked.shape[0], self.target.label_ids(checked)
         has = None
         if present is not None or self.present is not None:
@@ -305,7 +307,7 @@ class MisalignAugment:
     def without_provider(self) -> "MisalignAugment":
         """A copy that draws the same and holds no model."""
         other = copy.copy(self)
-        other.confidence = "logits"
+        vars(other)["confidence"] = "logits"  # the rule goes on to name the provider
         return other
 
     @property
@@ -332,6 +334,9 @@ class MisalignAugment:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:
             refuse_fixed(name, value)
+            if name == "confidence":
+                given, value = value, resolve_confidence(value, self.modalities, self.target)
+                self._rule = dataclasses.replace(self._rule, provider=provider_name(given))
         super().__setattr__(name, value)
 
     def state_dict(self) -> dict[str, Any]:
@@ -382,15 +387,13 @@ class MisalignAugment:
         self.__dict__.update(state)
         self._enabled_view = self._switch.tensor.numpy()
 
-    def _named_confidence(self) -> Any:
-        return "uniform" if isinstance(self.confidence, UniformConfidence) else self.confidence
-
     def __repr__(self) -> str:
         plain = repr(self.target) == f"ClassIndex({self.num_classes})"
         labels = f"{self.num_classes}" if plain else f"target={self.target!r}"
+        uniform = isinstance(self.confidence, UniformConfidence)
         return (
             f"MisalignAugment({self.modalities!r}, {labels}, label={self.label!r}, "
-            f"confidence={self._named_confidence()!r}, pairing={self.pairing!r}, "
+            f"confidence={'uniform' if uniform else self.confidence!r}, pairing={self.pairing!r}, "
             f"swap={self.swap!r}, hardness={self.hardness!r}, "
             f"misaligned_weight={self.misaligned_weight}, present={self.present!r}, "
             f"seed={self.seed})"

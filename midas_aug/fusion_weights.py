@@ -184,9 +184,8 @@ class FusionWeights:
                 "expected validation rows to fit the weights to, got none since the last step; "
                 "call update(features, labels) with each batch first"
             )
-        parts, labels = torch.cat(self._parts), torch.cat(self._labels)
+        self.weights = fit_fusion_weights(torch.cat(self._parts), torch.cat(self._labels))
         self._parts, self._labels = [], []
-        self.weights = fit_fusion_weights(parts, labels)
         return self.weights
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 from midas_aug._arrays import as_tensor, check_shape
 from midas_aug._checks import check_count, check_number
 from midas_aug._drawn import labels_of_pass
-from midas_aug._logits import warn_of_probable_fusion
+from midas_aug._logits import warn_of_probabilities, warn_of_probable_fusion
 from midas_aug._replay import Replay, recomputing
 from midas_aug._state import Mirror, StatefulModule
 from midas_aug._unimodal import UnimodalLogits, unimodal_loss
@@ -216,8 +216,11 @@ class MidasLoss(StatefulModule):
                 f"expected a MisalignedBatch as the second argument, got {type(out).__name__}; "
                 "call criterion(logits, out, unimodal_logits=...)"
             )
-        self.ready()
-        warms_up = self.warmup_epochs or self.warmup_steps
+        weak, warms_up = self.weak_modality, self.warmup_epochs or self.warmup_steps
+        if warms_up:
+            self.ready()
+        if weak is not None:
+            weak.ready()
         warming_up = bool(warms_up) and self.training and self._warms_up(out)
         if warms_up:
             self._replay.last = warming_up
@@ -236,6 +239,10 @@ class MidasLoss(StatefulModule):
             on_cpu = type(scores) is Tensor and scores.device.type == "cpu"  # a free look
             if on_cpu and target.takes_temperature and not bool((scores < 0).any()):
                 warn_of_probable_fusion(scores, target, stacklevel=4)
+            labelled = getattr(out, "labelled_by_logits", True)  # these were looked at
+            if target.takes_temperature and not labelled and hasattr(out, "modalities"):
+                names = out.modalities
+                warn_of_probabilities(self, unimodal_logits, names, stacklevel=4, target=target)
         if unimodal_logits is None or self.unimodal_weight == 0:
             unimodal = _no_unimodal(scores, warming_up)
         else:
@@ -247,7 +254,6 @@ class MidasLoss(StatefulModule):
         rows = rows_of(out, self.num_modalities, target, scores)
         terms, log_p = loss_terms_of(target, scores, rows)
         factors = rows.shares * _sum_weights(out, rows.shares.shape[0])[:, None]
-        weak = self.weak_modality
         if weak is not None:
             alphas = weak.coefficients(out)
             if alphas.device != factors.device:

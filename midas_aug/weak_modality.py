@@ -132,13 +132,21 @@ class WeakModalityWeight(StatefulModule):
     ) -> None:
         super().__init__()
         check_count(num_modalities, "num_modalities", 2)
-        check_step(step_size, max_alpha)
         self.step_size = step_size
         self.max_alpha = max_alpha
-        self.sync = check_switch(sync, "sync")
+        self.sync = sync
         self.process_group = process_group
         self.register_state("alpha", functools.partial(torch.ones, num_modalities), lowest=1)
         self._replay = Replay()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "step_size":
+            check_step(value, None)
+        elif name == "max_alpha":
+            check_step(0.0, value)
+        elif name == "sync":
+            value = check_switch(value, "sync")
+        super().__setattr__(name, value)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""

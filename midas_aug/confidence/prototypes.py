@@ -124,7 +124,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         self.ready()
         classes, n_classes = as_labels(labels, "labels"), self.seen_by_modality.shape[1]
         check_label_range(classes, n_classes)
-        vectors = self._vectors(features, len(classes))
+        vectors = self._vectors(features, classes.shape[0])
         counted = self._counted(vectors, classes, present)
         # Rows that do not count are added to class 0 as zeros: no data-dependent shape.
         slot = classes.clamp(min=0)
@@ -156,7 +156,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         finite = torch.stack([rows.isfinite().all(dim=1) for rows in vectors])
         has = torch.ones_like(finite)
         if present is not None:
-            has = as_present(present, self.modalities, len(classes)).t()
+            has = as_present(present, self.modalities, classes.shape[0]).t()
         return has & ((classes >= 0) & (finite | ~has).all(dim=0))
 
     @torch.no_grad()
@@ -168,7 +168,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         check_label_range(classes, self.seen_by_modality.shape[1])
         slot = classes.clamp(min=0)
         columns = []
-        for number, rows in enumerate(self._vectors(batch, len(classes))):
+        for number, rows in enumerate(self._vectors(batch, classes.shape[0])):
             with full_precision(rows):
                 cosine = normalize(rows, dim=1) @ normalize(self._centroids(number), dim=1).T
             # A finite stand-in for −∞ keeps a table without any centroid free of NaN.

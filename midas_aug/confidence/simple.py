@@ -52,7 +52,7 @@ class UniformConfidence(ConfidenceProvider):
     def __call__(self, batch: Any, labels: Any, /) -> Any:
         """Ones, ``(N, M)``."""
         rows = as_tensor(labels, "labels")
-        shape = len(rows), len(self.modalities)
+        shape = rows.shape[0], len(self.modalities)
         return like(torch.ones(shape, dtype=torch.float32, device=rows.device), labels)
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from midas_aug._arrays import Array, as_labels, as_tensor, like, may_read_values
+from midas_aug._arrays import Array, as_labels, as_tensor, is_integer, like, may_read_values
 from midas_aug._checks import check_count, check_number
 from midas_aug._logits import warn_of_probabilities
 from midas_aug._present import as_present
@@ -237,10 +237,12 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
             MidasAugError: There are fewer than K rows, or groups, to deal.
         """
         check_count(folds, "folds")
+        if not is_integer(seed):
+            raise MidasAugError(f"expected seed to be an integer, got {seed!r}")
         checked = self.target.check(labels).cpu()
         ids = self.target.label_ids(checked)
         of_row = None if groups is None else as_labels(groups, "groups").cpu()
-        for training, held_out in _folds(ids, folds, of_row, seed):
+        for training, held_out in _folds(ids, folds, of_row, int(seed) % (1 << 63)):
             self.update(fit(training, held_out), checked[held_out])
         self.step()
 
@@ -265,7 +267,7 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
                 self.on_new_state()
             skill = self._shared.tensor
         row = skill.to(rows.device, torch.float32, non_blocking=True) + self.eps
-        return like(row.expand(len(rows), -1), labels)
+        return like(row.expand(rows.shape[0], -1), labels)
 
     def on_new_state(self) -> None:
         """Let workers see the skill."""

@@ -17,7 +17,7 @@ from midas_aug._arrays import (
     like,
 )
 from midas_aug.errors import MidasAugError
-from midas_aug.functional.shares import check_label_range
+from midas_aug.functional.shares import check_logit_width
 
 __all__ = ["fit_fusion_weights", "influence_on", "newton_weights"]
 
@@ -70,7 +70,7 @@ def fit_fusion_weights(parts: ArrayT | Sequence[ArrayT], labels: Array) -> Array
     scores = _stacked(parts)
     classes = as_labels(labels, "labels").to(scores.device)
     check_shape(classes, (len(scores),), "labels", "one a row of the parts, (N, M, C)")
-    check_label_range(classes, scores.shape[2])
+    check_logit_width(classes, scores.shape[2], "parts")
     kept = classes >= 0
     scores, classes = scores[kept], classes[kept]
     if not bool(scores.isfinite().all()):

@@ -55,6 +55,7 @@ def misaligned_cross_entropy(
 
 def log_probability_at(scores: Tensor, labels: Tensor) -> Tensor:
     """Log-softmax ``(R, C)`` at the labels ``(R, M)``; 0 where a label is negative."""
-    log_p = scores.log_softmax(dim=1).gather(1, labels.clamp(min=0))
+    read = scores.masked_fill((labels < 0).all(dim=1, keepdim=True), 0.0)  # others may hold NaN
+    log_p = read.log_softmax(dim=1).gather(1, labels.clamp(min=0))
     # Not a weight of 0: a class that is masked out (−∞) would make it NaN.
     return log_p.masked_fill(labels < 0, 0.0)

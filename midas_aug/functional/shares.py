@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+SMALLEST = 1.5e-45  # the smallest positive number of float32
+
+
 def gather_rows(tree: Any, index: Array) -> Any:
     """Take the rows ``index`` of every array in a nested structure.
 
@@ -107,14 +110,14 @@ def true_class_log_probability(
     ``num_classes`` is a number that the labels are known to be below.
     """
     scores = as_scores(logits, "logits").detach()
-    check_shape(scores, (len(labels), None), "logits", "one row a label, one column a class")
+    check_shape(scores, (labels.shape[0], None), "logits", "one row a label, one column a class")
     if scores.shape[1] != num_classes:
         check_logit_width(labels, scores.shape[1], "logits")
     if not isinstance(temperature, Tensor) and not (
-        is_real(temperature) and 0 < temperature < math.inf
+        is_real(temperature) and SMALLEST <= temperature < math.inf
     ):
         raise MidasAugError(
-            f"expected a finite temperature above 0, got {temperature!r}; 1 is neutral"
+            f"expected a finite temperature above 0 in float32, got {temperature!r}; 1 is neutral"
         )
     if isinstance(temperature, Tensor) or temperature != 1:
         # The largest becomes 0 first: divided by a small temperature it would be infinite.
@@ -150,7 +153,7 @@ def label_shares(confidence: ArrayT, source: Array) -> ArrayT:
     scores = as_scores(confidence, "confidence").detach()
     rows = as_labels(source, "source", ndim=2)
     check_shape(rows, (None, scores.shape[1]), "source", "one column a modality, as in confidence")
-    check_rows(rows, len(scores), "source")
+    check_rows(rows, scores.shape[0], "source")
     check_not_negative(scores)
     limits = torch.finfo(scores.dtype)
     chosen = scores.gather(0, rows)
@@ -200,7 +203,7 @@ def soft_targets(source_labels: Array, shares: ArrayT, num_classes: int) -> Arra
     weights = as_scores(shares, "shares").detach()
     check_shape(weights, tuple(classes.shape), "shares", "one share a source label")
     check_label_range(classes, num_classes)
-    targets = weights.new_zeros(len(classes), num_classes)
+    targets = weights.new_zeros(classes.shape[0], num_classes)
     targets = targets.scatter_add(1, classes.clamp(min=0), weights)
     ignored = (classes < 0).any(dim=1, keepdim=True)
     return like(targets.masked_fill(ignored, 1 / num_classes), shares)

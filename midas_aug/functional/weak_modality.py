@@ -1,7 +1,5 @@
 """The weights α of the modalities in the misaligned loss (Sec. 3.4, Eq. 5-7)."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from midas_aug._arrays import (
     check_shape,
     like,
 )
-from midas_aug._checks import is_real
+from midas_aug._checks import check_number
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_logit_width
 
@@ -49,7 +47,8 @@ def step_from_sums(
     expected, received = sums.unbind()
     is_strong = torch.arange(alpha.shape[0], device=alpha.device) != expected.argmin()
     stepped = alpha.add((expected - received).sign(), alpha=step_size)
-    stepped = stepped.clamp(min=1.0, max=max_alpha).masked_fill(is_strong, 1.0)
+    limit = torch.finfo(alpha.dtype).max if max_alpha is None else max_alpha
+    stepped = stepped.clamp(min=1.0, max=limit).masked_fill(is_strong, 1.0)
     # No valid row; or a batch that overflowed in half precision, which must not stay in α for ever.
     return torch.where(sums.sum() > 0, stepped, alpha).to(alpha.dtype)
 
@@ -124,11 +123,6 @@ def check_alpha(alpha: Array, step_size: float, max_alpha: float | None) -> Tens
 
 def check_step(step_size: float, max_alpha: float | None) -> None:
     """Raise unless α can be stepped by ``step_size`` and held at ``max_alpha``."""
-    if not is_real(step_size) or not 0 <= step_size < math.inf:
-        raise MidasAugError(
-            f"expected step_size (η) to be a finite number of at least 0, got {step_size!r}"
-        )
-    if max_alpha is not None and not (is_real(max_alpha) and max_alpha >= 1):
-        raise MidasAugError(
-            f"expected max_alpha of at least 1 or None, got {max_alpha!r}; None sets no limit"
-        )
+    check_number(step_size, "step_size (η)", 0, "the paper's is 0.05")
+    if max_alpha is not None:
+        check_number(max_alpha, "max_alpha", 1, "None sets no limit")

@@ -106,6 +106,15 @@ class AugmentModule(nn.Module):
             return self.augment(batch, labels, unimodal_logits=unimodal_logits, present=present)
         return self._aligned(batch, labels, present)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether misaligned rows are added in training; that of the augmentation."""
+        return self.augment.enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self.augment.enabled = value
+
     def draw(self, batch: Any, *, materialize: bool = True) -> MisalignedBatch:
         """Augment a batch of inputs as ``augment.collate()`` does, on the batch's own device.
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,15 +94,26 @@ class Target(ABC):
     def predictions(self, given: Any, name: str) -> Tensor:
         """View predictions as ``(R, n_outputs)`` of at least float32 precision.
 
+        ``(R,)`` will do for one output.
+
         Raises:
             MidasAugError: They have another dtype or number of axes.
         """
+        if isinstance(given, Tensor | np.ndarray) and given.ndim == 1:
+            if self.n_outputs == 1:
+                given = given[:, None]
+            elif self.n_outputs:
+                raise MidasAugError(
+                    f"expected {name} of shape (N, {self.n_outputs}), got {tuple(given.shape)}, "
+                    f"one number a row; build that head with {self.n_outputs} outputs, and leave "
+                    "its output as it is, without squeeze()"
+                )
         return as_scores(given, name)
 
     def check_width(self, scores: Tensor, labels: Tensor, name: str) -> None:
         """Raise unless predictions have the columns that labels ask for."""
         if self.n_outputs is not None and scores.shape[1] != self.n_outputs:
-            why = f"one column for each number that {self!r} predicts"
+            why = f"one column for each number that {self!r} predicts: build that head with as many"
             check_shape(scores, (None, self.n_outputs), name, why)
 
     def filled(self, labels: Tensor) -> Tensor:

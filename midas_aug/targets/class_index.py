@@ -78,7 +78,8 @@ class ClassIndex(Target):
         Raises:
             MidasAugError: They are no class indices below C.
         """
-        given = labels if type(labels) is Tensor else as_tensor(labels, "the labels")
+        plain = type(labels) is Tensor and labels.layout is torch.strided and not labels.is_nested
+        given = labels if plain else as_tensor(labels, "the labels")
         if given.dtype not in INTEGERS:
             raise MidasAugError(_no_index(given))
         if given.ndim != 1:

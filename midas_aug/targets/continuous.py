@@ -8,7 +8,6 @@ from torch import Tensor
 
 from midas_aug._arrays import (
     as_labels,
-    as_scores,
     as_tensor,
     check_shape,
     is_integer,
@@ -111,11 +110,6 @@ class Continuous(Target):
             bits = torch.int64 if rows.dtype is torch.float64 else torch.int32
             ids = hash_rows((rows + 0.0).contiguous().view(bits).long())  # −0 is 0
         return ids.masked_fill(~rows.isfinite().all(dim=1), -1)
-
-    def predictions(self, given: Any, name: str) -> Tensor:
-        """View predictions as ``(R, width)``; ``(R,)`` will do where the width is 1."""
-        scores = as_tensor(given, name)
-        return as_scores(scores[:, None] if scores.ndim == 1 and self.width == 1 else scores, name)
 
     def filled(self, labels: Tensor) -> Tensor:
         """Zeros in place of NaN."""

@@ -148,7 +148,11 @@ def test_half_precision_is_fitted_in_full_and_nothing_has_a_gradient():
         (torch.zeros(2, 3), torch.zeros(2).long(), ("3 axes", "(2, 3)")),
         ([torch.zeros(2, 3), torch.zeros(2, 4)], torch.zeros(2).long(), ("parts[1]", "(2, 4)")),
         (torch.zeros(2, 1, 3), torch.zeros(3).long(), ("labels", "(3,)")),
-        (torch.zeros(2, 1, 3), torch.tensor([0, 3]), ("labels below num_classes=3", "3")),
+        (
+            torch.zeros(2, 1, 3),
+            torch.tensor([0, 3]),
+            ("parts with a column for each class", "3 columns", "at least 4 outputs"),
+        ),
         (torch.zeros(2, 1, 3), torch.zeros(2), ("integer dtype", "float32")),
         (torch.full((2, 1, 3), -math.inf), torch.zeros(2).long(), ("finite parts", "log_softmax")),
     ],

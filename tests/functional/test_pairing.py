@@ -210,7 +210,7 @@ def test_no_rows_have_no_partners(function):
 @pytest.mark.parametrize(
     ("labels", "generator", "words"),
     [
-        (torch.zeros(3), None, ["integer dtype", "float32", "long()"]),
+        (torch.zeros(3), None, ["integer dtype", "float32", "Continuous", "MultiLabel"]),
         (torch.zeros(3, dtype=torch.bool), None, ["integer dtype", "bool"]),
         (torch.zeros(3, 1, dtype=torch.int64), None, ["1 axes", "(3, 1)"]),
         ([0, 1], None, ["torch tensor or a NumPy array", "list"]),

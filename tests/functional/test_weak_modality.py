@@ -263,14 +263,14 @@ both_rules = pytest.mark.parametrize("rule", ["paper", "ratio"])
 @pytest.mark.parametrize("step_size", [float("nan"), float("inf"), -0.5])
 @both_rules
 def test_steps_that_are_no_numbers_are_refused(rule: str, step_size: float) -> None:
-    with pytest.raises(MidasAugError, match="finite number of at least 0"):
+    with pytest.raises(MidasAugError, match=r"finite step_size \(η\) of at least 0"):
         _step_by(rule, step_size=step_size)
 
 
 @both_rules
 def test_a_maximum_below_one_is_refused_and_one_holds_alpha_there(rule: str) -> None:
     for max_alpha in (0.5, 0.0, float("nan")):
-        with pytest.raises(MidasAugError, match="max_alpha of at least 1"):
+        with pytest.raises(MidasAugError, match="finite max_alpha of at least 1"):
             _step_by(rule, max_alpha=max_alpha)
     assert _step_by(rule, max_alpha=1.0).tolist() == [1.0, 1.0]
     assert _step_by(rule, step_size=0).tolist() == [1.0, 1.0]
