@@ -17,14 +17,15 @@ from benchmarks.methods.suite_entries import (
     COMPETITION_LAST,
     COMPETITION_LATER,
     DECAYED,
+    OLDER,
     RIVALS,
     RULES,
 )
 
 COMPARISON = RESULTS.parents[1] / "docs" / "comparison.md"
 PUBLISHED = (
-    "full", "skill", "competition", "heads", "rivals", "augmented", "longer", "apart", "rules",
-    "decay", "cheaper", "labels",
+    "full", "skill", "competition", "heads", "rivals", "older-rivals", "augmented", "longer",
+    "apart", "rules", "decay", "cheaper", "labels",
 )  # fmt: skip
 
 
@@ -458,6 +459,62 @@ def test_what_the_page_about_rivals_says_holds():
         ("brca", "midas"): "-4.7",
         ("brca", "inforeg"): "-2.0",
     }
+
+
+def test_what_the_page_about_older_rivals_says_holds():
+    runs, words = load("older-rivals"), words_of("older-rivals").replace("−", "-")
+    ours, older = "skill-heads-fitted-heads", tuple(OLDER)
+    assert len(older) == 8
+
+    def over(row):
+        return {
+            (task, key): runs[task].difference(row, key, "accuracy")
+            for task in runs
+            for key in older
+        }
+
+    gains = over(ours)
+    ties = {place: one for place, one in gains.items() if one.verdict == 0}
+    assert set(ties) == {("kanji-words", "lfm"), ("kanji-words", "smv")}
+    assert -1 not in {one.verdict for one in gains.values()}
+    lfm, best = (mean(runs["kanji-words"].values(key, "accuracy")) for key in ("lfm", ours))
+    assert f"it has {lfm:.1f} %; skill" in words
+    assert f"has {best:.1f}, a difference of {said(ties['kanji-words', 'lfm'])}." in words
+    for low, high, places in (
+        (15, 35, [(task, key) for task in ("kanji", "kanji3") for key in ("lfm", "smv")]),
+        (10, 55, [place for place in gains if place not in ties]),
+    ):
+        found = [gains[place].mean for place in places]
+        assert (round(min(found)), round(max(found))) == (low, high)
+
+    midas = over("midas")
+    better = [place for place, one in midas.items() if one.verdict == 1]
+    assert [sum(task == name for name, _ in better) for task in runs] == [6, 7, 6]
+    below = {place: one for place, one in midas.items() if one.verdict == -1}
+    assert set(below) == {("kanji-words", "lfm"), ("kanji-words", "smv")}
+    sizes = {key: said(one._replace(mean=-one.mean)) for (_, key), one in below.items()}
+    assert f"MIDAS is {sizes['lfm']} points below LFM there, and {sizes['smv']} below SMV" in words
+    for theirs in ("joint", "plain-swap"):
+        assert {runs[task].difference("midas", theirs, "accuracy").verdict for task in runs} == {1}
+
+    def tasks(key, verdict):
+        verdicts = {t: runs[t].difference(key, "joint", "accuracy").verdict for t in runs}
+        return [task for task, one in verdicts.items() if one == verdict]
+
+    for key in ("lfm", "smv"):
+        assert tasks(key, 1) == list(runs)
+    for key in ("powmix", "opm", "amco"):
+        assert (tasks(key, 1), tasks(key, -1)) == (["kanji3"], ["kanji-words"])
+    assert (tasks("lemda", 1), tasks("lemda", -1)) == ([], ["kanji3", "kanji-words"])
+    for key in ("ogm", "mcr"):
+        assert tasks(key, 0) == list(runs)
+    (chosen,) = {
+        row["config"]["learning_rate"] for row in runs["kanji"].rows["lfm"].records.values()
+    }
+    assert chosen == 0.2
+    page = (RESULTS / "older-rivals" / "README.md").read_text(encoding="utf-8")
+    assert "over all 63 comparisons too, of which 46 are." in page
+    assert "leaves 46 of the 63 comparisons." in words
 
 
 def test_what_the_page_about_validation_rows_says_holds():
