@@ -34,7 +34,7 @@ NO_HARM = "no-harm"  # no entry: of each seed the better of these two on validat
 NO_HARM_OF = ("joint", "skill")
 NAMED = 2  # as many tasks are named; of more, the range is shown
 
-Pairs = tuple[tuple[str, str], ...]  # an entry, and what it is held against
+Pairs = tuple[tuple[str, str], ...]  # an entry, and what it is compared with
 
 
 def _against_joint(*entries: str) -> Pairs:

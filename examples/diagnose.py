@@ -16,7 +16,7 @@ try:
     import digits
     import torch
     import tyro
-    from digits import LateFusion, Method, Rows
+    from digits import ConcatFusion, Method, Rows
     from torch.nn.functional import cross_entropy
 
     from midas_aug.diagnostics import (
@@ -74,7 +74,7 @@ def main() -> None:
     print(f"\nWritten: {', '.join(str(file) for file in sorted(options.out.iterdir()))}")
 
 
-def train(method: Method, options: Options) -> tuple[LateFusion, TrainingLog, Rows, Rows]:
+def train(method: Method, options: Options) -> tuple[ConcatFusion, TrainingLog, Rows, Rows]:
     """The loop of digits.py, with a log: the lines marked New are all that it takes."""
     setup = digits.prepare(method, options.views, options.seed, options.epochs)
     rows, model, criterion = setup.training, setup.model, setup.criterion
@@ -100,7 +100,7 @@ def train(method: Method, options: Options) -> tuple[LateFusion, TrainingLog, Ro
     return model, log, rows, setup.test
 
 
-def probe(model: LateFusion, features: Any, labels: torch.Tensor) -> torch.Tensor:
+def probe(model: ConcatFusion, features: Any, labels: torch.Tensor) -> torch.Tensor:
     """Train heads beside a method that has none, without a say in the features.
 
     The diagnosis can then tell a view that is ignored from one that has nothing to say.
@@ -110,7 +110,7 @@ def probe(model: LateFusion, features: Any, labels: torch.Tensor) -> torch.Tenso
 
 
 def look(
-    name: str, model: LateFusion, log: TrainingLog, training: Rows, test: Rows
+    name: str, model: ConcatFusion, log: TrainingLog, training: Rows, test: Rows
 ) -> ModalityReport:
     """Diagnose at feature level: an encoder, a fusion, and each view's own head."""
     return diagnose(

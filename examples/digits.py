@@ -64,7 +64,7 @@ class Record(NamedTuple):
     test: dict[str, float] | None  # after the last epoch only
 
 
-class LateFusion(nn.Module):
+class ConcatFusion(nn.Module):
     """An encoder and a linear head for each view, and a linear head on all features together."""
 
     def __init__(self, widths: Mapping[str, int], outputs: int = CLASSES) -> None:
@@ -97,7 +97,7 @@ class Setup:
     training: Rows
     validation: Rows
     test: Rows
-    model: LateFusion
+    model: ConcatFusion
     optimizer: torch.optim.Optimizer
     augment: MisalignAugment
     criterion: MidasLoss
@@ -115,7 +115,7 @@ def prepare(method: Method, views: Sequence[str], seed: int, epochs: int) -> Set
     order = torch.Generator().manual_seed(seed)  # the split, then the order of the rows
     training, validation, test = load_splits(views, order)
     torch.manual_seed(seed)  # the initial weights
-    model = LateFusion({view: training.views[view].shape[1] for view in views})
+    model = ConcatFusion({view: training.views[view].shape[1] for view in views})
     augment = MisalignAugment(
         views,
         CLASSES,
@@ -165,7 +165,7 @@ def train(method: Method, views: Sequence[str], seed: int, epochs: int) -> Itera
 
 @torch.no_grad()
 def evaluate(
-    model: LateFusion, rows: Rows, training: Rows, *, fused: bool, heads: bool
+    model: ConcatFusion, rows: Rows, training: Rows, *, fused: bool, heads: bool
 ) -> dict[str, float]:
     """Score what has been trained: all views, mixed or with one missing, and the views' heads."""
     model.eval()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 from common import VIEWS, positive, start, widths
-from digits import BATCH_SIZE, CLASSES, LateFusion, Rows, accuracy
+from digits import BATCH_SIZE, CLASSES, ConcatFusion, Rows, accuracy
 from torch import Tensor
 
 from midas_aug import MidasLoss, MisalignAugment
@@ -36,7 +36,7 @@ def main(epochs: int = 6) -> dict[str, float]:
     """Train; accuracy on the validation rows with all views, and with one alone."""
     training, validation, order = start(None)
     present = draw_present(len(training.labels), order)
-    model = LateFusion(widths(training))
+    model = ConcatFusion(widths(training))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     augment = MisalignAugment(VIEWS, CLASSES, seed=0)
     criterion = MidasLoss(len(VIEWS), warmup_epochs=1)
@@ -58,7 +58,7 @@ def main(epochs: int = 6) -> dict[str, float]:
 
 
 @torch.no_grad()
-def evaluate(model: LateFusion, rows: Rows) -> dict[str, float]:
+def evaluate(model: ConcatFusion, rows: Rows) -> dict[str, float]:
     """Accuracy by what a row has."""
     features = model.encode(rows.views)
     scores = {"all views": accuracy(model.fuse(features), rows.labels)}

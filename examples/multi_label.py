@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 from common import VIEWS, positive, start, widths
-from digits import BATCH_SIZE, LateFusion, Rows
+from digits import BATCH_SIZE, ConcatFusion, Rows
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -41,7 +41,7 @@ def stock_loss(logits: Tensor, out: MisalignedBatch, unimodal: Mapping[str, Tens
 def main(epochs: int = 6, stock: bool = False) -> dict[str, float]:
     """Train; the share of validation rows of which each thing is told rightly."""
     training, validation, order = start(None)
-    model = LateFusion(widths(training), outputs=len(NAMES))
+    model = ConcatFusion(widths(training), outputs=len(NAMES))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     augment = MisalignAugment(VIEWS, target=MultiLabel(len(NAMES)), seed=0)
     criterion = MidasLoss(len(VIEWS), warmup_epochs=1)
@@ -66,7 +66,7 @@ def main(epochs: int = 6, stock: bool = False) -> dict[str, float]:
 
 
 @torch.no_grad()
-def evaluate(model: LateFusion, rows: Rows) -> dict[str, float]:
+def evaluate(model: ConcatFusion, rows: Rows) -> dict[str, float]:
     """The share of rows that are right, by name."""
     told = model.fuse(model.encode(rows.views)) > 0
     right = (told == TABLE[rows.labels].bool()).float().mean(dim=0)

@@ -10,7 +10,7 @@ import argparse
 
 import torch
 from common import VIEWS, positive, start, widths
-from digits import BATCH_SIZE, LateFusion, Rows
+from digits import BATCH_SIZE, ConcatFusion, Rows
 
 from midas_aug import MidasLoss, MisalignAugment
 from midas_aug.functional import gather_rows
@@ -22,7 +22,7 @@ SPREAD = 3.0  # about the standard deviation of the values
 def main(epochs: int = 6) -> dict[str, float]:
     """Train; R² of the validation rows, and their mean absolute error."""
     training, validation, order = start(None)
-    model = LateFusion(widths(training), outputs=1)
+    model = ConcatFusion(widths(training), outputs=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     augment = MisalignAugment(VIEWS, target=Continuous(scale=SPREAD), seed=0)
     criterion = MidasLoss(len(VIEWS), warmup_epochs=1)
@@ -43,7 +43,7 @@ def main(epochs: int = 6) -> dict[str, float]:
 
 
 @torch.no_grad()
-def evaluate(model: LateFusion, rows: Rows) -> dict[str, float]:
+def evaluate(model: ConcatFusion, rows: Rows) -> dict[str, float]:
     """How much of the variance is told, and how far off a prediction is on average."""
     values = rows.labels.float()
     errors = model.fuse(model.encode(rows.views))[:, 0] - values

@@ -11,7 +11,7 @@ import argparse
 
 import torch
 from common import VIEWS, positive, start, widths
-from digits import BATCH_SIZE, CLASSES, LateFusion, Rows
+from digits import BATCH_SIZE, CLASSES, ConcatFusion, Rows
 from torch import Tensor
 
 from midas_aug import MidasLoss, MisalignAugment
@@ -35,7 +35,7 @@ def main(epochs: int = 6, even: bool = False) -> dict[str, float]:
     counts = torch.bincount(training.labels[kept], minlength=CLASSES)
     weights = None if even else len(kept) / (CLASSES * counts.clamp(min=1))
     target = ClassIndex(CLASSES, class_weight=weights, label_smoothing=0.05)
-    model = LateFusion(widths(training))
+    model = ConcatFusion(widths(training))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     augment = MisalignAugment(VIEWS, target=target, seed=0)
     criterion = MidasLoss(len(VIEWS), warmup_epochs=1)
@@ -55,7 +55,7 @@ def main(epochs: int = 6, even: bool = False) -> dict[str, float]:
 
 
 @torch.no_grad()
-def evaluate(model: LateFusion, rows: Rows) -> dict[str, float]:
+def evaluate(model: ConcatFusion, rows: Rows) -> dict[str, float]:
     """Accuracy by how common a digit was in training."""
     right = model.fuse(model.encode(rows.views)).argmax(dim=1) == rows.labels
     is_rare = rows.labels >= RARE

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from common import VIEWS, evaluate, parse, read, reading, replacing, report, start, widths
-from digits import CLASSES, LateFusion, samples
+from digits import CLASSES, ConcatFusion, samples
 from torch.utils.data import DataLoader
 
 from midas_aug import MidasLoss, MisalignAugment
 
 
-class Model(LateFusion):
+class Model(ConcatFusion):
     """An encoder and a head for each view, and a fusion head; the swap sits in between."""
 
     def forward(self, batch: Any, augment: Any = None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from common import VIEWS, evaluate, load, parse, report, save, start, widths
-from digits import CLASSES, LateFusion, samples
+from digits import CLASSES, ConcatFusion, samples
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from midas_aug import MidasLoss, MisalignAugment
 
 
-class Model(LateFusion):
+class Model(ConcatFusion):
     """An encoder and a head for each view, and a fusion head; the swap sits in between."""
 
     def forward(self, batch: Any, augment: Any = None) -> Any:

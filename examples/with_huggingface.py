@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 from common import evaluate, parse, report, start
-from digits import CLASSES, LateFusion, Rows
+from digits import CLASSES, ConcatFusion, Rows
 from torch import Tensor
 
 from midas_aug import MidasLoss, MisalignAugment
@@ -29,7 +29,7 @@ from midas_aug.integrations.module import AugmentModule
 VIEWS = ("pix", "text")
 
 
-class Model(LateFusion):
+class Model(ConcatFusion):
     """An encoder and a head for each view, and a fusion head; the swap sits in between."""
 
     def __init__(self, widths: Mapping[str, int], text_encoder: Any) -> None:

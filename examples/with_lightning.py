@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 import torch
 from common import VIEWS, evaluate, parse, read, replacing, report, start, widths
-from digits import CLASSES, LateFusion, Rows, samples
+from digits import CLASSES, ConcatFusion, Rows, samples
 from torch.utils.data import DataLoader
 
 from midas_aug import MidasLoss, MisalignAugment
@@ -19,7 +19,7 @@ from midas_aug.integrations.lightning import MidasCallback
 from midas_aug.integrations.module import AugmentModule
 
 
-class Model(LateFusion):
+class Model(ConcatFusion):
     """An encoder and a head for each view, and a fusion head; the swap sits in between."""
 
     def forward(self, batch: Any, augment: Any = None) -> Any:

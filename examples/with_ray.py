@@ -11,13 +11,13 @@ import ray.train
 import ray.train.torch
 import torch
 from common import VIEWS, evaluate, load, parse, read, report, save, start, widths
-from digits import CLASSES, LateFusion, samples
+from digits import CLASSES, ConcatFusion, samples
 from torch.utils.data import DataLoader
 
 from midas_aug import MidasLoss, MisalignAugment
 
 
-class Model(LateFusion):
+class Model(ConcatFusion):
     """An encoder and a head for each view, and a fusion head; the swap sits in between."""
 
     def forward(self, batch: Any, augment: Any = None) -> Any:

@@ -1,8 +1,9 @@
 """What a batch is made of: the facts of its draw, the settings of its labels, and the labels."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class LabelRule:
         provider: The class of the confidence that has to label a drawn batch; None where unimodal
             logits do, too.
         validate: Whether values on an accelerator are looked at.
+        name: Of the augmentation; the same in every copy, such as that of a batch from a worker.
     """
 
     keys: Mapping[Any, tuple[Any, ...]]
@@ -35,6 +37,7 @@ class LabelRule:
     misaligned_weight: float
     provider: str | None
     validate: bool
+    name: str = field(default_factory=lambda: uuid4().hex)
 
 
 @dataclass(frozen=True, eq=False)

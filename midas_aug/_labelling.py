@@ -1,7 +1,6 @@
 """The labels of a draw: confidences, shares and hard-sample weights of its misaligned rows."""
 
 import warnings
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,8 +43,8 @@ __all__ = [
 # The least log-confidence. That of an absent modality is less, by so much that its share is 0.
 LEAST = -1e30
 
-# Rules whose first batch was not weighed, of which their owners were told.
-_told_of_hardness: "weakref.WeakSet[LabelRule]" = weakref.WeakSet()
+# Names of augmentations whose first batch was not weighed, of which their owners were told.
+_told_of_hardness: set[str] = set()
 
 
 def looks(rule: LabelRule) -> bool:
@@ -76,8 +75,8 @@ def from_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> MixLabels
     if drawn.absent is not None:
         found = found.masked_fill(drawn.absent[:n_rows].t(), torch.finfo(found.dtype).min)
     is_readable = may_read_values(found)
-    if is_readable and rule.target.takes_temperature and rule not in looked_at:
-        warn_of_probabilities(rule, logits, names, stacklevel=4, target=rule.target)
+    if is_readable and rule.target.takes_temperature and rule.name not in looked_at:
+        warn_of_probabilities(rule.name, logits, names, stacklevel=4, target=rule.target)
     if n_rows and (is_readable or looks(rule)):
         check_no_nan(found)
     chosen = found.gather(1, drawn.source[n_rows:].t())
@@ -240,8 +239,8 @@ def weigh_by_hardness(
         weights = weights.masked_fill(drawn.ignored[n_rows:], 1.0)
         if may_read_values(weights) or looks(rule):
             _check_hard_weights(weights)
-    if weights is None and not torch.compiler.is_compiling() and rule not in _told_of_hardness:
-        _told_of_hardness.add(rule)
+    if weights is None and not torch.compiler.is_compiling() and rule.name not in _told_of_hardness:
+        _told_of_hardness.add(rule.name)
         worker = get_worker_info()
         if worker is None or worker.id == 0:
             warnings.warn(
@@ -289,7 +288,7 @@ def check_logits(rule: LabelRule, drawn: Draw, unimodal_logits: Any) -> list[Ten
     given, device = unimodal_logits, drawn.labels.device
     logits = check_unimodal_logits(given, modalities, n_rows, rule.target, device)
     if rule.target.takes_temperature:
-        warn_of_probabilities(rule, logits, modalities, stacklevel=5, target=rule.target)
+        warn_of_probabilities(rule.name, logits, modalities, stacklevel=5, target=rule.target)
     return logits
 
 

@@ -1,9 +1,9 @@
 """Whether what is given as logits looks like something else, where looking is free."""
 
 import warnings
-import weakref
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ __all__ = ["looked_at", "warn_of_probabilities", "warn_of_probable_fusion"]
 MIN_LOGITS = 12  # logits that all lie between 0 and 1 may do so by chance
 FINE = 1e-4  # a sum that is so near to 1 is not so by chance
 
-# Whose logits were looked at: the first batch tells, later ones would cost time in each step.
-looked_at: "weakref.WeakSet[Any]" = weakref.WeakSet()
+# Names of those whose logits were looked at: later batches would cost time in each step.
+looked_at: set[str] = set()
 
 
 def warn_of_probabilities(
@@ -27,19 +27,23 @@ def warn_of_probabilities(
     """Warn, once per ``owner``, if logits look like the outputs of a softmax or a sigmoid.
 
     Args:
-        owner: Whose logits these are; its first batch with rows is the one that is looked at.
+        owner: Whose logits these are, an object or its name; the first batch with rows is the one
+            that is looked at.
         logits: ``(N, C)`` of each modality, by name or in order; None is silent.
         names: The names of the modalities.
         stacklevel: As in ``warnings.warn``, seen from the caller.
         target: What a label is; None: a class index.
     """
-    if logits is None or torch.compiler.is_compiling() or owner in looked_at:
+    if logits is None or torch.compiler.is_compiling():
+        return
+    own = owner if isinstance(owner, str) else vars(owner).setdefault("_name", uuid4().hex)
+    if own in looked_at:
         return
     for given, name in zip(in_order(logits, names, "unimodal_logits"), names, strict=True):
         scores = as_tensor(given, f"unimodal_logits[{name!r}]").detach()
         if not may_read_values(scores) or scores.numel() == 0:
             return
-        looked_at.add(owner)
+        looked_at.add(own)
         several = isinstance(target, MultiLabel)
         if (_are_sigmoids if several else _are_probabilities)(scores):
             cure = "the sigmoid" if several else "the softmax, or their logarithm"

@@ -248,19 +248,19 @@ class MisalignAugment:
             has = find_present(batch, self.present, present, self.modalities, checked)
             ids = ids.masked_fill(~has.any(dim=1), -1)
         enabled = self.enabled
-        replayed, draws = plan if enabled else None, enabled and plan is None
-        if draws:
+        replayed, is_fresh = plan if enabled else None, enabled and plan is None
+        if is_fresh:
             rows, n_labelled = self._draw_rows(batch, given, ids, generator, has)
         else:
             rows, n_labelled = aligned_rows(ids, len(self.modalities), replayed, has)
-        swapped = self._swapped_blocks if draws else (None,) * len(self.modalities)
+        swapped = self._swapped_blocks if is_fresh else (None,) * len(self.modalities)
         source, anchor, valid = rows
         if materialize:
             data = self._layout.swap(batch, n_rows, source, anchor, replayed is None, swapped)
         else:
             self._layout.check_modalities(batch, n_rows)
             data = batch
-        drawn = Draw(
+        facts = Draw(
             labels=checked,
             given=given if isinstance(given, Tensor) else checked,
             readable=self.target.filled(checked),
@@ -273,11 +273,11 @@ class MisalignAugment:
             absent=None if has is None else ~has.gather(0, source),
             anchors_repeat=replayed is None,
             swapped_blocks=swapped,
-            block_wise=self._block_wise and draws and has is None,
+            block_wise=self._block_wise and is_fresh and has is None,
         )
         return MisalignedBatch(
             data,
-            drawn,
+            facts,
             self._rule,
             numpy=isinstance(given, np.ndarray),
             materialized=materialize,
@@ -293,9 +293,9 @@ class MisalignAugment:
 
         Args:
             collate_fn: Makes a batch of samples; None is ``default_collate``.
-            materialize: False keeps N rows of data, for late fusion: encode them, then swap the
-                features with ``out.gather(name, features)``. Three times less to send to the
-                training process with two modalities.
+            materialize: False keeps N rows of data, for a fusion after the encoders: encode them,
+                then swap the features with ``out.gather(name, features)``. Three times less to send
+                to the training process with two modalities.
         """
         return MisalignCollate(self, collate_fn, materialize)
 

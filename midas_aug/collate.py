@@ -83,10 +83,7 @@ class MisalignCollate:
         if samples and self.collate_fn is default_collate:
             batch = as_columns(batch, samples[0])
         drawn = self.augment.draw(batch, materialize=self.materialize)
-        nothing_added = len(drawn.source) == len(drawn.labels)
-        if self.label_later or nothing_added:
-            return drawn
-        return drawn.label(self.augment.confidence)
+        return drawn if self.label_later else label_if_mixed(drawn, self.augment.confidence)
 
     def __getstate__(self) -> dict[str, Any]:
         refuse_dispatch(self)  # a worker that is spawned does not know who reads its batches
@@ -94,6 +91,12 @@ class MisalignCollate:
         if self.label_later:
             state["augment"] = self.augment.without_provider()  # a model is not sent to workers
         return state
+
+
+def label_if_mixed(drawn: MisalignedBatch, confidence: Any) -> MisalignedBatch:
+    """The batch, labelled where there is something to label."""
+    nothing_added = len(drawn.source) == len(drawn.labels)
+    return drawn if nothing_added else drawn.label(confidence)
 
 
 def _check_picklable(part: object, name: str) -> None:

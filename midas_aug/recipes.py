@@ -240,7 +240,7 @@ def no_harm(
         >>> choice.kept, choice.misaligned_weight
         ('model at 0.0', 0.0)
     """
-    why = "λ = 0 is the run that it is held against"
+    why = "λ = 0 is the run that it is compared with"
     weight = check_number(misaligned_weight, "misaligned_weight (λ)", 0, why, exclusive=True)
     if not callable(train):
         raise MidasAugError(

@@ -95,7 +95,7 @@ def test_misaligned_accuracy_of_the_demo_is_the_papers():
     generator = torch.Generator().manual_seed(0)
     training, validation, _ = digits.load_splits(("fou", "mor"), generator)
     torch.manual_seed(0)
-    model = digits.LateFusion({"fou": 76, "mor": 6})
+    model = digits.ConcatFusion({"fou": 76, "mor": 6})
     scores = digits.evaluate(model, validation, training, fused=True, heads=False)
     plan = digits.plan_swaps(validation.labels, 2, generator=torch.Generator().manual_seed(0))
     features = model.encode(validation.views)

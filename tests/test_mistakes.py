@@ -1,6 +1,7 @@
 """Mistakes of callers: each is said in words that lead to what is right, or makes no difference."""
 
 import copy
+import pickle
 import warnings
 from typing import Any
 
@@ -354,3 +355,41 @@ def test_prediction_without_labels_is_exported_for_any_number_of_rows():
     )
     fewer = (BATCH["a"][:4], BATCH["b"][:4])
     torch.testing.assert_close(exported.module()(*fewer), model(*fewer))
+
+
+def test_a_warning_comes_once_for_an_augmentation_whatever_becomes_of_its_rule():
+    augment, heads = augmented(hardness="auto"), {"a": torch.ones(N, 2).long(), "b": BATCH["b"]}
+    with pytest.warns(UserWarning, match="hardness='auto' weighs no sample"):
+        augment(heads, LABELS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        augment.misaligned_weight = 0.5  # another rule
+        augment(heads, LABELS)
+        pickle.loads(pickle.dumps(augment.draw(heads, LABELS))).label(augment.confidence)
+
+
+def test_a_module_that_is_switched_off_asks_for_no_confidence_before_the_step():
+    def asked(batch: Any, labels: Any) -> Any:
+        raise AssertionError
+
+    module = AugmentModule(MisalignAugment(("a", "b"), C, confidence=asked))
+    module.enabled = False
+    assert len(module.draw({**BATCH, "label": LABELS}).valid) == N
+
+
+def test_what_a_callable_has_of_a_provider_counts():
+    class Mine:
+        target = MultiLabel(C)
+
+        def __call__(self, batch: Any, labels: Any) -> Any:
+            return torch.ones(len(labels), 2)
+
+        def shares_of_present(self, confidence: Any, source: Any, present: Any) -> Any:
+            return torch.tensor([0.25, 0.75]).expand(len(source), 2)
+
+    with pytest.raises(MidasAugError, match=r"expected a confidence for ClassIndex\(3\)"):
+        MisalignAugment(("a", "b"), C, confidence=Mine())
+    del Mine.target
+    augment = MisalignAugment(("a", "b"), C, confidence=Mine(), seed=0)
+    out = augment(BATCH, LABELS, present=torch.ones(N, 2, dtype=torch.bool))
+    assert out.shares[N:].unique().tolist() == [0.25, 0.75]

@@ -11,7 +11,7 @@ from midas_aug import MisalignedBatch
 Features = dict[str, Tensor]
 
 
-class LateFusion(nn.Module):
+class ConcatFusion(nn.Module):
     """Encoders, a linear fusion head, and a linear head a modality for the methods that want them.
 
     Args:

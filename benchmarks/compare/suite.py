@@ -79,7 +79,6 @@ class Suite:
         borrowed: Rows whose tuning is that of another suite.
         lender: That suite.
         beside: Rows on `BESIDE_SEEDS` seeds only, about which no claim is made.
-        left_out: Of these, rows and tasks that the protocol has and nobody has run yet.
     """
 
     tasks: tuple[str, ...]
@@ -91,7 +90,6 @@ class Suite:
     borrowed: tuple[str, ...] = ()
     lender: str = "full"
     beside: tuple[str, ...] = ()
-    left_out: tuple[tuple[str, str], ...] = ()
 
     def seeds_of(self, entry: str) -> range:
         """The splits that an entry is tested on."""
@@ -227,12 +225,6 @@ def beside_of(folder: Path) -> tuple[str, ...]:
     """The rows of that suite about which no claim is made."""
     suite = SUITES.get(folder.name)
     return () if suite is None else suite.beside
-
-
-def is_left_out(folder: Path, entry: str, task: str) -> bool:
-    """Whether that suite does not have this row on this task yet."""
-    suite = SUITES.get(folder.name)
-    return suite is not None and (entry, task) in suite.left_out
 
 
 def frozen_file(folder: Path) -> Path:
@@ -451,8 +443,6 @@ def final_jobs(name: str, task: str, entry: str, root: Path = KEPT) -> list[Job]
     """The runs of an entry that the tables are made of."""
     suite, folder = SUITES[name], root / name
     spec = entries_of(folder)[entry]
-    if (entry, task) in suite.left_out:
-        return []
     return [
         Job(folder, task, entry, tuple(config.items()), seed, "test", modality)
         for modality in _modalities(task, spec)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.common import metrics
 from benchmarks.common.kinds import CLASSES, Kind
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.compare.augment import BatchAugment, InputAugment
 from benchmarks.compare.encoders import WIDTH, build_encoder
 from benchmarks.compare.tasks import Rows, Split, Task
@@ -37,7 +37,7 @@ Scores: TypeAlias = dict[str, float]
 class Fitted(NamedTuple):
     """A trained model, as it was after the selected epoch."""
 
-    model: LateFusion
+    model: ConcatFusion
     epoch: int
     steps: int
     seconds: float
@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def build_model(split: Split, seed: int, kind: Kind = CLASSES) -> LateFusion:
+def build_model(split: Split, seed: int, kind: Kind = CLASSES) -> ConcatFusion:
     """A model whose initial weights depend on the seed and the modalities only."""
     torch.manual_seed(seed)
     inputs = split.training.inputs
@@ -73,7 +73,7 @@ def build_model(split: Split, seed: int, kind: Kind = CLASSES) -> LateFusion:
         for name, values in inputs.items()
     }
     num_outputs = kind.num_outputs(torch.cat([rows.labels for rows in split]))
-    return LateFusion(encoders, WIDTH, num_outputs)
+    return ConcatFusion(encoders, WIDTH, num_outputs)
 
 
 class Regime(NamedTuple):
@@ -179,7 +179,7 @@ def fit(method: Method, split: Split, regime: Regime) -> Fitted:
 class _Run(NamedTuple):
     """A training that is over, with the best epoch of each way to read it."""
 
-    model: LateFusion
+    model: ConcatFusion
     best: dict[str, Best]
     steps: int
     seconds: float
@@ -243,7 +243,7 @@ def _run(method: Method, split: Split, readings: Mapping[str, Reading], regime: 
     return _Run(model, best, steps, seconds)
 
 
-def _scale_gradients(model: LateFusion, speed: Mapping[str, float]) -> None:
+def _scale_gradients(model: ConcatFusion, speed: Mapping[str, float]) -> None:
     """Let an encoder learn faster or slower than the rest of the model."""
     for name in speed.keys() & set(model.modalities):
         for weight in model.encoders[name].parameters():
@@ -266,11 +266,9 @@ def _fit_apart(rows: Rows, regime: Regime, training: Tensor, held_out: Tensor) -
         return Rows(inputs, rows.labels[chosen])
 
     parts = Split(take(fits), take(training[selects]), take(held_out))
-    method = LateFusionOfUnimodal()
-    run = _run(method, parts, {"": Reading()}, regime)
-    run.best[""].restore(run.model, method)
+    model = fit(LateFusionOfUnimodal(), parts, regime).model
     with torch.no_grad():
-        return run.model.classify(encode(run.model, parts.test))
+        return model.classify(encode(model, parts.test))
 
 
 def _without_new(values: Tensor, training: Tensor) -> Tensor:
@@ -291,7 +289,7 @@ def _repaired(rows: Mapping[str, Tensor], sources: Tensor | None) -> Mapping[str
 
 
 @torch.no_grad()
-def encode(model: LateFusion, rows: Rows) -> Features:
+def encode(model: ConcatFusion, rows: Rows) -> Features:
     """Features of all rows in eval mode, with the model left in the mode it was in.
 
     Those of modalities that a row does not have are 0.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import ComparingMethod, in_window, stack
 
@@ -84,7 +84,7 @@ class AGM(ComparingMethod):
     cap: float = 10.0
     clip: float = 1.0
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._means = model.fusion.weight.new_zeros(self.num_modalities)  # τ starts at 1
         self._count = 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import ComparingMethod, in_window, stack, summed_cross_entropy
 
@@ -68,7 +68,7 @@ class AMCo(ComparingMethod):
     start: float = 0.0
     end: float = 1.0
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self.layer = identity_linear(model.num_classes)
         self._mask_size = model.num_classes if self.mask_space == "logit" else model.width

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Setting
 from benchmarks.methods.lemda import seeded_linear
 from benchmarks.methods.shared import SMALLEST_SCORE, ComparingMethod, label_scores, stack
@@ -28,7 +28,7 @@ class GrowingClassifiers(nn.Module):
     used: Tensor
 
     def __init__(
-        self, model: LateFusion, width: int, most: int, generator: torch.Generator
+        self, model: ConcatFusion, width: int, most: int, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.embeddings = nn.ModuleDict(
@@ -93,7 +93,7 @@ class AUG(ComparingMethod):
     margin: float = 0.01
     width: int = 256
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._every = max(1, round(self.period * setting.epochs))
         most = 2 + setting.epochs // self._every

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common.kinds import CLASSES, Kind
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 
 
 class EncodedRows(NamedTuple):
@@ -59,7 +59,7 @@ class Method:
     Randomness comes from ``self.generator`` alone.
     """
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         """Take the model, and build what the method needs beside it."""
         self.model = model
         self.setting = setting

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import (
     ComparingMethod,
@@ -59,7 +59,7 @@ class CGGM(ComparingMethod):
     rho: float = 1.3
     direction: float = 0.2
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._accuracies = torch.zeros(self.num_modalities)
         self._factors = [1.0] * self.num_modalities

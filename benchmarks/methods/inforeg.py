@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import ComparingMethod, label_scores, stack, summed_cross_entropy
 
@@ -61,7 +61,7 @@ class InfoReg(ComparingMethod):
     threshold: float = 0.05
     span: float = 1 / 8
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._encoders = [[*model.encoders[name].parameters()] for name in model.modalities]
         self._traces: list[list[float]] = [[] for _ in self._encoders]  # by modality, then epoch

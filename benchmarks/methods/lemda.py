@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Method, Setting
 from benchmarks.methods.divergence import kullback_leibler
 from benchmarks.methods.draws import dropout
@@ -166,7 +166,7 @@ class LeMDA(Method):
     num_layers: int = 4
     max_norm: float = 1.0
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         width = model.width * self.num_modalities
         self.augmenter = Augmenter(width, self.latent, self.num_layers, generator)

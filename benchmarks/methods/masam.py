@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import ComparingMethod, stack, summed_cross_entropy
 
@@ -52,7 +52,7 @@ class MASAM(ComparingMethod):
     score_weight: float = 0.8
     momentum: float = 0.91
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._inputs: dict[str, Tensor] = {}
         for name in model.modalities:

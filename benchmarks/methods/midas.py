@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Method, Setting
 from midas_aug import MidasLoss, MisalignAugment, RatioWeakModalityWeight, functional
 
@@ -43,7 +43,7 @@ class Midas(Method):
     one: bool = False
     every: int = 1
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self.augment = MisalignAugment(
             model.modalities,

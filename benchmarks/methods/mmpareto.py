@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import ComparingMethod, stack, summed_cross_entropy
 
@@ -42,7 +42,7 @@ class MMPareto(ComparingMethod):
 
     gamma: float = 1.5
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._encoders = [[*model.encoders[name].parameters()] for name in model.modalities]
 

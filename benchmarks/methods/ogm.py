@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import ComparingMethod, in_window, label_scores, mean_ratios, stack
 
@@ -61,7 +61,7 @@ class OGM(ComparingMethod):
     start: float = 0.0
     end: float = 0.5
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._weights = [
             [weight for weight in model.encoders[name].parameters() if weight.ndim >= 2]

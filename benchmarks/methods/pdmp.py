@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.common.model import LateFusion
+from benchmarks.common.model import ConcatFusion
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import ComparingMethod, scale_encoder_gradients
 
@@ -28,7 +28,7 @@ class PDMP(ComparingMethod):
     prioritized: float = 1.5
     others: float = 0.5
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         if not 0 <= self.best < self.num_modalities:
             raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import EpochRows, Setting
 from benchmarks.methods.shared import ComparingMethod, stack, summed_cross_entropy
 
@@ -43,7 +43,7 @@ class DataRemixing(ComparingMethod):
     warmup_weight: float = 0.5
     gamma: float = 1.0
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._assigned: Tensor | None = None  # (N,) the modality of each row; None in the warm-up
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common.model import LateFusion
+from benchmarks.common.model import ConcatFusion
 from benchmarks.methods.base import Method, Setting
 
 SMALLEST_SCORE = 1e-8  # a denominator, where every softmax has underflowed
@@ -46,7 +46,7 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return len(logits) * F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
 
 
-def scale_encoder_gradients(model: LateFusion, factors: Sequence[float]) -> None:
+def scale_encoder_gradients(model: ConcatFusion, factors: Sequence[float]) -> None:
     """Multiply what each encoder has for gradients by the factor of its modality."""
     for name, factor in zip(model.modalities, factors, strict=True):
         for parameter in model.encoders[name].parameters():
@@ -58,7 +58,7 @@ def scale_encoder_gradients(model: LateFusion, factors: Sequence[float]) -> None
 class ComparingMethod(Method):
     """A method that needs two modalities, and knows the epoch."""
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         if len(model.modalities) < 2:
             raise ValueError(
                 f"{type(self).__name__} balances modalities: expected a model of 2 or more, got "

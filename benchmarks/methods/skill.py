@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common.kinds import CLASSES
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import EncodedRows, Method, Setting
 from benchmarks.methods.reading import third
 from midas_aug import recipes
@@ -32,7 +32,7 @@ class Skill(Method):
     unimodal_weight: float = 1.0
     apart: bool = False
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         classes = setting.kind is CLASSES
         self.augment, self.criterion = recipes.skill(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Setting
 from benchmarks.methods.skill import Skill
 from midas_aug import MisalignAugment
@@ -70,7 +70,7 @@ class SkillTimesLogits(ConfidenceProvider):
 class SkillTimesConfidence(Skill):
     """Shares by skill times the confidence of the row's own classifier."""
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         sure = LogitConfidence(model.modalities, target=self.augment.target)
         self.augment = changed(self, confidence=SkillTimesLogits(self.confidence, sure))
@@ -80,7 +80,7 @@ class SkillTimesConfidence(Skill):
 class SkillAndHardSamples(Skill):
     """With the paper's weights of hard samples (Eq. 8)."""
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self.augment = changed(self, hardness="cosine")
 
@@ -89,7 +89,7 @@ class SkillAndHardSamples(Skill):
 class SkillOfAnyPartner(Skill):
     """Partners of the same class and of others, by a permutation of the batch."""
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self.augment = changed(self, pairing=permutation_partners)
 
@@ -124,7 +124,7 @@ class SkillCrossFitted(Skill):
     looked at for it, and training takes two trainings more of late fusion.
     """
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         if setting.fit_apart is None:
             raise ValueError("cross-fitting needs a setting that can train models apart")

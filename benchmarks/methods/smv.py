@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common.model import LateFusion
+from benchmarks.common.model import ConcatFusion
 from benchmarks.methods.base import EpochRows, Setting
 from benchmarks.methods.shared import ComparingMethod
 from midas_aug.diagnostics import all_subsets, shapley
@@ -73,7 +73,7 @@ class SMV(ComparingMethod):
 
     warmup: float = 1 / 12
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._next = super().epoch_rows(0)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common.kinds import CLASSES, Kind
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import EncodedRows, EpochRows, Method
 
 BATCH_SIZE = 64
@@ -17,7 +17,7 @@ WEIGHT_DECAY = 1e-4
 
 
 def build_optimizer(
-    model: LateFusion,
+    model: ConcatFusion,
     method: Method,
     learning_rate: float,
     weight_decay: float = WEIGHT_DECAY,
@@ -80,7 +80,7 @@ class Best:
     weights: tuple[dict[str, Tensor], ...] = ()
 
     def keep_better(
-        self, epoch: int, reached: Validation, model: LateFusion, method: Method
+        self, epoch: int, reached: Validation, model: ConcatFusion, method: Method
     ) -> None:
         """Keep the weights, if they are better than those before."""
         if reached > self.reached:
@@ -90,7 +90,7 @@ class Best:
                 for module in (model, *method.extra_modules())
             )
 
-    def restore(self, model: LateFusion, method: Method) -> None:
+    def restore(self, model: ConcatFusion, method: Method) -> None:
         """Give model and method the best weights back."""
         for module, weights in zip((model, *method.extra_modules()), self.weights, strict=True):
             module.load_state_dict(weights)

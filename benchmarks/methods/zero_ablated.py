@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.methods.base import Setting
 from benchmarks.methods.shared import (
     ComparingMethod,
@@ -15,7 +15,7 @@ from benchmarks.methods.shared import (
 )
 
 
-def ablated_logits(model: LateFusion, features: Features, *, detach: bool = False) -> Tensor:
+def ablated_logits(model: ConcatFusion, features: Features, *, detach: bool = False) -> Tensor:
     """F(0, …, f_m, …, 0) for each modality: ``(M, B, C)``, each with the whole bias.
 
     ``detach`` takes the fusion head's weights as constants.
@@ -104,7 +104,7 @@ class ARL(ZeroAblated):
     start: float = 0.05
     printed: bool = True
 
-    def setup(self, model: LateFusion, setting: Setting, generator: torch.Generator) -> None:
+    def setup(self, model: ConcatFusion, setting: Setting, generator: torch.Generator) -> None:
         super().setup(model, setting, generator)
         self._factors = [1.0] * self.num_modalities
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common.errors import DataError
-from benchmarks.common.model import LateFusion
+from benchmarks.common.model import ConcatFusion
 from benchmarks.paper.datasets.base import Kind, PaperData, Resolution
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -185,7 +185,7 @@ def build_model(
     *,
     text_encoder: str,
     image_encoder: str | None,
-) -> LateFusion:
+) -> ConcatFusion:
     """An encoder a modality, concatenation and one linear layer.
 
     Args:
@@ -219,7 +219,7 @@ def build_model(
             mean, std = FLOW if kind == "flow" else IMAGENET
             network = residual_network(len(mean), sizes)
             encoders[modality] = PictureEncoder(network, mean, std, width)
-    return LateFusion(encoders, width, data.num_classes)
+    return ConcatFusion(encoders, width, data.num_classes)
 
 
 def _config(network: nn.Module) -> Any:

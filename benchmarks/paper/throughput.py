@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common.model import LateFusion
+from benchmarks.common.model import ConcatFusion
 from benchmarks.methods.training import BATCH_SIZE
 from benchmarks.paper.datasets import paper_data
 from benchmarks.paper.datasets.base import Clip, Resolution
@@ -90,7 +90,7 @@ def _reading_speed(clips: list[Clip], reader: Reader, workers: int, batches: int
     return BATCH_SIZE * read / (time.perf_counter() - started)
 
 
-def _training_speed(model: LateFusion, resolution: Resolution, steps: int) -> float:
+def _training_speed(model: ConcatFusion, resolution: Resolution, steps: int) -> float:
     """Clips a second of joint training on a batch that is there already, after one step."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common.errors import DataError
-from benchmarks.common.model import Features, LateFusion
+from benchmarks.common.model import ConcatFusion, Features
 from benchmarks.common.records import damaged, unwritable, write_whole
 from benchmarks.methods.base import EncodedRows, Method, Setting
 from benchmarks.methods.training import (
@@ -76,7 +76,7 @@ class Training:
 
     def __init__(
         self,
-        model: LateFusion,
+        model: ConcatFusion,
         method: Method,
         clips: Sequence[Clip],
         reader: Reader,

@@ -151,6 +151,8 @@ class WrappedConfidence(ConfidenceProvider):
         self.needs_model = bool(getattr(wrapped, "needs_model", isinstance(owner, nn.Module)))
         self.takes_logits = callable(getattr(wrapped, "from_logits", None))
         self.by_name = bool(getattr(wrapped, "by_name", False))
+        if hasattr(wrapped, "target"):
+            self.target = wrapped.target
 
     def __call__(self, batch: Any, labels: Any, /) -> Any:
         """What the callable says."""
@@ -164,6 +166,11 @@ class WrappedConfidence(ConfidenceProvider):
     def shares(self, confidence: Any, source: Any) -> Any:
         """The callable's own, where it has some."""
         return getattr(self.wrapped, "shares", super().shares)(confidence, source)
+
+    def shares_of_present(self, confidence: Any, source: Any, present: Any) -> Any:
+        """The callable's own, where it has some."""
+        own = getattr(self.wrapped, "shares_of_present", super().shares_of_present)
+        return own(confidence, source, present)
 
     def state_dict(self) -> dict[str, Any]:
         """The callable's own, where it has one."""
@@ -214,11 +221,6 @@ def module_of(provider: ConfidenceProvider) -> nn.Module | None:
     """The module that a provider is, or wraps: what belongs into a model that holds it."""
     inner = provider.wrapped if isinstance(provider, WrappedConfidence) else provider
     return inner if isinstance(inner, nn.Module) else None
-
-
-def needs_model(provider: Any) -> bool:
-    """Whether a provider holds a model, of which a loader worker has a stale copy at best."""
-    return callable(provider) and as_provider(provider).needs_model
 
 
 def check_unimodal_logits(

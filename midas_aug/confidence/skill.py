@@ -128,7 +128,8 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         """Take in a batch of held-out rows; the skill changes with the next `step`.
 
         Args:
-            unimodal_logits: ``(N, C)`` of each modality, by name or in order.
+            unimodal_logits: ``(N, C)`` of each modality, by name or in order, from heads in eval
+                mode.
             labels: ``(N, …)``, as the target has them; ignored rows are left out.
             present: Which modalities a row has, as in `MisalignAugment.draw`; a modality is
                 measured on the rows that have it. None: all.

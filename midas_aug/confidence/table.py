@@ -1,5 +1,6 @@
 """A confidence for every sample of the data set, kept between epochs."""
 
+import contextlib
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +44,8 @@ class TableConfidence(ConfidenceProvider):
         num_samples: Size of the data set.
         index: Batch key of the ``(N,)`` integer data set indices.
         path: File to map (created if it is missing, else read and updated in place; several
-            processes may do so at once). None keeps the table in memory.
+            processes may do so at once); it stays the same file after a change of directory. None
+            keeps the table in memory.
         initial: Confidence of samples that have not been updated.
 
     Attributes:
@@ -76,17 +78,18 @@ class TableConfidence(ConfidenceProvider):
     ) -> None:
         self.modalities = check_modalities(modalities)
         self.index = index
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else _as_path(path)
         self._shape = check_count(num_samples, "num_samples"), len(self.modalities)
         first = check_number(initial, "initial confidence", 0, "1 makes all of them even at first")
         self._memory: SharedNumbers | None = None
         self._mapped: Tensor | None = None
+        self._file_id: tuple[int, int] | None = None  # of the file that is mapped
         if self.path is None:
             start = torch.tensor(first, dtype=torch.float32, device="cpu")
             self._memory = _reserve_memory(start.expand(self._shape))
         else:
             _create_file(self.path, self._shape, first)
-            self._mapped = _map_file(self.path, self._shape, shared=True)
+            self._map(self.path)
 
     @property
     def table(self) -> Tensor:
@@ -132,18 +135,19 @@ class TableConfidence(ConfidenceProvider):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table to a file that ``path=`` or `load` reads.
 
-        The file is replaced when the new one is whole. Where it is the table's own file, which is
-        up to date at all times, what is not on the disk yet is written there.
+        The file is replaced when the new one is whole. Where it is the file that this table has
+        mapped, which is up to date at all times, what is not on the disk yet is written there.
 
         Raises:
             MidasAugError: The file cannot be written. What was there is then as it was.
         """
-        if self.path is not None and _same_file(self.path, Path(path)):
-            with self.path.open("rb+") as file:
+        target = _as_path(path)
+        if self._has_mapped(target):
+            with target.open("rb+") as file:
                 os.fsync(file.fileno())
             return
         numbers = self.table.numpy()
-        _write(Path(path), lambda file: file.write(numbers.data), numbers.nbytes)
+        _write(target, lambda file: file.write(numbers.data), numbers.nbytes)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read a table of the same size from a file, in place: running workers see it.
@@ -152,9 +156,10 @@ class TableConfidence(ConfidenceProvider):
             MidasAugError: The file is missing, has another size, or holds numbers that are no
                 confidences. The table is then as it was.
         """
-        if self.path is not None and _same_file(self.path, Path(path)):
-            return
-        self._replace(_map_file(Path(path), self._shape, shared=False), f"the numbers in {path}")
+        source = _as_path(path)
+        if not self._has_mapped(source):
+            numbers = _map_file(source, self._shape, shared=False)
+            self._replace(numbers, f"the numbers in {path}")
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the table."""
@@ -175,6 +180,15 @@ class TableConfidence(ConfidenceProvider):
         table = as_scores(as_tensor(state["table"], "table"), "table")
         check_shape(table, self._shape, "table", "the size of the data set and the modalities")
         self._replace(table.detach().to("cpu", torch.float32), "the table")
+
+    def _map(self, path: Path) -> None:
+        # First the id: of a file that is replaced in between, `save` then writes one too many.
+        self._file_id = _find_id(path)
+        self._mapped = _map_file(path, self._shape, shared=True)
+
+    def _has_mapped(self, path: Path) -> bool:
+        """Whether ``path`` is the file that is mapped, and not one that has replaced it."""
+        return self._file_id is not None and self._file_id == _find_id(path)
 
     def _replace(self, table: Tensor, what: str) -> None:
         check_finite(table, f"{what} to be finite and at least 0")
@@ -199,7 +213,7 @@ class TableConfidence(ConfidenceProvider):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.path is not None:  # a worker maps the file again
-            self._mapped = _map_file(self.path, self._shape, shared=True)
+            self._map(self.path)
 
     def __repr__(self) -> str:
         return (
@@ -216,6 +230,29 @@ def _reserve_memory(numbers: Tensor) -> SharedNumbers:
             f"expected memory for a table of {4 * numbers.numel()} bytes, got: {error}; name a "
             "file with path=..., which may be larger than memory"
         ) from error
+
+
+def _as_path(path: Any) -> Path:
+    """A path from the root, so that it is the same file after a change of directory."""
+    try:
+        found = Path(path).absolute()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found.stat()
+    except (TypeError, ValueError, OSError) as error:
+        raise MidasAugError(
+            f"expected path to name a file, got {path!r}: {error}; pass a string or a "
+            "pathlib.Path that this system can open"
+        ) from error
+    return found
+
+
+def _find_id(path: Path) -> tuple[int, int] | None:
+    """What tells a file from the one that has replaced it; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _create_file(path: Path, shape: tuple[int, int], initial: float) -> None:
@@ -274,7 +311,3 @@ def _map_file(path: Path, shape: tuple[int, int], *, shared: bool) -> Tensor:
             "where it is given as path="
         ) from error
     return mapped.view(shape)
-
-
-def _same_file(own: Path, other: Path) -> bool:
-    return own.exists() and other.exists() and own.samefile(other)

@@ -1,6 +1,6 @@
 """What `midas_aug.diagnostics.diagnose` is given: looked at, and told by name where it is wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -12,9 +12,28 @@ from midas_aug.diagnostics.reading import Predict
 from midas_aug.diagnostics.scores import LEARNED_AT
 from midas_aug.errors import MidasAugError
 
-__all__ = ["Model", "learned_at", "parts_of", "unimodal_of"]
+__all__ = ["Model", "check_loaders", "learned_at", "parts_of", "unimodal_of"]
 
 Model: TypeAlias = Predict | tuple[Predict, Predict]
+
+
+def check_loaders(loader: Any, training: Any) -> None:
+    """Raise unless rows can be read from both; there may be no training rows.
+
+    Raises:
+        MidasAugError: They are no iterables.
+    """
+    if not isinstance(loader, Iterable):
+        raise MidasAugError(
+            f"expected loader to be an iterable of batches, got {type(loader).__name__}; pass "
+            "a DataLoader, or a list of batches"
+        )
+    if training is not None and not isinstance(training, Iterable):
+        raise MidasAugError(
+            "expected training as an iterable of training batches, or a mapping from modalities to "
+            f"their training rows, got {type(training).__name__}; pass a DataLoader, a list of "
+            "batches, or None"
+        )
 
 
 def parts_of(model: Any, encode: Predict | None) -> tuple[Predict | None, Predict]:

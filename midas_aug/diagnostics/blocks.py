@@ -145,6 +145,11 @@ def as_logits(output: Any, n_rows: int, what: str, *, width: int | None = None) 
         logits = logits[:, None] if logits.ndim == 1 and width == 1 else logits
         check_shape(logits, (n_rows, width), what, "one row a row of the batch, as target= says")
         return logits
+    if logits.shape == (n_rows,) and logits.is_floating_point():
+        raise MidasAugError(
+            f"expected {what} of shape (N, C), got one logit per row, shape ({n_rows},); return a "
+            "column for each class, two for two classes: a single logit x is the pair (0, x)"
+        )
     check_shape(logits, (n_rows, None), what, "one row a row of the batch, one column a class")
     if logits.shape[1] < 2:
         raise MidasAugError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from midas_aug._tree import map_arrays
-from midas_aug.diagnostics.arguments import Model, learned_at, parts_of, unimodal_of
+from midas_aug.diagnostics.arguments import Model, check_loaders, learned_at, parts_of, unimodal_of
 from midas_aug.diagnostics.blocks import as_modalities, refuse_numpy
 from midas_aug.diagnostics.bootstrap import check_numbers, check_seed
 from midas_aug.diagnostics.heads import HeadRows, KeptRows
@@ -101,11 +101,7 @@ class Examination:
         check_removal(removal)
         check_numbers(draws=draws, resamples=resamples)
         check_seed(seed)
-        if not isinstance(loader, Iterable):
-            raise MidasAugError(
-                f"expected loader to be an iterable of batches, got {type(loader).__name__}; pass "
-                "a DataLoader, or a list of batches"
-            )
+        check_loaders(loader, training)
         self._encode, self._fuse = parts_of(model, encode)
         self._unimodal = unimodal_of(unimodal)
         self._loader, self._training = loader, training

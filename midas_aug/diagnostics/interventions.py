@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from midas_aug._arrays import as_scores
 from midas_aug._tree import in_order
 from midas_aug.diagnostics.blocks import (
     Block,
@@ -17,7 +18,7 @@ from midas_aug.diagnostics.blocks import (
     select,
 )
 from midas_aug.diagnostics.heads import HeadRows
-from midas_aug.diagnostics.measures import check_logits, row_correct
+from midas_aug.diagnostics.measures import row_correct
 from midas_aug.diagnostics.outcomes import Outcomes
 from midas_aug.diagnostics.removal import mean_of
 from midas_aug.diagnostics.shapley import Subset, all_subsets
@@ -29,6 +30,7 @@ from midas_aug.functional import (
     sample_partners,
     true_class_confidence,
 )
+from midas_aug.functional.shares import check_label_range, check_logit_width
 from midas_aug.targets import Distribution
 
 __all__ = ["observe", "permuted_rows", "stand_ins_of"]
@@ -62,7 +64,8 @@ def observe(
     Raises:
         MidasAugError: Logits, heads or means do not fit.
     """
-    whole = _checked(block.logits({}, {}), block, num_classes, "the model's logits")
+    announced = "num_classes" if target is None else "target"
+    whole = _checked_whole(block.logits({}, {}), block, num_classes, announced)
     labels = block.labels.to(whole.device)
     names = tuple(modality.name for modality in block.modalities)
     seen = Outcomes(names, labels, whole.shape[1])
@@ -88,8 +91,10 @@ def _ask_heads(block: Block, seen: Outcomes, head_rows: HeadRows) -> Tensor | No
     each = in_order(unimodal, keys, "the unimodal logits")
     usable = []
     for name, given in zip(seen.modalities, each, strict=True):
-        logits = as_logits(given, len(block.labels), f"the logits of the head of {name!r}")
-        logits = _checked(logits, block, seen.n_classes, f"logits of the head of {name!r}")
+        what = f"the logits of the head of {name!r}"
+        logits = as_scores(as_logits(given, len(block.labels), what), what).detach()
+        way = f"the model's logits have {seen.n_classes} columns: build that head with as many"
+        _check_width(logits, seen.n_classes, what, way)
         logits = seen.usable(logits.to(seen.labels.device), f"of the head of {name}")
         seen.add_head(name, logits)
         usable.append(logits)
@@ -204,11 +209,28 @@ def _hardness(features: Sequence[Any], plans: Sequence[SwapPlan]) -> Tensor | No
     return torch.cat([hard_sample_weights(features, plan)[plan.valid] for plan in moved])
 
 
-def _checked(logits: Any, block: Block, num_classes: int | None, what: str) -> Tensor:
-    scores, _ = check_logits(logits, block.labels.to(logits.device))
-    if num_classes is not None and scores.shape[1] != num_classes:
-        raise MidasAugError(
-            f"expected {what} to be of {num_classes} classes, got shape {tuple(scores.shape)}; "
-            "check num_classes and what the model returns"
-        )
+def _checked_whole(logits: Tensor, block: Block, num_classes: int | None, announced: str) -> Tensor:
+    """The model's logits as floats, with a column for each label.
+
+    Args:
+        logits: ``(N, C)``.
+        block: Their rows.
+        num_classes: C, where the caller says it.
+        announced: The argument that says it.
+    """
+    what = "the model's logits"
+    scores = as_scores(logits, what).detach()
+    if num_classes is None:
+        check_logit_width(block.labels, scores.shape[1], what)
+    else:
+        check_label_range(block.labels, num_classes)
+        _check_width(scores, num_classes, what, f"check {announced} and what the model returns")
     return scores
+
+
+def _check_width(scores: Tensor, n_classes: int, what: str, way: str) -> None:
+    if scores.shape[1] != n_classes:
+        raise MidasAugError(
+            f"expected {what} with a column for each of the {n_classes} classes, got shape "
+            f"{tuple(scores.shape)}; {way}"
+        )

@@ -14,7 +14,7 @@ from midas_aug._arrays import Array, as_labels, as_scores, as_tensor, check_shap
 from midas_aug._checks import check_count, check_switch, is_real
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.metrics import check_misaligned, has_two_labels
-from midas_aug.functional.shares import check_label_range
+from midas_aug.functional.shares import check_logit_width
 
 __all__ = [
     "accuracy",
@@ -284,7 +284,7 @@ def check_logits(logits: Array, labels: Array) -> tuple[Tensor, Tensor]:
     scores = as_scores(logits, "logits").detach()
     classes = as_labels(labels, "labels")
     check_shape(scores, (len(classes), None), "logits", "one row a label, one column a class")
-    check_label_range(classes, scores.shape[1])
+    check_logit_width(classes, scores.shape[1], "logits")
     return scores, classes
 
 

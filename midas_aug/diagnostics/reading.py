@@ -26,6 +26,7 @@ from midas_aug.diagnostics.blocks import (
 from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.row_mean import RowMean
 from midas_aug.errors import MidasAugError
+from midas_aug.functional.shares import check_logit_width
 from midas_aug.targets import ClassIndex, Distribution, Target
 
 __all__ = ["Piece", "Reader", "evaluating", "progress_bar"]
@@ -89,6 +90,9 @@ class Reader:
     n_rows: int = 0
     incomplete: int = 0
 
+    def __post_init__(self) -> None:
+        _check_device(self.device)
+
     @property
     def width(self) -> int | None:
         """Columns of a prediction, None where they are classes."""
@@ -104,7 +108,8 @@ class Reader:
 
     def _labels(self, batch: Any, given: Any) -> "Labels":
         if self.target is None:
-            read = ids = as_labels(given, "the labels").cpu()
+            # On the CPU first: there a label that wraps around in int64 is seen for free.
+            read = ids = as_labels(as_tensor(given, "the labels").cpu(), "the labels")
         else:
             read = self.target.check(given, force=True).cpu()
             ids = self.target.label_ids(read)
@@ -164,7 +169,7 @@ class Reader:
                 leaves += all_leaves(modality.of(features))  # complain at the first batch
             heads = None
             if unimodal is not None:
-                heads = self._heads(unimodal(features), len(labels.ids))
+                heads = self._heads(unimodal(features), labels.ids)
             device = leaves[0].device if leaves else torch.device("cpu")
             yield Piece(features, labels, heads, device)
 
@@ -210,14 +215,22 @@ class Reader:
             self.width,
         )
 
-    def _heads(self, unimodal: Any, n_rows: int) -> list[Tensor]:
+    def _heads(self, unimodal: Any, ids: Tensor) -> list[Tensor]:
         keys = [modality.key for modality in self.modalities]
-        return [
-            as_logits(logits, n_rows, f"the logits of the head of {key!r}", width=self.width)
-            for key, logits in zip(
-                keys, in_order(unimodal, keys, "the unimodal logits"), strict=True
+        found = []
+        for key, given in zip(keys, in_order(unimodal, keys, "the unimodal logits"), strict=True):
+            what = f"the logits of the head of {key!r}"
+            logits = as_logits(given, len(ids), what, width=self.width)
+            if self.width is None:
+                check_logit_width(ids, logits.shape[1], what)
+            found.append(logits)
+        widths = [logits.shape[1] for logits in found]
+        if len(set(widths)) > 1:
+            raise MidasAugError(
+                f"expected the logits of all heads with a column for each class, got {widths} "
+                f"columns from {keys!r}; build every head with one output per class"
             )
-        ]
+        return found
 
     def training_data(
         self,
@@ -236,7 +249,7 @@ class Reader:
             labels = self._labels_if_any(batch)
             if unimodal is not None and labels is not None and len(labels.ids) > 0:
                 wanted = labels.ids if self.width is None else labels.given
-                heads = self._heads(unimodal(data), len(labels.ids))
+                heads = self._heads(unimodal(data), labels.ids)
                 rows.add(heads, wanted, labels.ids >= 0)
             yield data
 
@@ -292,6 +305,19 @@ def _predict_mixed(predict: Predict, batch: Any, items: dict[Any, Any]) -> Any:
     """Predict a copy of ``batch`` with other items, of another number of rows where they say so."""
     spelled = {resolve_key(batch, key): value for key, value in items.items()}
     return predict(map_items(lambda key, value: spelled.get(key, value), batch))
+
+
+def _check_device(device: Any) -> None:
+    """Raise unless batches can be moved there."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # of several types, by the kind of device that is missing
+        raise MidasAugError(
+            f"expected device as one that this machine has, such as 'cpu' or 'cuda', got "
+            f"{device!r}; leave it out, and batches stay where they are"
+        ) from error
 
 
 # ---------------------------------------------------------------- progress

@@ -7,16 +7,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import NDArray, check_shape
+from midas_aug._arrays import NDArray
 from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.report import ModalityReport
 from midas_aug.diagnostics.shapley import Subset
-from midas_aug.diagnostics.tables import check_scores
+from midas_aug.diagnostics.tables import check_scores, place_of
 from midas_aug.diagnostics.target_outcomes import TargetOutcomes
 from midas_aug.errors import MidasAugError
 from midas_aug.targets import Continuous, Distribution, MultiLabel, Target
 
-__all__ = ["TARGETS", "TargetName", "report_of_target", "target_called", "training_heads"]
+__all__ = [
+    "TARGETS",
+    "TargetName",
+    "report_of_target",
+    "saved_labels",
+    "target_called",
+    "training_heads",
+]
 
 TargetName: TypeAlias = Literal["class", "distribution", "multi-label", "continuous"]
 
@@ -34,17 +41,18 @@ def target_called(name: TargetName, given: Mapping[str, NDArray]) -> Target | No
     """The target of a name, as wide as the labels; None for class indices.
 
     Raises:
-        MidasAugError: The labels have another number of axes.
+        MidasAugError: The labels have another number of axes, or no columns.
     """
     build, labels = TARGETS[name], given.get("labels")
     if build is None or labels is None:
         return None
     if labels.ndim == 1 and name == "continuous":
         return build(1)
-    if labels.ndim != 2:
+    if labels.ndim != 2 or labels.shape[1] == 0:
+        what = "number of a label" if name == "continuous" else "class"
         raise MidasAugError(
-            f"expected 'labels' of shape (N, C) for the target {name}, got {labels.shape}; one "
-            "column for each class"
+            f"expected {place_of(given, 'labels')} of shape (N, C) for the target {name}, got "
+            f"{labels.shape}; save one column for each {what}"
         )
     return build(labels.shape[1])
 
@@ -67,10 +75,10 @@ def report_of_target(
     refused = [key for key in OF_CLASSES if key in given]
     if refused:
         raise MidasAugError(
-            f"expected no {refused[0]!r} with {target!r}, got one; misaligned rows are scored for "
-            "class indices alone, so leave it out"
+            f"expected no {refused[0]!r} with the target {_name_of(target)}, got one; misaligned "
+            "rows are scored for class indices alone, so leave it out"
         )
-    labels = _labels(given, "labels", target)
+    labels = saved_labels(given, "labels", target)
     ids = target.label_ids(labels)
     keep = ids >= 0
     if not bool(keep.any()):
@@ -127,7 +135,7 @@ def _add_training(seen: TargetOutcomes, given: Mapping[str, NDArray]) -> None:
     keys = training_heads(given, seen.modalities)
     if not keys:
         return
-    labels = _labels(given, "training_labels", seen.target)
+    labels = saved_labels(given, "training_labels", seen.target)
     keep = seen.target.label_ids(labels) >= 0
     logits = [
         seen.faults.usable(
@@ -141,16 +149,95 @@ def _add_training(seen: TargetOutcomes, given: Mapping[str, NDArray]) -> None:
     seen.training_rows.add(logits, labels, keep)
 
 
-def _labels(given: Mapping[str, NDArray], key: str, target: Target) -> Tensor:
+# ---------------------------------------------------------------- arrays, in words of the file
+
+
+def saved_labels(given: Mapping[str, NDArray], key: str, target: Target) -> Tensor:
+    """The labels as the target reads them.
+
+    The errors of targets are for those who call Python; these are for those who have a file.
+
+    Raises:
+        MidasAugError: They are no such labels.
+    """
     array = np.array(given[key])  # a copy: a table's columns cannot be written to
     if isinstance(target, Continuous) and array.dtype.kind in "iu":
         array = array.astype(np.float64)  # years, say
-    return target.check(array, force=True)
+    try:
+        return target.check(array, force=True)
+    except MidasAugError:
+        fault = _fault_of(array, key, target)
+    wanted, got, way = fault
+    place = f"{place_of(given, key)} for the target {_name_of(target)}"
+    raise MidasAugError(f"expected {wanted} in {place}, got {got}; {way}")
+
+
+def _fault_of(array: NDArray, key: str, target: Target) -> tuple[str, str, str]:
+    """What was expected of labels that the target refuses, what came, and what to do."""
+    if array.dtype.kind not in "biuf":
+        return "numbers", f"dtype {array.dtype}", "save them as numbers"
+    width = target.n_outputs
+    if array.shape[1:] != (width,) and (array.ndim != 1 or width != 1):
+        way = f"save as many as {target!r} takes" if key == "labels" else "as many as in 'labels'"
+        return f"rows of {width}", f"shape {array.shape}", way
+    if isinstance(target, Continuous):
+        return _fault_of_numbers(array)
+    rows = array.astype(np.float32)
+    return _fault_of_sets(rows) if isinstance(target, MultiLabel) else _fault_of_sums(rows)
+
+
+def _fault_of_numbers(labels: NDArray) -> tuple[str, str, str]:
+    if labels.dtype.kind == "b":
+        way = f"save them as numbers, or as the classes 0 and 1 for the target class {OTHERWISE}"
+        return "numbers", "dtype bool", way
+    n_odd = int(np.isinf(labels.reshape(len(labels), -1)).any(axis=1).sum())
+    way = "clip them, or write NaN in these rows, which then do not count"
+    return "finite numbers", f"infinity in {n_odd} of {len(labels)} rows", way
+
+
+def _fault_of_sets(rows: NDArray) -> tuple[str, str, str]:
+    odd = (rows != 0) & (rows != 1)
+    first = int((odd.any(axis=1) & ~(rows < 0).all(axis=1)).argmax())
+    way = (
+        "write -1 in every column of a row without labels, or choose the target distribution for "
+        f"rows that sum to 1 {OTHERWISE}"
+    )
+    return "zeros and ones", f"{rows[first][odd[first]][0]:g} in row {first}", way
+
+
+def _fault_of_sums(rows: NDArray) -> tuple[str, str, str]:
+    negative = ((rows < 0) & (rows != -1)).any(axis=1) & ~((rows == -1) | np.isnan(rows)).any(axis=1)
+    if negative.any():
+        first = int(negative.argmax())
+        way = "save neither logits nor logarithms, and write -1 in a row without a label"
+        return "probabilities", f"{rows[first].min():.4g} in row {first}", way
+    sums = rows.sum(axis=1)
+    furthest = int(np.where((rows >= 0).all(axis=1), abs(sums - 1), 0).argmax())
+    way = (
+        "divide each row by its sum, write -1 in a row without a label, or choose the target "
+        f"multi-label for several classes per row {OTHERWISE}"
+    )
+    return "rows that sum to 1", f"{sums[furthest]:.4g} in row {furthest}", way
+
+
+def _name_of(target: Target) -> str:
+    """What the command line calls a target; one that it does not know, as Python does."""
+    names = [name for name, kind in KINDS.items() if isinstance(target, kind)]
+    return names[0] if names else repr(target)
 
 
 def _predictions(given: Mapping[str, NDArray], key: str, target: Target, n_rows: int) -> Tensor:
     check_scores(given, key)
-    predictions = target.predictions(np.array(given[key]), repr(key))
-    why = f"one row a label, and the columns of {target!r}"
-    check_shape(predictions, (n_rows, target.n_outputs), repr(key), why)
-    return predictions
+    array = given[key]
+    if array.dtype.kind != "f":
+        raise MidasAugError(
+            f"expected {key!r} to have a float dtype, got {array.dtype}; save what the model gives "
+            "before it is rounded or a class is picked"
+        )
+    width = target.n_outputs
+    if array.shape != (n_rows, width) and (array.shape != (n_rows,) or width != 1):
+        raise MidasAugError(
+            f"expected {key!r} of shape ({n_rows}, {width}), got {array.shape}; one row for each "
+            "label, one column for each of its numbers"
+        )
+    return target.predictions(np.array(array), repr(key))

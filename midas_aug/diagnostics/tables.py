@@ -11,7 +11,7 @@ from midas_aug._arrays import NDArray
 from midas_aug._extras import require
 from midas_aug.errors import MidasAugError
 
-__all__ = ["TABLES", "DataFrame", "TableArrays", "arrays_of_table", "read_table"]
+__all__ = ["TABLES", "DataFrame", "TableArrays", "arrays_of_table", "place_of", "read_table"]
 
 TABLES = (".csv", ".parquet")  # endings of files
 LABEL = "label"
@@ -113,6 +113,14 @@ def arrays_of_table(table: DataFrame) -> TableArrays:
     return arrays
 
 
+def place_of(given: Mapping[str, NDArray], key: str) -> str:
+    """Where an array lies, as an error calls it: its name, or the columns of a table."""
+    if not isinstance(given, TableArrays):
+        return repr(key)
+    kind = "columns" if given[key].ndim == 2 else "column"
+    return f"the {kind} {_columns(key, given[key])}"
+
+
 def check_scores(given: Mapping[str, NDArray], key: str) -> None:
     """Raise where an array of a table holds no numbers with a fraction, of a table in its words.
 
@@ -159,9 +167,8 @@ def _is_blank(cell: Any) -> bool:
 
 
 def _columns(key: str, array: NDArray) -> str:
-    if array.ndim == 2:
-        return f"{key}_0, …, {key}_{array.shape[1] - 1}"
-    return LABEL if key == "labels" else key
+    group = LABEL if key == "labels" else key
+    return f"{group}_0, …, {group}_{array.shape[1] - 1}" if array.ndim == 2 else group
 
 
 def _shown(names: list[str]) -> str:

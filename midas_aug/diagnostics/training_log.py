@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from midas_aug._checks import is_real
+from midas_aug._checks import check_switch, is_real
 from midas_aug._ranks import several_ranks
 from midas_aug.diagnostics import scores as kinds
 from midas_aug.diagnostics.step_sums import BINS, Sums, sums_of_rows
@@ -85,7 +85,7 @@ class TrainingLog:
             of ``share.<m>`` (0 … 1) of the misaligned rows.
 
     Raises:
-        MidasAugError: There are fewer than two different modalities.
+        MidasAugError: There are fewer than two different modalities, or ``sync`` is no switch.
 
     Example:
         >>> import torch
@@ -116,7 +116,7 @@ class TrainingLog:
                 f"expected two or more modalities with different names, got {modalities!r}"
             )
         self.modalities = names
-        self.sync = sync
+        self.sync = check_switch(sync, "sync")
         self.records: list[dict[str, float]] = []
         self.histograms: list[dict[str, list[int]]] = []
         each = {kind.name: [kind.key(name) for name in names] for kind in PER_MODALITY}

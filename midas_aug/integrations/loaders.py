@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from midas_aug._stream import DrawStream
 from midas_aug.augment import MisalignAugment
 from midas_aug.errors import MidasAugError
 from midas_aug.integrations.module import check_augment
@@ -57,15 +58,29 @@ class ResumableDataset(Dataset[Any]):
         Raises:
             MidasAugError: ``state`` is not what `state_dict` gives; nothing is changed then.
         """
-        try:
-            calls, own = state["augment"]["stream"]["calls"], state["dataset"]
-        except (KeyError, TypeError):
-            found = list(state) if isinstance(state, Mapping) else type(state).__name__
+        calls, own = _read_state(state)
+        if own is not None and not hasattr(self.dataset, "load_state_dict"):
             raise MidasAugError(
-                "expected the state of a ResumableDataset, with the keys 'augment' and 'dataset', "
-                f"got {found!r}; pass what state_dict() gave"
-            ) from None
-        # Not the switch, which is one for all workers and may have been turned since.
-        self.augment.stream.set_calls(calls)
+                "expected a data set that takes a state with load_state_dict(), got "
+                f"{type(self.dataset).__name__} and a state of {type(own).__name__}; wrap the data "
+                "set that the state was taken of"
+            )
+        DrawStream(None).set_calls(calls)  # refused before the data set has taken anything
         if own is not None:
             self.dataset.load_state_dict(own)
+        # Not the switch, which is one for all workers and may have been turned since.
+        self.augment.stream.set_calls(calls)
+
+
+def _read_state(state: Any) -> tuple[Any, Any]:
+    """The number of calls, and the state of the data set."""
+    found = state
+    for key in ("augment", "stream", "calls"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    if found is None or "dataset" not in state:
+        got = list(state) if isinstance(state, Mapping) else type(state).__name__
+        raise MidasAugError(
+            "expected the state of a ResumableDataset, {'augment': {'stream': {'calls': int}}, "
+            f"'dataset': ...}}, got {got!r}; pass what state_dict() gave"
+        )
+    return found, state["dataset"]

@@ -14,6 +14,7 @@ from midas_aug._rows import count_rows
 from midas_aug._tree import get_item, item_keys, map_arrays, resolve_key
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
+from midas_aug.collate import label_if_mixed
 from midas_aug.confidence.base import module_of
 from midas_aug.errors import MidasAugError
 from midas_aug.functional import SwapPlan
@@ -128,7 +129,9 @@ class AugmentModule(nn.Module):
         if not self.training:
             return self._aligned(batch, None, None)
         drawn = self.augment.draw(batch, materialize=materialize)
-        return drawn if self.augment.needs_model else drawn.label(self.augment.confidence)
+        if self.augment.needs_model:
+            return drawn
+        return label_if_mixed(drawn, self.augment.confidence)
 
     def _aligned(self, batch: Any, labels: Array | None, present: Any) -> MisalignedBatch:
         given = self._labels_of(batch) if labels is None else labels

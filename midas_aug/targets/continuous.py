@@ -29,13 +29,13 @@ class Continuous(Target):
     .. math:: \ell = \frac{1}{width} \sum_w \frac{(z_w - y_w)^2}{2 \cdot scale^2}
 
     This is minus the log-likelihood of a Gaussian of standard deviation ``scale``, but for what all
-    labels have in common: ``scale`` says which error halves a confidence, in units of the label. A
+    labels have in common: an error of one ``scale`` multiplies a confidence by e^(−1/2), 0.61. A
     row with a NaN is an ignored row. There are no dense targets: a squared error is not linear in
     them.
 
     Args:
         width: Numbers per label.
-        scale: Positive; start with the standard deviation of the labels.
+        scale: Positive, in units of the label; start with the labels' standard deviation.
         same: Which labels are the same and therefore no partners, a callable ``(N, …) -> (N,)``
             integers of tensors, such as one that rounds. None: those that are equal.
 

@@ -90,6 +90,40 @@ def test_the_state_of_the_data_set_itself_is_kept_as_well():
     assert other.state_dict() == state
 
 
+GOOD: Any = {"augment": {"enabled": True, "stream": {"calls": 5}}, "dataset": None}
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (GOOD | {"dataset": {"x": 1}}, r"load_state_dict\(\), got list and a state of dict; wrap"),
+        (torch.zeros(3), "expected the state of a ResumableDataset.*got 'Tensor'"),
+        ([1, 2], "got 'list'; pass what"),
+        ("augment", "got 'str'"),
+        (GOOD | {"augment": torch.zeros(3)}, "expected the state of a ResumableDataset"),
+        (GOOD | {"augment": {"stream": [5]}}, "expected the state of a ResumableDataset"),
+        (GOOD | {"augment": {"stream": {"calls": "5"}}}, "number of calls"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_before_anything_is_taken(state, words):
+    augment = uniform(seed=0)
+    with pytest.raises(MidasAugError, match=words):
+        ResumableDataset([sample(0)], augment).load_state_dict(state)
+    assert int(augment.stream.calls) == 0
+
+
+@pytest.mark.parametrize(
+    ("calls", "own"), [(-1, {"place": 7}), (1 << 63, {"place": 7}), (5, {"elsewhere": 7})]
+)
+def test_neither_the_stream_nor_the_data_set_takes_half_a_state(calls, own):
+    augment, data = uniform(seed=0), Own([sample(0)])
+    with pytest.raises(KeyError if calls == 5 else MidasAugError):
+        ResumableDataset(data, augment).load_state_dict(
+            {"augment": {"stream": {"calls": calls}}, "dataset": own}
+        )
+    assert (int(augment.stream.calls), data.place) == (0, 0)
+
+
 class Stream(IterableDataset):  # type: ignore[type-arg]
     """Samples without numbers, shared out among the workers."""
 

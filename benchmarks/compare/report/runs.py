@@ -7,7 +7,7 @@ from statistics import median
 
 from benchmarks.compare.kept import Record
 from benchmarks.compare.report.statistics import Difference, paired_difference
-from benchmarks.compare.suite import beside_of, entries_of, is_left_out, load_records
+from benchmarks.compare.suite import beside_of, entries_of, load_records
 from benchmarks.compare.tasks import TASKS
 
 WITHOUT = "without"  # accuracy with a modality removed
@@ -59,8 +59,6 @@ class TaskRuns:
                 )
             seeds[record["seed"]] = record
         for entry, spec in entries_of(folder).items():
-            if is_left_out(folder, entry, name):
-                continue
             for modality in self.modalities if spec.alone else (None,):
                 key = row_key(entry, modality)
                 if key not in found:

@@ -555,25 +555,6 @@ def test_the_report_of_the_competition_suite_says_where_modalities_compete(compe
     assert "nan" not in page
 
 
-def test_a_row_is_not_planned_on_a_task_that_is_left_out_and_its_cell_is_empty(
-    tmp_path, monkeypatch
-):
-    whole = suite.SUITES["competition"]
-    monkeypatch.setitem(
-        suite.SUITES, "competition", replace(whole, left_out=(("tcmax", whole.tasks[1]),))
-    )
-    for _, jobs in suite.stages("competition", tmp_path):
-        for job in jobs:
-            keep_made_up(job, accuracy=0.5)
-    tasks = {job.task for job in jobs if job.entry == "tcmax"}
-    assert tasks == {*whole.tasks} - {whole.tasks[1]}
-    list(write_report("competition", whole.tasks, tmp_path))
-    page = (tmp_path / "competition" / "README.md").read_text()
-    untuned = page.split("## Untuned rows")[1].split("\n## ")[0]
-    assert "| TCMax | 50.0 |  | 50.0 | 50.0 | 50.0 |" in untuned
-    assert "An empty cell is in the protocol" in untuned
-
-
 def test_the_open_question_is_not_met_where_a_rival_ties_or_joint_training_wins(competition):
     for file in competition.rglob("kanji*/test/skill-fitted,*.json"):
         record = json.loads(file.read_text())

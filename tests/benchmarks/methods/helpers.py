@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.common.model import LateFusion
+from benchmarks.common.model import ConcatFusion
 from benchmarks.methods.base import EncodedRows, Method, Setting
 
 MethodT = TypeVar("MethodT", bound=Method)
@@ -21,7 +21,7 @@ counts = st.tuples(st.integers(2, 4), st.integers(1, 6), st.integers(2, 4))  # M
 seeds = st.integers(0, 2**16)
 
 
-def tiny_model(num_modalities: int, width: int = 4, num_classes: int = 3) -> LateFusion:
+def tiny_model(num_modalities: int, width: int = 4, num_classes: int = 3) -> ConcatFusion:
     """Encoders Linear -> Tanh of ``(N, INPUT_WIDTH)``, named "m0", "m1", …; seeded."""
     with torch.random.fork_rng():
         torch.manual_seed(num_modalities)
@@ -29,10 +29,12 @@ def tiny_model(num_modalities: int, width: int = 4, num_classes: int = 3) -> Lat
             f"m{number}": nn.Sequential(nn.Linear(INPUT_WIDTH, width), nn.Tanh())
             for number in range(num_modalities)
         }
-        return LateFusion(encoders, width, num_classes)
+        return ConcatFusion(encoders, width, num_classes)
 
 
-def tiny_rows(model: LateFusion, num_rows: int, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
+def tiny_rows(
+    model: ConcatFusion, num_rows: int, seed: int = 0
+) -> tuple[dict[str, Tensor], Tensor]:
     """Inputs of every modality, and labels."""
     generator = torch.Generator().manual_seed(seed)
     inputs = {
@@ -42,7 +44,7 @@ def tiny_rows(model: LateFusion, num_rows: int, seed: int = 0) -> tuple[dict[str
 
 
 def set_up(
-    method: MethodT, model: LateFusion, num_rows: int = 12, epochs: int = 4, seed: int = 0
+    method: MethodT, model: ConcatFusion, num_rows: int = 12, epochs: int = 4, seed: int = 0
 ) -> MethodT:
     """`method`, set up for a run on ``tiny_rows(model, num_rows)``."""
     inputs, labels = tiny_rows(model, num_rows)
@@ -62,7 +64,7 @@ def assert_close(actual: Any, expected: Any, atol: float = 1e-5) -> None:
     )
 
 
-def lopsided_model(num_modalities: int = 2) -> LateFusion:
+def lopsided_model(num_modalities: int = 2) -> ConcatFusion:
     """A model whose first modality is ahead of the others on `tiny_rows` and holds most mass."""
     model = tiny_model(num_modalities)
     inputs, labels = tiny_rows(model, 12)
@@ -75,7 +77,7 @@ def lopsided_model(num_modalities: int = 2) -> LateFusion:
 
 
 def step_gradients(
-    method: Method, model: LateFusion, labels: Tensor | None = None, num_rows: int = 12
+    method: Method, model: ConcatFusion, labels: Tensor | None = None, num_rows: int = 12
 ) -> dict[str, Tensor]:
     """Gradients of one step on `tiny_rows`; 0 where there is none."""
     inputs, true_labels = tiny_rows(model, num_rows)
@@ -96,7 +98,7 @@ def assert_same_gradients(
         assert_close(actual[name], expected[name], atol)
 
 
-def run(method: Method, model: LateFusion, epochs: int = 3, num_rows: int = 20) -> list[float]:
+def run(method: Method, model: ConcatFusion, epochs: int = 3, num_rows: int = 20) -> list[float]:
     """The hooks of a run in their order; the losses."""
     set_up(method, model, num_rows, epochs)
     inputs, labels = tiny_rows(model, num_rows)
@@ -162,14 +164,14 @@ def random_parts(seed: int, m: int, n: int, c: int = 3) -> Tensor:
     return 2 * torch.randn(m, n, c, generator=generator(seed), dtype=torch.float64)
 
 
-def started(method: MethodT, model: LateFusion, seed: int = 0) -> MethodT:
+def started(method: MethodT, model: ConcatFusion, seed: int = 0) -> MethodT:
     """The method in its first epoch."""
     set_up(method, model, seed=seed)
     method.on_epoch_start(0)
     return method
 
 
-def assert_joint_training(loss: Tensor, model: LateFusion) -> None:
+def assert_joint_training(loss: Tensor, model: ConcatFusion) -> None:
     """A loss of the rows of `loss_of`, and its gradients, are those of joint training."""
     loss.backward()
     found = gradients_of(model)
@@ -179,7 +181,7 @@ def assert_joint_training(loss: Tensor, model: LateFusion) -> None:
     assert all_close(found, gradients_of(model))
 
 
-def encoded(model: LateFusion, num_rows: int = 12) -> tuple[dict[str, Tensor], Tensor]:
+def encoded(model: ConcatFusion, num_rows: int = 12) -> tuple[dict[str, Tensor], Tensor]:
     """Features of `tiny_rows`, and their labels."""
     inputs, labels = tiny_rows(model, num_rows)
     return model.encode(inputs), labels

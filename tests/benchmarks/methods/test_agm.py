@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from benchmarks.common.model import LateFusion
+from benchmarks.common.model import ConcatFusion
 from benchmarks.methods import agm, shared
 from benchmarks.methods.agm import AGM
 from benchmarks.methods.base import EncodedRows, Method, Setting
@@ -29,10 +29,10 @@ from tests.benchmarks.methods.helpers import (
 from tests.benchmarks.methods.slow_references import slow_softmax
 
 
-def _agm_example() -> tuple[LateFusion, dict[str, Tensor], Tensor]:
+def _agm_example() -> tuple[ConcatFusion, dict[str, Tensor], Tensor]:
     """Model, inputs and labels of the worked example."""
     encoders = {name: nn.Linear(2, 2, bias=False) for name in ("a", "v")}
-    model = LateFusion(encoders, width=2, num_classes=2)
+    model = ConcatFusion(encoders, width=2, num_classes=2)
     with torch.no_grad():
         for encoder in encoders.values():
             encoder.weight.copy_(torch.eye(2))
@@ -82,7 +82,7 @@ def test_agm_gradients_of_the_worked_example() -> None:
     assert_same_gradients(second, plain, atol=1e-5)  # τ is r, of the same batch again
 
 
-def _started_on(method: Method, model: LateFusion) -> Method:
+def _started_on(method: Method, model: ConcatFusion) -> Method:
     """Like `started`, for a model that `tiny_rows` do not fit."""
     setting = Setting(torch.zeros(1, dtype=torch.int64), 4, lambda: EncodedRows({}, torch.empty(0)))
     method.setup(model, setting, torch.Generator())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.common.model import LateFusion
+from benchmarks.common.model import ConcatFusion
 from benchmarks.methods import lemda
 from benchmarks.methods.base import Method
 from benchmarks.methods.lemda import LeMDA
@@ -119,7 +119,7 @@ def test_lemda_without_noise_duplicates_the_batch_for_the_head_only(num_modaliti
     assert all_close(encoders, gradients_of(model.encoders), factor=0.5)
 
 
-def noisy(method: LeMDA, model: LateFusion) -> LeMDA:
+def noisy(method: LeMDA, model: ConcatFusion) -> LeMDA:
     """`method`, set up, with a last layer of G that is not 0."""
     started(method, model)
     with torch.no_grad():
