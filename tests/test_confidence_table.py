@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -200,3 +201,58 @@ def test_a_table_larger_than_memory_is_told_of_a_file(tmp_path):
     for count in (10**15, 10**18):
         with pytest.raises(MidasAugError, match=rf"{8 * count} bytes.*path=\.\.\."):
             TableConfidence(("a", "b"), count)
+
+
+def test_a_table_finds_its_own_file_after_a_change_of_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = make(Path("table.bin"))
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")  # as Hydra does
+    table.save(tmp_path / "table.bin")  # not replaced: it is this table's own
+    table.update(FIRST, torch.tensor([[0.25, 0.75]]))
+    worker = pickle.loads(pickle.dumps(table))
+    worker.update(FIRST + 1, torch.tensor([[0.5, 0.5]]))
+    for either in (table, worker, make(tmp_path / "table.bin")):
+        assert either.table[:3].tolist() == [[0.25, 0.75], [0.5, 0.5], [1.0, 1.0]]
+    assert names(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("other", ["replaced", "deleted"])
+def test_saved_where_its_file_was_replaced_a_table_writes_its_numbers(tmp_path, other):
+    path = tmp_path / "table.bin"
+    table = make(path, initial=0.25)
+    if other == "replaced":
+        TableConfidence(("a", "b"), ROWS, initial=0.5).save(path)
+    else:
+        path.unlink()
+    for number in (0.75, 0.125):  # the second time the file is one that it has written
+        table.update(FIRST, torch.tensor([[number, number]]))
+        table.save(path)
+        assert make(path).table[:2].tolist() == [[number, number], [0.25, 0.25]]
+    assert names(tmp_path) == ["table.bin"]
+
+
+def test_a_file_that_has_replaced_its_own_can_be_loaded(tmp_path):
+    path = tmp_path / "table.bin"
+    table = make(path, initial=0.25)
+    TableConfidence(("a", "b"), ROWS, initial=0.5).save(path)
+    table.load(path)
+    assert table.table.unique().tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (3, r"3 \(.*; pass a string or a pathlib"),
+        (b"table.bin", r"b'table\.bin' \("),
+        ("a\0b", "null"),
+        ("a" * 300, r"a' \(File name too long\); pass a string"),
+    ],
+)
+@pytest.mark.parametrize("way", ["path", "save", "load"])
+def test_a_path_that_no_file_can_have_is_named(tmp_path, monkeypatch, path, words, way):
+    monkeypatch.chdir(tmp_path)
+    table = make(tmp_path / "own.bin")
+    with pytest.raises(MidasAugError, match=f"expected path to name a file, got .*{words}"):
+        make(path) if way == "path" else getattr(table, way)(path)
+    assert names(tmp_path) == ["own.bin"]

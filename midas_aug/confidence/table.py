@@ -182,7 +182,7 @@ class TableConfidence(ConfidenceProvider):
         self._replace(table.detach().to("cpu", torch.float32), "the table")
 
     def _map(self, path: Path) -> None:
-        # First the id: of a file that is replaced in between, `save` then writes one too many.
+        # The id first: of a file that is replaced in between, `save` then writes another.
         self._file_id = _find_id(path)
         self._mapped = _map_file(path, self._shape, shared=True)
 
@@ -239,9 +239,10 @@ def _as_path(path: Any) -> Path:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found.stat()
     except (TypeError, ValueError, OSError) as error:
+        why = getattr(error, "strerror", None) or error  # which has no name that is said already
         raise MidasAugError(
-            f"expected path to name a file, got {path!r}: {error}; pass a string or a "
-            "pathlib.Path that this system can open"
+            f"expected path to name a file, got {path!r} ({why}); pass a string or a pathlib.Path "
+            "that this system can open"
         ) from error
     return found
 

@@ -14,7 +14,7 @@ from midas_aug.diagnostics.heads import HeadRows
 from midas_aug.diagnostics.measures import row_correct
 from midas_aug.diagnostics.outcomes import Outcomes
 from midas_aug.diagnostics.report import ModalityReport
-from midas_aug.diagnostics.saved_targets import report_of_target, training_heads
+from midas_aug.diagnostics.saved_targets import report_of_target, saved_labels, training_heads
 from midas_aug.diagnostics.shapley import Subset
 from midas_aug.diagnostics.tables import (
     TABLES,
@@ -108,7 +108,8 @@ def report_from_logits(
         )
     whole, n_classes = _logits(given, "logits"), given["logits"].shape[1]
     labels = _labels(given, "labels", target)
-    _check_rows(whole, "logits", len(labels), n_classes)
+    wanted = target.num_classes if isinstance(target, Distribution) else n_classes
+    _check_rows(whole, "logits", len(labels), wanted)
     _check_range(labels, "labels", n_classes)
     keep = labels >= 0
     if not bool(keep.any()):
@@ -127,8 +128,7 @@ def report_from_logits(
     whole = seen.usable(whole[keep], "of the whole model")
     seen.add_whole(whole)
     if isinstance(target, Distribution):
-        rows = target.check(np.array(given["labels"]))[keep]
-        target.check_width(whole, rows, "'logits'")
+        rows = saved_labels(given, "labels", target)[keep]
         seen.losses = -target.log_likelihoods(whole, target.filled(rows)[:, None])[:, 0]
     found = {everything - {m}: read(f"removed_{m}", f"with {m} removed") for m in names}
     for m in names:
@@ -264,7 +264,7 @@ def _logits(given: Mapping[str, NDArray], key: str) -> Tensor:
 def _labels(given: Mapping[str, NDArray], key: str, target: Target | None) -> Tensor:
     """Class indices ``(N,)``: as they are, or the most probable class."""
     if isinstance(target, Distribution):
-        return target.label_ids(target.check(np.array(given[key]), force=True))
+        return target.label_ids(saved_labels(given, key, target))
     return _indices(given, key, ndim=1)
 
 

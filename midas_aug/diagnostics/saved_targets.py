@@ -1,6 +1,6 @@
 """A report from saved predictions of labels that are no classes: several a row, or numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -27,13 +27,15 @@ __all__ = [
 
 TargetName: TypeAlias = Literal["class", "distribution", "multi-label", "continuous"]
 
-# By the number of columns of the labels; a class index is one integer a row and needs none.
-TARGETS: dict[TargetName, Callable[[int], Target] | None] = {
-    "class": None,
+Kind: TypeAlias = type[Distribution] | type[MultiLabel] | type[Continuous]
+
+KINDS: dict[TargetName, Kind] = {
     "distribution": Distribution,
     "multi-label": MultiLabel,
     "continuous": Continuous,
 }
+# By the number of columns of the labels; a class index is one integer a row and needs none.
+TARGETS: dict[TargetName, Kind | None] = {"class": None, **KINDS}
 OF_CLASSES = ("misaligned_logits", "source_labels")
 
 
@@ -166,10 +168,11 @@ def saved_labels(given: Mapping[str, NDArray], key: str, target: Target) -> Tens
     try:
         return target.check(array, force=True)
     except MidasAugError:
-        fault = _fault_of(array, key, target)
-    wanted, got, way = fault
-    place = f"{place_of(given, key)} for the target {_name_of(target)}"
-    raise MidasAugError(f"expected {wanted} in {place}, got {got}; {way}")
+        if type(target) not in KINDS.values():  # a caller's own: only it knows what is wrong
+            raise
+        wanted, got, way = _fault_of(array, key, target)
+        place = f"{place_of(given, key)} for the target {_name_of(target)}"
+        raise MidasAugError(f"expected {wanted} in {place}, got {got}; {way}") from None
 
 
 def _fault_of(array: NDArray, key: str, target: Target) -> tuple[str, str, str]:
@@ -178,8 +181,8 @@ def _fault_of(array: NDArray, key: str, target: Target) -> tuple[str, str, str]:
         return "numbers", f"dtype {array.dtype}", "save them as numbers"
     width = target.n_outputs
     if array.shape[1:] != (width,) and (array.ndim != 1 or width != 1):
-        way = f"save as many as {target!r} takes" if key == "labels" else "as many as in 'labels'"
-        return f"rows of {width}", f"shape {array.shape}", way
+        like = repr(target) if key == "labels" else "'labels'"
+        return f"{width} columns", f"shape {array.shape}", f"save as many as {like} has"
     if isinstance(target, Continuous):
         return _fault_of_numbers(array)
     rows = array.astype(np.float32)
@@ -188,7 +191,7 @@ def _fault_of(array: NDArray, key: str, target: Target) -> tuple[str, str, str]:
 
 def _fault_of_numbers(labels: NDArray) -> tuple[str, str, str]:
     if labels.dtype.kind == "b":
-        way = f"save them as numbers, or as the classes 0 and 1 for the target class {OTHERWISE}"
+        way = f"save them as numbers, or as the classes 0 and 1 and {_choose('class')}"
         return "numbers", "dtype bool", way
     n_odd = int(np.isinf(labels.reshape(len(labels), -1)).any(axis=1).sum())
     way = "clip them, or write NaN in these rows, which then do not count"
@@ -199,14 +202,15 @@ def _fault_of_sets(rows: NDArray) -> tuple[str, str, str]:
     odd = (rows != 0) & (rows != 1)
     first = int((odd.any(axis=1) & ~(rows < 0).all(axis=1)).argmax())
     way = (
-        "write -1 in every column of a row without labels, or choose the target distribution for "
-        f"rows that sum to 1 {OTHERWISE}"
+        "write -1 in every column of a row without labels; for rows that sum to 1 "
+        f"{_choose('distribution')}"
     )
     return "zeros and ones", f"{rows[first][odd[first]][0]:g} in row {first}", way
 
 
 def _fault_of_sums(rows: NDArray) -> tuple[str, str, str]:
-    negative = ((rows < 0) & (rows != -1)).any(axis=1) & ~((rows == -1) | np.isnan(rows)).any(axis=1)
+    marked = ((rows == -1) | np.isnan(rows)).any(axis=1)
+    negative = (rows < 0).any(axis=1) & ~marked
     if negative.any():
         first = int(negative.argmax())
         way = "save neither logits nor logarithms, and write -1 in a row without a label"
@@ -214,10 +218,14 @@ def _fault_of_sums(rows: NDArray) -> tuple[str, str, str]:
     sums = rows.sum(axis=1)
     furthest = int(np.where((rows >= 0).all(axis=1), abs(sums - 1), 0).argmax())
     way = (
-        "divide each row by its sum, write -1 in a row without a label, or choose the target "
-        f"multi-label for several classes per row {OTHERWISE}"
+        "divide each row by its sum, and write -1 in a row without a label; for several classes "
+        f"per row {_choose('multi-label')}"
     )
     return "rows that sum to 1", f"{sums[furthest]:.4g} in row {furthest}", way
+
+
+def _choose(name: TargetName) -> str:
+    return f"choose --target {name}, or target= in Python"
 
 
 def _name_of(target: Target) -> str:

@@ -1,16 +1,27 @@
 """Partners from the rows of all ranks, for batches that are small on each of them."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
 
+from midas_aug._arrays import as_tensor, is_array
 from midas_aug._present import as_present
 from midas_aug._ranks import in_process_group, several_ranks
 from midas_aug._rows import take_rows
-from midas_aug._tree import get_groups, in_order, map_arrays, resolve_key
+from midas_aug._tree import (
+    get_groups,
+    in_order,
+    is_container,
+    is_tensordict,
+    items,
+    map_arrays,
+    resolve_key,
+)
 from midas_aug._unimodal import divisors_of
 from midas_aug.augment import MisalignAugment
 from midas_aug.batch import MisalignedBatch
@@ -36,6 +47,7 @@ class AllRanksBatch:
         modalities: The names of the modalities, in order.
         target: What a label is.
         num_classes: C; None where the target has no classes.
+        labels: ``(N, …)`` labels of this rank's rows.
         aligned: The rows of this rank's batch as it came.
         misaligned: The rows that the augmentation added.
     """
@@ -52,14 +64,11 @@ class AllRanksBatch:
         self.target = whole.target
         self.num_classes = whole.num_classes
         self.labelled_by_logits = whole.labelled_by_logits
+        # Not a cached property: its lock breaks a compiled graph.
+        self.labels = torch.as_tensor(whole.labels).index_select(0, own)
         self.aligned = slice(0, n_rows)
         self.misaligned = slice(n_rows, self.index.shape[0])
         self._own = own
-
-    @functools.cached_property
-    def labels(self) -> Tensor:
-        """``(N, …)`` labels of this rank's rows."""
-        return torch.as_tensor(self.whole.labels).index_select(0, self._own)
 
     @property
     def source(self) -> Tensor:
@@ -207,14 +216,16 @@ def augment_across_ranks(
         augment: The augmentation. Not for a confidence that looks at batches of its own making,
             such as `midas_aug.confidence.TableConfidence` with an index that is left out of
             ``features``.
-        features: This rank's N rows of each modality, on every rank the same number and shapes
-            (``drop_last=True``).
+        features: This rank's N rows of each modality, as tensors; on every rank the same number
+            of rows (``drop_last=True``), keys, shapes and dtypes.
         labels: ``(N, …)``, as the target of ``augment`` has them.
         unimodal_logits: ``(N, C)`` of each modality's own classifier, by modality or in order.
         present: Which modalities each of this rank's rows has, as in `MisalignAugment.draw`.
 
     Raises:
-        MidasAugError: The labels are not a tensor, or see `MisalignAugment`.
+        MidasAugError: Labels or features are not tensors, or see `MisalignAugment`. With labels on
+            the CPU, where a look is free, every rank raises: what differs between the ranks, or
+            what another one refused.
 
     Example:
         >>> import torch
@@ -229,35 +240,136 @@ def augment_across_ranks(
     check_augment(augment)
     if not isinstance(labels, Tensor):
         raise MidasAugError(f"expected labels as a torch tensor, got {type(labels).__name__}")
-    pool, every = features, labels
+    given: dict[str, Any] = {"labels": labels, "features": features, "present": present}
+    given["unimodal_logits"] = unimodal_logits
     if several_ranks():
-        _check_even(labels)
-        pool = map_arrays(_gather, features)
-        every = _gather(augment.target.check(labels))
-        if present is not None:
-            own = as_present(present, augment.modalities, len(labels))
-            present = _gather(own.byte()).bool()
-        if unimodal_logits is not None:
-            in_turn = in_order(unimodal_logits, augment.modalities, "unimodal_logits")
-            unimodal_logits = [_gather(torch.as_tensor(logits).detach()) for logits in in_turn]
-    whole = augment(
-        pool, every, unimodal_logits=unimodal_logits, present=present, materialize=False
-    )
+        check = functools.partial(_checked, augment, given)
+        own = _agreed(check) if labels.device.type == "cpu" else _alone(check)
+        given = {name: map_arrays(_gather, value) for name, value in own.items()}
+    whole = augment(given.pop("features"), **given, materialize=False)
     return AllRanksBatch(whole, len(labels), distributed.get_rank() if in_process_group() else 0)
 
 
-def _check_even(labels: Tensor) -> None:
-    """Raise on every rank unless all have the same number of rows, where looking is free."""
-    if labels.device.type != "cpu":
-        return
-    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(counts, torch.tensor([labels.shape[0]]))
-    n_rows = [int(count) for count in counts]
-    if len(set(n_rows)) > 1 or n_rows[0] == 0:
+def _checked(augment: MisalignAugment, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as they are gathered."""
+    own, names = {**given, "labels": augment.target.check(given["labels"])}, augment.modalities
+    if own["present"] is not None:
+        own["present"] = as_present(own["present"], names, len(own["labels"]))
+    if own["unimodal_logits"] is not None:
+        in_turn = in_order(own["unimodal_logits"], names, "unimodal_logits")
+        own["unimodal_logits"] = {
+            name: as_tensor(logits, f"unimodal_logits of {name!r}").detach()
+            for name, logits in zip(names, in_turn, strict=True)
+        }
+    return own
+
+
+class _Kind(NamedTuple):
+    """What has to be alike on all ranks: else a gather aborts, or its backward pass waits."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    has_gradient: bool
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}" + (" with a gradient" if self.has_gradient else "")
+
+
+def _kinds(own: Mapping[str, Any]) -> dict[str, _Kind]:
+    """The kind of each array that is gathered, in order; raise for one that cannot be."""
+    arrays = (found for name, value in own.items() for found in _arrays(value, name))
+    return {path: _kind(array, path) for path, array in arrays}
+
+
+def _arrays(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """What `map_arrays` would call its function with, and what an error message calls it."""
+    if is_array(tree) or is_tensordict(tree):
+        yield path, tree
+    elif type(tree) is list or is_container(tree):
+        for key, value in enumerate(tree) if type(tree) is list else items(tree):
+            name = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(key))  # differs from rank to rank
+            yield from _arrays(value, f"{path}[{name}]")
+
+
+def _kind(array: Any, path: str) -> _Kind:
+    if not isinstance(array, Tensor) or as_tensor(array, path).ndim == 0:
+        got = "a single number" if isinstance(array, Tensor) else type(array).__name__
         raise MidasAugError(
-            f"expected the same number of rows on every rank, at least one, got {n_rows}; build "
-            "the loaders with drop_last=True"
+            f"expected {path} as a torch tensor with one row per label, got {got}; convert it with "
+            "torch.as_tensor, or leave it out if it is no modality"
         )
+    dtype, has_gradient = str(array.dtype), array.requires_grad and torch.is_grad_enabled()
+    return _Kind(dtype.removeprefix("torch."), tuple(array.shape), has_gradient)
+
+
+def _alone(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``check`` gives, where asking the other ranks would wait for the device."""
+    own = check()
+    if not torch.compiler.is_compiling():
+        _kinds(own)
+    return own
+
+
+def _agreed(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``check`` gives; raise on every rank if it fails on one, or what it gives differs."""
+    try:
+        own = check()
+        kinds = _kinds(own)
+        if kinds["labels"].shape[0] == 0:
+            why = "build the loaders with drop_last=True"
+            raise MidasAugError(f"expected at least one row on every rank, got none; {why}")
+    except Exception as error:  # raised when the other ranks, which would wait, know of it
+        _reports({}, str(error))
+        raise
+    if reports := _reports(kinds):
+        raise MidasAugError(_difference(reports))
+    return own
+
+
+def _reports(kinds: Mapping[str, _Kind], failure: str | None = None) -> list[Any]:
+    """What each rank has, or why it failed; none where one gathered number says: all the same."""
+    text = repr([(path, *kind) for path, kind in kinds.items()])
+    # Not hash(), which is salted in each process.
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    own = torch.tensor([int.from_bytes(digest, "big", signed=True)], device="cpu")
+    every = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(every, own)
+    if failure is None and len({int(number) for number in every}) == 1:
+        return []
+    # Every rank comes here or none does: the number of one that failed is no other's.
+    reports: list[Any] = [None] * len(every)
+    distributed.all_gather_object(reports, (kinds, failure))
+    return reports
+
+
+def _difference(reports: Sequence[tuple[Mapping[str, _Kind], str | None]]) -> str:
+    """What an error says where a rank has failed or, if none has, where two ranks differ."""
+    for rank, (_, failure) in enumerate(reports):
+        if failure is not None:
+            return f"expected every rank to take its batch, got an error on rank {rank}: {failure}"
+    first = reports[0][0]
+    rank = [[*kinds.items()] != [*first.items()] for kinds, _ in reports].index(True)
+    other = reports[rank][0]
+    if [*first] != [*other]:
+        return (
+            f"expected the same arrays in the same order on every rank, got {[*first]} on rank 0 "
+            f"and {[*other]} on rank {rank}; pass the same arguments and keys on all ranks"
+        )
+    path = next(path for path, kind in first.items() if kind != other[path])
+    return (
+        f"expected {path} alike on every rank, got {first[path]} on rank 0 and {other[path]} on "
+        f"rank {rank}; {_cure(first[path], other[path])}"
+    )
+
+
+def _cure(ours: _Kind, theirs: _Kind) -> str:
+    if ours.shape[:1] != theirs.shape[:1]:
+        return "pass one row per label, from loaders with drop_last=True"
+    if ours.shape != theirs.shape:
+        return "pad to one length on all ranks"
+    if ours.dtype != theirs.dtype:
+        return "convert to one dtype on all ranks"
+    return "train the same encoders on all ranks"
 
 
 class _AllGather(torch.autograd.Function):
@@ -279,5 +391,7 @@ class _AllGather(torch.autograd.Function):
 
 
 def _gather(tensor: Any) -> Any:
+    if tensor.dtype is torch.bool:  # not every backend knows it
+        return _gather(tensor.byte()).bool()
     gathered: Any = _AllGather.apply(tensor)  # type: ignore[no-untyped-call]
     return gathered
