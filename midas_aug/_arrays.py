@@ -34,10 +34,10 @@ def as_tensor(value: Array, name: str) -> Tensor:
     """View ``value`` as a tensor; ``name`` is what an error message calls it."""
     if isinstance(value, Tensor):
         if value.layout is not torch.strided or value.is_nested:
-            kind = "nested" if value.is_nested else str(value.layout)
+            nested = value.is_nested
             raise MidasAugError(
-                f"expected {name} as a dense tensor, got a {kind} one; pass .to_dense(), or a "
-                "padded tensor"
+                f"expected {name} as a dense tensor, got a {'nested' if nested else value.layout} "
+                f"one; pass {'nested.to_padded_tensor(0.0)' if nested else '.to_dense()'}"
             )
         return value
     if isinstance(value, np.ma.MaskedArray):
@@ -67,7 +67,8 @@ def _way_to_array(value: Any) -> str:
         return f"pass the array under one of its keys, {', '.join(map(repr, value))}"
     if hasattr(value, "_fields"):
         return f"pass the array in one of its fields, {', '.join(value._fields)}"
-    if isinstance(value, list | tuple | int | float):
+    other = hasattr(value, "__array__") or hasattr(value, "__dlpack__")  # of another library
+    if other or isinstance(value, list | tuple | int | float):
         return "convert it with torch.as_tensor or numpy.asarray"
     return "pass the array itself"
 
@@ -143,6 +144,15 @@ def check_shape(tensor: Tensor, shape: tuple[int | None, ...], name: str, why: s
             return
     expected = ", ".join("any" if size is None else str(size) for size in shape)
     raise MidasAugError(f"expected {name} of shape ({expected}), got {tuple(given)}; {why}")
+
+
+def check_has_values(tensor: Tensor, name: str) -> None:
+    """Raise for a tensor that was made on the meta device, as from_pretrained does."""
+    if tensor.is_meta:
+        raise MidasAugError(
+            f"expected {name} with values, got a tensor on the meta device, where a model is built "
+            "by from_pretrained; pass a list or a NumPy array, which have theirs there, too"
+        )
 
 
 def elsewhere(name: str, tensor: Tensor, device: torch.device) -> str:

@@ -118,7 +118,7 @@ def take_rows(
             same = tree.device is None or tree.device == index.device
             return tree[index if same else _on_host(index, path, host_index)]
         raise MidasAugError(_other_size(path, tuple(tree.shape), n_rows, modality))
-    if _looks_like_rows(tree):
+    if _looks_like_rows(tree) or _holds_rows(tree, n_rows):
         raise MidasAugError(_refused(path, tree))
     if modality:
         raise MidasAugError(_nothing(path, tree))
@@ -231,6 +231,15 @@ def _looks_like_rows(leaf: Any) -> bool:
     ) or (hasattr(type(leaf), "__len__") and hasattr(type(leaf), "__getitem__"))
 
 
+def _holds_rows(leaf: Any, n_rows: int) -> bool:
+    """Whether an object that is no container has an array of N rows, which would stay behind."""
+    held = getattr(leaf, "__dict__", None)
+    return isinstance(held, dict) and any(
+        isinstance(value, Tensor | np.ndarray) and value.shape[:1] == (n_rows,)
+        for value in held.values()
+    )
+
+
 def _other_size(path: str, found: Any, n_rows: int, modality: bool) -> str:
     got = found if isinstance(found, str) else f"shape {tuple(found)}"
     if modality:
@@ -266,6 +275,8 @@ def _refused(path: str, leaf: Any) -> str:
         name, cure = f"a {leaf.layout} tensor", "convert it with .to_dense()"
     elif hasattr(leaf, "to_data_list"):
         cure = "pass leaf.to_data_list(), a list with one graph per row"
+    elif not _looks_like_rows(leaf):
+        cure = "make it a dict or a dataclass"
     return (
         f"expected {path} to be a tensor, a NumPy array or a list with one item per row, got "
         f"{name}, whose rows cannot be taken here; {cure}, or name its key in "

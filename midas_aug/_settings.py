@@ -5,6 +5,7 @@ from typing import Any
 
 from midas_aug._arrays import is_array, is_integer
 from midas_aug._checks import check_number, check_switch
+from midas_aug._replay import recomputing
 from midas_aug.confidence.base import as_provider
 from midas_aug.confidence.simple import UniformConfidence
 from midas_aug.errors import MidasAugError
@@ -21,6 +22,7 @@ __all__ = [
     "provider_name",
     "read_state",
     "refuse_fixed",
+    "refuse_repeated",
     "resolve_confidence",
     "stray_keys",
 ]
@@ -35,6 +37,7 @@ Keys = Mapping[Any, tuple[Any, ...]]
 # What other things are made from at construction, which would not follow.
 FIXED = frozenset(
     {
+        "confidence",
         "hardness",
         "keep",
         "keys",
@@ -190,6 +193,16 @@ def refuse_fixed(name: str, value: Any) -> None:
         raise MidasAugError(
             f"expected {name} to be given to MisalignAugment(...), got it set afterwards, to "
             f"{value!r}; build another augmentation"
+        )
+
+
+def refuse_repeated() -> None:
+    """Raise where a forward pass is run again, to which a generator gives other draws."""
+    if recomputing():
+        raise MidasAugError(
+            "expected seeded draws in a forward pass that is repeated inside a backward pass "
+            "(activation checkpointing), got a generator, which has moved on since; build the "
+            "augmentation with seed=, or pass plan="
         )
 
 

@@ -239,16 +239,20 @@ def _rebuild(tree: Any, values: list[Any]) -> Any:
     if isinstance(tree, Columns):
         return Columns(values)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*values)
+        named: Any = type(tree)
+        return named._make(values)  # past a __new__ of its own
     if _is_dataclass(tree) and not isinstance(tree, Mapping):
         new = copy.copy(tree)
         for field, value in zip(dataclasses.fields(tree), values, strict=True):
             object.__setattr__(new, field.name, value)  # also if frozen; no second __post_init__
         return new
     if isinstance(tree, dict | UserDict):  # these copy their items, others may share them
-        new = copy.copy(tree)
-        for key, value in zip(list(tree), values, strict=True):
-            new[key] = value
+        try:
+            new = copy.copy(tree)
+            for key, value in zip(list(tree), values, strict=True):
+                new[key] = value
+        except TypeError:  # it refuses to be written to
+            return dict(zip(tree, values, strict=True))
         return new
     if isinstance(tree, Mapping):
         items = dict(zip(tree.keys(), values, strict=True))

@@ -27,6 +27,7 @@ from midas_aug._settings import (
     provider_name,
     read_state,
     refuse_fixed,
+    refuse_repeated,
     resolve_confidence,
 )
 from midas_aug._shared import SharedNumbers
@@ -334,9 +335,6 @@ class MisalignAugment:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:
             refuse_fixed(name, value)
-            if name == "confidence":
-                given, value = value, resolve_confidence(value, self.modalities, self.target)
-                self._rule = dataclasses.replace(self._rule, provider=provider_name(given))
         super().__setattr__(name, value)
 
     def state_dict(self) -> dict[str, Any]:
@@ -359,7 +357,9 @@ class MisalignAugment:
         features: list[Any] | None = None
         if self.pairing != "uniform":
             features = self._layout.modalities(batch)
-        if generator is None:
+        if generator is not None:
+            refuse_repeated()
+        else:
             if self.pairing == "uniform" or self.pairing in OWN_PAIRINGS:
                 generator = self.stream.next_draws(ids, given)
             else:

@@ -108,7 +108,8 @@ class FusionWeights:
         self.modalities = tuple(feature_dims)
         self.feature_dims = tuple(feature_dims.values())
         self.heads = () if heads is None else self._checked(heads)
-        self.weights = torch.cat([torch.ones(len(self.modalities)), torch.zeros(len(self.heads))])
+        first = [1.0] * len(self.modalities) + [0.0] * len(self.heads)
+        self.weights = torch.tensor(first, dtype=torch.float32)
         self._parts: list[Tensor] = []
         self._labels: list[Tensor] = []
 

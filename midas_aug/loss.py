@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import as_tensor, check_shape
+from midas_aug._arrays import as_tensor, check_shape, may_read_values
 from midas_aug._checks import check_count, check_number
 from midas_aug._drawn import labels_of_pass
 from midas_aug._logits import warn_of_probabilities, warn_of_probable_fusion
@@ -137,7 +137,7 @@ class MidasLoss(StatefulModule):
         """``(M,)`` float32: α of each modality now; ones where ``weak_modality`` is None."""
         weak = self.weak_modality
         return (
-            torch.ones(self.num_modalities, device=self.epoch.device)
+            torch.ones(self.num_modalities, dtype=torch.float32, device=self.epoch.device)
             if weak is None
             else weak.alpha
         )
@@ -341,5 +341,5 @@ def _is_below(limit: int, epoch: Tensor) -> bool:
 
 
 def _know_epoch(module: Any, _: Any) -> None:
-    """Whoever loads a state has told the epoch; a warning depends on it, and nothing else."""
-    module._epoch_known = True
+    """Who loads a later epoch than the first has told it; a warning alone depends on it."""
+    module._epoch_known = not may_read_values(module.epoch) or int(module.epoch) > 0

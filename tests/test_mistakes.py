@@ -3,12 +3,14 @@
 import copy
 import pickle
 import warnings
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from midas_aug import (
     FactoredLinear,
@@ -229,16 +231,9 @@ def test_counts_that_are_no_whole_numbers_are_refused():
         module.load_state_dict(state)
 
 
-def test_a_confidence_that_is_set_afterwards_is_checked_and_named():
-    augment = augmented()
-    with pytest.raises(MidasAugError, match="in the order"):
-        augment.confidence = PrototypeConfidence({"b": 4, "a": 4}, C)
-    augment.confidence = PrototypeConfidence({"a": 4, "b": 4}, C)
-    drawn = augment.draw(BATCH, LABELS)
-    with pytest.raises(MidasAugError, match="the PrototypeConfidence that the augmentation was"):
-        drawn.label()
-    augment.confidence = "uniform"
-    assert augment(BATCH, LABELS).shares.eq(0.5).all()
+def test_a_confidence_is_not_set_afterwards():
+    with pytest.raises(MidasAugError, match="confidence to be given to MisalignAugment"):
+        augmented().confidence = PrototypeConfidence({"a": 4, "b": 4}, C)
 
 
 def test_a_row_that_does_not_count_gives_no_nan_to_its_gradient():
@@ -393,3 +388,99 @@ def test_what_a_callable_has_of_a_provider_counts():
     augment = MisalignAugment(("a", "b"), C, confidence=Mine(), seed=0)
     out = augment(BATCH, LABELS, present=torch.ones(N, 2, dtype=torch.bool))
     assert out.shares[N:].unique().tolist() == [0.25, 0.75]
+
+
+def test_a_generator_cannot_draw_again_under_activation_checkpointing():
+    features = {name: rows.clone().requires_grad_() for name, rows in BATCH.items()}
+    augment = MisalignAugment(("a", "b"), C, confidence="uniform")
+    generator = torch.Generator().manual_seed(0)
+
+    def mixed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        out = augment({"a": a, "b": b}, LABELS, generator=generator)
+        return (out["a"] * out["b"]).sum()
+
+    total = checkpoint(mixed, features["a"], features["b"], use_reentrant=False)
+    with pytest.raises(MidasAugError, match=r"got a generator.* build the augmentation with seed="):
+        total.backward()
+
+
+def test_an_object_that_holds_rows_is_no_leaf_without_any():
+    held = SimpleNamespace(boxes=torch.zeros(N, 4))
+    with pytest.raises(MidasAugError, match="make it a dict or a dataclass, or name its key in"):
+        augmented()({**BATCH, "note": held}, LABELS)
+    assert augmented(keep=("note",))({**BATCH, "note": held}, LABELS)["note"] is held
+    plain = SimpleNamespace(scale=torch.zeros(4), name="x")
+    assert augmented()({**BATCH, "note": plain}, LABELS)["note"] is plain
+
+
+def test_numbers_without_values_are_refused_by_what_has_some_there():
+    with torch.device("meta"):
+        given = torch.tensor([1.0, 2.0, 3.0])
+        for make in (
+            lambda numbers: ClassIndex(C, class_weight=numbers),
+            lambda numbers: SkillConfidence(("a", "b"), C, class_counts=numbers),
+        ):
+            with pytest.raises(MidasAugError, match="got a tensor on the meta device"):
+                make(given)
+            make([1, 2, 3])
+
+
+def test_prototypes_are_averaged_with_their_model():
+    model = nn.ModuleDict({"confidence": provider("prototype")})
+    averaged = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    for _ in range(2):
+        averaged.update_parameters(model)
+    kept = averaged.module["confidence"]
+    assert kept.seen.all()
+    assert kept.seen.dtype == torch.bool
+    old = model.state_dict() | {"confidence.seen_by_modality": torch.ones(2, C, dtype=torch.bool)}
+    model.load_state_dict(old)  # as it was saved before
+
+
+def test_heads_take_features_of_another_float_dtype_and_name_numpy():
+    head = provider("head").bfloat16()
+    assert head.unimodal_logits(BATCH)["a"].dtype == torch.bfloat16
+    with pytest.raises(MidasAugError, match=r"got a NumPy array; pass torch\.from_numpy"):
+        head.unimodal_logits({name: rows.numpy() for name, rows in BATCH.items()})
+
+
+def test_a_batch_without_labels_may_lack_the_first_key_of_a_modality():
+    augment = MisalignAugment({"a": ["ids", "embeds"], "b": "b"}, C, hardness=None)
+    out = AugmentModule(augment).eval()({"ids": None, "embeds": BATCH["a"], "b": BATCH["b"]})
+    assert len(out.valid) == N
+
+
+def test_containers_that_are_made_in_ways_of_their_own_are_rebuilt():
+    class Pair(NamedTuple):
+        a: Any
+        b: Any
+
+    class Strict(Pair):
+        def __new__(cls, **fields: Any) -> "Strict":
+            return super().__new__(cls, fields["a"], fields["b"])
+
+    class Frozen(dict[str, Any]):
+        def __setitem__(self, key: str, value: Any) -> None:
+            raise TypeError
+
+    for batch in (Strict(**BATCH), Frozen(BATCH)):
+        assert len(augmented()(batch, LABELS)["a"]) == 3 * N
+
+
+def test_arrays_of_other_libraries_are_to_be_converted():
+    class Other:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return np.arange(N) % C
+
+    with pytest.raises(MidasAugError, match=r"convert it with torch\.as_tensor or numpy\.asarray"):
+        augmented()(BATCH, Other())
+
+
+def test_numbers_of_state_are_float32_under_another_default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert MidasLoss(2, weak_modality=None).alpha.dtype == torch.float32
+        fitted = FusionWeights(FactoredLinear({"a": 4, "b": 4}, C))
+        assert fitted.weights.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

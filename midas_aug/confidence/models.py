@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -186,7 +187,14 @@ def _feature(batch: Any, key: Any, head: nn.Module) -> Any:
     if width is None:  # a head of one's own, put in place of the linear one
         return given
     if isinstance(given, Tensor) and given.is_floating_point() and given.shape[-1:] == (width,):
-        return given
+        dtype = next(head.parameters()).dtype
+        same = given.dtype == dtype or torch.is_autocast_enabled(given.device.type)
+        return given if same else given.to(dtype)
+    if isinstance(given, np.ndarray):
+        raise MidasAugError(
+            f"expected features of {key!r} as a tensor, got a NumPy array; pass "
+            "torch.from_numpy(...), or the logits of heads as unimodal_logits=..."
+        )
     found = f"{given.dtype} of shape {tuple(given.shape)}" if is_array(given) else type(given)
     raise MidasAugError(
         f"expected features of {key!r} as a float tensor of shape (N, {width}), got {found}; give "

@@ -91,7 +91,8 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
         self.sync = check_switch(sync, "sync")
         self.process_group = process_group
         shape = len(self.modalities), classes
-        self.register_state("seen_by_modality", partial(torch.zeros, shape, dtype=torch.bool))
+        # Not bool, which AveragedModel cannot average.
+        self.register_state("seen_by_modality", partial(torch.zeros, shape, dtype=torch.int64))
         for number, key in enumerate(self.modalities):
             dim = check_count(modalities[key], f"the feature size of {key!r}")
             self.register_state(
@@ -103,7 +104,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
     @property
     def seen(self) -> Tensor:
         """``(C,)`` bool, classes that have a centroid in every modality."""
-        return self.seen_by_modality.all(dim=0)
+        return self.seen_by_modality.all(dim=0).bool()
 
     @torch.no_grad()
     def update(self, features: Any, labels: Any, *, present: Any = None) -> None:
@@ -149,7 +150,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
             centroids, kept = self._centroids(number), keep[number][:, None]
             moved = kept * centroids + (1 - kept) * mean
             centroids.copy_(torch.where(moves[number][:, None], moved, centroids))
-        self.seen_by_modality.logical_or_(moves)
+        self.seen_by_modality.add_(moves).clamp_(max=1)
 
     def _counted(self, vectors: list[Tensor], classes: Tensor, present: Any) -> Tensor:
         """``(M, N)`` bool: the rows that the centroids of a modality are made of."""
@@ -172,7 +173,7 @@ class PrototypeConfidence(StatefulModule, ConfidenceProvider):
             with full_precision(rows):
                 cosine = normalize(rows, dim=1) @ normalize(self._centroids(number), dim=1).T
             # A finite stand-in for −∞ keeps a table without any centroid free of NaN.
-            lowest, seen = torch.finfo(torch.float32).min, self.seen_by_modality[number]
+            lowest, seen = torch.finfo(torch.float32).min, self.seen_by_modality[number] > 0
             scores = torch.where(seen, cosine / self.temperature, lowest)
             chosen = scores.softmax(dim=1).gather(1, slot[:, None])[:, 0]
             columns.append(torch.where((classes >= 0) & seen[slot], chosen, 0.0))

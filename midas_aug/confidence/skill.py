@@ -86,7 +86,7 @@ class SkillConfidence(StatefulModule, ConfidenceProvider):
         target: Target | None = None,
         ema: float = 0.5,
         eps: float = 0.02,
-        class_counts: Array | None = None,
+        class_counts: Array | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.modalities = check_modalities(modalities)

@@ -180,9 +180,11 @@ def _fault_of(array: NDArray, key: str, target: Target) -> tuple[str, str, str]:
     if array.dtype.kind not in "biuf":
         return "numbers", f"dtype {array.dtype}", "save them as numbers"
     width = target.n_outputs
-    if array.shape[1:] != (width,) and (array.ndim != 1 or width != 1):
+    is_column = array.ndim == 1 and width == 1 and isinstance(target, Continuous)
+    if array.shape[1:] != (width,) and not is_column:
         like = repr(target) if key == "labels" else "'labels'"
-        return f"{width} columns", f"shape {array.shape}", f"save as many as {like} has"
+        columns = f"{width} column{'s' * (width != 1)}"
+        return columns, f"shape {array.shape}", f"save as many as {like} has"
     if isinstance(target, Continuous):
         return _fault_of_numbers(array)
     rows = array.astype(np.float32)

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,9 +14,11 @@ from midas_aug._arrays import (
     as_labels,
     as_scores,
     as_tensor,
+    check_has_values,
     check_rows,
     check_shape,
     full_precision,
+    is_array,
     like,
 )
 from midas_aug.errors import MidasAugError
@@ -182,10 +186,12 @@ def count_classes(classes: Tensor, num_classes: int) -> Tensor:
     return empty.scatter_add(0, classes.clamp(min=0), counted)
 
 
-def as_counts(class_counts: Array, num_classes: int) -> Tensor:
+def as_counts(class_counts: Any, num_classes: int) -> Tensor:
     """Counts or frequencies of the classes as a tensor that was looked at."""
-    counts = as_tensor(class_counts, "class_counts").detach()
+    given = class_counts if is_array(class_counts) else np.asarray(class_counts)
+    counts = as_tensor(given, "class_counts").detach()
     check_shape(counts, (num_classes,), "class_counts", "one number a class")
+    check_has_values(counts, "class_counts")
     # The sum is finite only if all of them are.
     if not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < math.inf:
         raise MidasAugError(

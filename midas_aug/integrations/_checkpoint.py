@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from midas_aug.errors import MidasAugError
@@ -12,6 +13,13 @@ from midas_aug.errors import MidasAugError
 __all__ = ["PARTS", "read_state"]
 
 PARTS = ("criterion", "augment", "confidence")
+
+
+def _numpy_types() -> list[Any]:
+    """What NumPy's arrays and numbers are pickled by."""
+    rebuilt = [np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]]
+    dtypes = {type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"}
+    return [np.ndarray, np.dtype, *rebuilt, *dtypes]
 
 
 def read_state(path: Path) -> Mapping[str, Any]:
@@ -28,6 +36,7 @@ def read_state(path: Path) -> Mapping[str, Any]:
             f"expected the file {path}, found none: another trainer wrote the checkpoint, or "
             f"saving was cut short; {otherwise}"
         )
+    torch.serialization.add_safe_globals(_numpy_types())  # what a provider's state may hold
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from midas_aug._extras import require
 from midas_aug._files import write_atomically
 from midas_aug.augment import MisalignAugment
 from midas_aug.confidence import TableConfidence
+from midas_aug.confidence.base import LogitProvider
 from midas_aug.errors import MidasAugError
 from midas_aug.integrations._checkpoint import PARTS, read_state
 from midas_aug.integrations._inputs import MISALIGNED, InputCollate, inputs_by_modality
@@ -205,8 +206,11 @@ class MidasTrainer(Trainer):
         read = set(self.augment.keep)
         if not callable(self.augment.label):
             read.add(self.augment.label)
-        if isinstance(self.augment.confidence, TableConfidence):
-            read.add(self.augment.confidence.index)
+        confidence = self.augment.confidence
+        if isinstance(confidence, TableConfidence):
+            read.add(confidence.index)
+        elif isinstance(confidence, LogitProvider):  # of logits that the batch brings
+            read |= set(confidence.modalities)
         if self.augment.present is not None and not callable(self.augment.present):
             read.add(self.augment.present)
         kept: set[Any] | None = None
@@ -284,15 +288,26 @@ class MidasTrainer(Trainer):
         out = inputs[MISALIGNED]
         skipped = (MISALIGNED, self.augment.label)
         outputs = model(**{key: value for key, value in inputs.items() if key not in skipped})
-        if isinstance(outputs, Mapping) and "logits" not in outputs:
-            raise MidasAugError(
-                f"expected a model that returns logits, got the keys {list(outputs)!r} from "
-                f"{type(model).__name__}; give its output the key 'logits', or make them the first "
-                "item of a tuple"
-            )
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-        loss = self.criterion(logits, out)
+        loss = self.criterion(_logits_in(outputs, model), out)
         return (loss, outputs) if return_outputs else loss
+
+
+def _logits_in(outputs: Any, model: nn.Module) -> Tensor:
+    """What a model predicts: under the name logits, or the first array with rows."""
+    if isinstance(outputs, Mapping):
+        found, has = outputs.get("logits"), f"the keys {list(outputs)!r}"
+    elif hasattr(outputs, "logits"):
+        found, has = outputs.logits, "none"
+    else:
+        items = outputs if isinstance(outputs, list | tuple) else (outputs,)
+        found = next((item for item in items if isinstance(item, Tensor) and item.ndim > 0), None)
+        has = f"a {type(outputs).__name__}"
+    if not isinstance(found, Tensor):
+        raise MidasAugError(
+            f"expected a model that returns logits, got {has} from {type(model).__name__}; give "
+            "its output the key 'logits', or make them the first item of a tuple"
+        )
+    return found
 
 
 def _without_adapters(model: Any) -> Any:

@@ -156,7 +156,10 @@ class AugmentModule(nn.Module):
                 return found
         elif LABEL_NAMES.intersection(item_keys(batch)):
             return self.augment.find_labels(batch)  # an error: labels under another key
-        first = get_item(batch, next(iter(self.augment.keys.values()))[0], "modality")
+        held = [
+            get_item(batch, key, "modality") for keys in self.augment.keys.values() for key in keys
+        ]
+        first = next((value for value in held if value is not None), None)
         n_rows, arrays = count_rows(first) or 0, _arrays_in(first)
         numpy = bool(arrays) and isinstance(arrays[0], np.ndarray)
         device = arrays[0].device if arrays and not numpy else "cpu"

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import as_tensor, check_shape, is_array, may_read_values
+from midas_aug._arrays import as_tensor, check_has_values, check_shape, is_array, may_read_values
 from midas_aug._checks import is_real
 from midas_aug.errors import MidasAugError
 
@@ -99,6 +99,7 @@ def _check_weights(class_weight: Any, num_classes: int) -> Tensor | None:
         ) from None
     weight = as_tensor(given, "class_weight").detach().to(torch.float32)
     check_shape(weight, (num_classes,), "class_weight", "one number a class")
+    check_has_values(weight, "class_weight")
     if may_read_values(weight) and not bool(((weight >= 0) & weight.isfinite()).all()):
         raise MidasAugError(
             f"expected finite class weights of at least 0, got {weight.tolist()}; 1 leaves a class "

@@ -2,8 +2,9 @@
 
 import warnings
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,12 @@ from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import IterableDataset, default_collate
 
 from midas_aug import MidasAugError, MidasLoss, MisalignAugment, WeakModalityWeight
-from midas_aug.confidence import SkillConfidence, TableConfidence
+from midas_aug.confidence import (
+    ConfidenceProvider,
+    LogitConfidence,
+    SkillConfidence,
+    TableConfidence,
+)
 from midas_aug.diagnostics import TrainingLog
 from midas_aug.integrations.module import AugmentModule
 
@@ -596,3 +602,61 @@ def test_a_log_that_is_none_is_refused_at_once(tmp_path):
         MidasCallback(log=True)
     with pytest.raises(MidasAugError, match=message):
         MidasTrainer(Classifier(), arguments(tmp_path), augment=uniform(), inputs=INPUTS, log=True)
+
+
+class Named(NamedTuple):
+    loss: Any
+    logits: Any
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda logits: Named(logits.sum(), logits),
+        lambda logits: SimpleNamespace(logits=logits),
+        lambda logits: (None, logits),
+        lambda logits: (logits, torch.zeros(3)),
+        lambda logits: logits,
+    ],
+)
+def test_logits_are_found_in_what_a_model_returns(wrap, tmp_path):
+    class Wrapped(Classifier):
+        def forward(self, pixels: Any, ids: Any, mask: Any, labels: Any = None) -> Any:
+            return wrap(super().forward(pixels, ids, mask)["logits"])
+
+    plain, wrapped = make(tmp_path), make(tmp_path, model=Wrapped())
+    for trainer in (plain, wrapped):
+        trainer.train()
+    torch.testing.assert_close(wrapped.model.fusion.weight, plain.model.fusion.weight)
+
+
+def test_logits_that_the_batch_brings_stay_in_it(tmp_path):
+    samples = [
+        sample | {f"{name}_logits": torch.randn(CLASSES) for name in INPUTS} for sample in data()
+    ]
+    augment = uniform(confidence=LogitConfidence(("image_logits", "text_logits")))
+    make(tmp_path, augment=augment, dataset=samples).train()
+
+
+def test_a_state_of_numpy_arrays_comes_back(tmp_path):
+    class Counting(ConfidenceProvider):
+        def __init__(self) -> None:
+            self.seen = np.zeros(2)
+
+        def __call__(self, batch: Any, labels: Any) -> Any:
+            self.seen += 1
+            return torch.ones(len(labels), 2)
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"seen": self.seen, "last": np.float32(self.seen[0])}
+
+        def load_state_dict(self, state: Any) -> None:
+            self.seen = state["seen"]
+
+    made = {"save_strategy": "epoch"}
+    first = make(tmp_path, augment=uniform(confidence=Counting()), **made)
+    first.train()
+    seen = first.augment.confidence.seen.copy()
+    again = make(tmp_path, augment=uniform(confidence=Counting()), num_train_epochs=2, **made)
+    again.train(resume_from_checkpoint=True)
+    assert again.augment.confidence.seen.tolist() == (2 * seen).tolist()
