@@ -22,6 +22,7 @@ python -m benchmarks throughput                   # does reading keep up?
 The options of a command: python -m benchmarks run --help
 """
 
+import re
 import sys
 
 import midas_aug
@@ -48,15 +49,19 @@ def main(arguments: list[str] | None = None) -> None:
     command = command_line.parse(arguments)
     try:
         from benchmarks import actions
+
+        actions.perform(command)  # much is imported only where it is needed
     except ModuleNotFoundError as error:
         sys.exit(_missing(error))
-    actions.perform(command)
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    if (error.name or "").split(".")[0] in ("benchmarks", "midas_aug"):  # not an extra: a fault
+    # A DataLoader's worker hands over the text of its error alone.
+    told = re.search(r"No module named '([\w.]+)'", str(error))
+    name = error.name or (told[1] if told else "")
+    if name.split(".")[0] in ("", "benchmarks", "midas_aug"):  # not an extra: a fault
         raise error
-    return f"the benchmarks need {error.name}: {INSTALL}"
+    return f"the benchmarks need {name}: {INSTALL}"
 
 
 if __name__ == "__main__":

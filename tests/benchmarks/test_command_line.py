@@ -126,3 +126,41 @@ def test_what_commands_write_is_ignored_by_git():
 
 def test_a_command_line_is_read():
     assert parse(["run", "--suite", "full", "--jobs", "3"]) == Run("full", jobs=3)
+
+
+def test_an_extra_that_is_missed_in_the_middle_of_the_work_is_one_line_too(tmp_path):
+    done = run_without(["soundfile"], "sample", "cremad", str(tmp_path / "copy"))
+    assert done.returncode == 1
+    assert done.stderr == "the benchmarks need soundfile: pip install '.[bench]' in the checkout\n"
+
+
+# What a DataLoader makes of the error of a worker: of its type, with the text and no name.
+OF_WORKER = (
+    "Caught ModuleNotFoundError in DataLoader worker process 0.\nNo module named 'soundfile'\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ModuleNotFoundError(OF_WORKER), "need soundfile: pip install"),
+        (ModuleNotFoundError("No module named 'resvg_py'", name="resvg_py"), "need resvg_py: pip"),
+    ],
+)
+def test_an_extra_that_a_worker_lacks_is_told_by_its_name(monkeypatch, error, expected):
+    def perform(command):
+        raise error
+
+    monkeypatch.setattr(actions, "perform", perform)
+    with pytest.raises(SystemExit, match=expected):
+        __main__.main(["check", "cremad", "--root", "nowhere"])
+
+
+@pytest.mark.parametrize("text", ["no name at all", "No module named 'benchmarks.none'"])
+def test_a_fault_of_ours_in_the_work_is_no_extra(monkeypatch, text):
+    def perform(command):
+        raise ModuleNotFoundError(text)
+
+    monkeypatch.setattr(actions, "perform", perform)
+    with pytest.raises(ModuleNotFoundError, match=text):
+        __main__.main(["check", "cremad", "--root", "nowhere"])

@@ -20,6 +20,7 @@ from midas_aug import MidasAugError, MisalignAugment
 from midas_aug.confidence import HeadConfidence, UniformConfidence
 from midas_aug.diagnostics import ModalityReport, accuracy, bootstrap, diagnose
 from midas_aug.diagnostics.reading import progress_bar
+from midas_aug.targets import Distribution
 from tests.helpers import planted
 from tests.helpers import strategies as own
 
@@ -965,3 +966,102 @@ class Sum(nn.Module):
 
     def forward(self, features):
         return self.inner(features["a"] + features["b"])
+
+
+# ---------------------------------------------------------------- what is told of arguments
+
+
+def scores_of(width: int):
+    """Logits of any width for a batch or its features."""
+    return lambda given: torch.randn(len(given["a"]), width)
+
+
+def heads_of(*widths: int):
+    """The heads of a and b."""
+    return lambda given: {m: scores_of(width)(given) for m, width in zip("ab", widths, strict=True)}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("width", "options", "words"),
+    [
+        (2, {}, "the model's logits with a column for each class, got 2 columns and the label 2"),
+        (3, {"unimodal": heads_of(2, 3)}, "the logits of the head of 'a' with a column for each"),
+        (3, {"unimodal": heads_of(3, 4)}, "of the head of 'b' with a column|\\[3, 4\\] columns"),
+        (4, {"unimodal": heads_of(3, 3)}, "of the head of 'a' .* the model's logits have 4"),
+    ],
+)
+def test_narrow_logits_are_told_as_such_where_nobody_has_announced_classes(
+    level, width, options, words
+):
+    model = scores_of(width) if level == "input" else (LEVELS["feature"][0], scores_of(width))
+    with pytest.raises(MidasAugError, match=words) as caught:
+        diagnose(model, three_classes(), **QUICK, **options)
+    assert "num_classes" not in str(caught.value)
+
+
+def test_announced_classes_are_told_by_the_argument_that_has_announced_them():
+    with pytest.raises(MidasAugError, match="labels below num_classes=2, got 2"):
+        diagnose(scores_of(2), three_classes(), num_classes=2, **QUICK)
+    with pytest.raises(MidasAugError, match=r"of the 4 classes, got .*; check num_classes and"):
+        diagnose(scores_of(3), three_classes(), num_classes=4, **QUICK)
+    soft = [{**b, "label": F.one_hot(b["label"], 3).float()} for b in three_classes()]
+    with pytest.raises(MidasAugError, match=r"of the 3 classes, got .*; check target and"):
+        diagnose(scores_of(2), soft, target=Distribution(3), **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("widths", "words"),
+    [((2, 2), "the head of 'a' .* 2 columns and the label 2"), ((3, 4), "\\[3, 4\\] columns")],
+)
+def test_heads_are_read_with_the_labels_of_training_rows(widths, words):
+    two = [{**batch, "label": batch["label"] % 2} for batch in three_classes()]
+    options = {"unimodal": heads_of(*widths), "training": three_classes(), "removal": "zero"}
+    with pytest.raises(MidasAugError, match=words):
+        diagnose(scores_of(widths[0]), two, **QUICK, **options)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_one_logit_per_row_is_told_as_such(level):
+    two = [{**batch, "label": batch["label"] % 2} for batch in three_classes()]
+    squeezed = lambda given: given["a"][:, 0]  # noqa: E731
+    model = squeezed if level == "input" else (LEVELS["feature"][0], squeezed)
+    words = "model's logits of shape .N, C., got one logit per row, .* two for two classes"
+    with pytest.raises(MidasAugError, match=words):
+        diagnose(model, two, **QUICK)
+    heads = lambda given: {"a": squeezed(given), "b": given["b"]}  # noqa: E731
+    model = scores_of(3) if level == "input" else (LEVELS["feature"][0], scores_of(3))
+    with pytest.raises(MidasAugError, match=r"the head of 'a' of shape .N, C., got one logit per"):
+        diagnose(model, two, unimodal=heads, **QUICK)
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99", 3.5])
+def test_a_device_that_is_not_there_is_told_before_the_work(device):
+    def model(batch):
+        raise AssertionError("work was begun")
+
+    with pytest.raises(MidasAugError, match="expected device as one that this machine has"):
+        diagnose(model, three_classes(), device=device, **QUICK)
+
+
+@pytest.mark.parametrize("removal", ["zero", "mean", "permute"])
+def test_training_rows_come_in_batches(removal):
+    with pytest.raises(
+        MidasAugError, match=r"training as an iterable of training batches.*got int"
+    ):
+        diagnose(scores_of(3), three_classes(), training=3, removal=removal, **QUICK)
+
+
+class OnAccelerator(torch.Tensor):
+    """A tensor whose values nobody may look at before it is on the CPU."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, OnAccelerator])
+def test_a_negative_label_in_an_unsigned_dtype_is_not_left_out_in_silence(kind):
+    labels = torch.from_numpy(np.array([2**64 - 1, 0, 1, 2, 0, 1], dtype=np.uint64))
+    batch = {"a": torch.randn(6, 3), "b": torch.randn(6, 3), "label": labels.as_subclass(kind)}
+    with pytest.raises(MidasAugError, match=r"above 2.63; a negative label"):
+        diagnose(scores_of(3), [batch], **QUICK)

@@ -384,7 +384,7 @@ def test_a_setting_beside_arrays_stays():
     ("call", "words"),
     [
         (lambda: accuracy(torch.zeros(3, 2), torch.zeros(4).long()), ["logits", "(3, 2)"]),
-        (lambda: accuracy(torch.zeros(3, 2), torch.tensor([0, 1, 2])), ["below", "2"]),
+        (lambda: accuracy(torch.zeros(3, 2), torch.tensor([0, 1, 2])), ["2 columns", "label 2"]),
         (
             lambda: misaligned_accuracy(torch.zeros(1, 3), torch.tensor([[0, 1]]), same_label="x"),
             ["skip", "wrong", "'x'"],

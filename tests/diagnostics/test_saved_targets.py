@@ -174,12 +174,16 @@ def test_whole_numbers_are_numbers():
         ("multi-label", {"head_audio": np.zeros((7, 4))}, "'head_audio' of shape .120, 4."),
         ("multi-label", {"logits": np.zeros((ROWS, 4), int)}, "'logits' to have a float dtype"),
         ("multi-label", {"logits": np.full((ROWS, 4), np.nan)}, "120 of 120 of the whole model"),
-        ("multi-label", {"source_labels": np.zeros((3, 2), int)}, "no 'source_labels' with Multi"),
+        (
+            "multi-label",
+            {"source_labels": np.zeros((3, 2), int)},
+            "no 'source_labels' with the target multi-label",
+        ),
         ("multi-label", {"training_head_audio": np.zeros((3, 4))}, "an array 'training_labels'"),
         ("multi-label", {"labels": np.zeros((ROWS, 4), int)}, "at least two different labels"),
-        ("distribution", {"labels": np.ones((ROWS, 4))}, "rows sum to 1"),
+        ("distribution", {"labels": np.ones((ROWS, 4))}, "rows that sum to 1"),
         ("distribution", {"logits": np.zeros((ROWS, 5))}, "'logits' of shape"),
-        ("continuous", {"labels": np.full(ROWS, np.inf)}, "finite labels"),
+        ("continuous", {"labels": np.full(ROWS, np.inf)}, "finite numbers"),
         ("continuous", {"labels": np.zeros((ROWS, 2, 2))}, "shape .N, C. for the target cont"),
         ("continuous", {"logits": np.zeros((ROWS, 2))}, "'logits' of shape .120, 1."),
     ],
@@ -329,3 +333,121 @@ def test_labels_and_heads_of_training_rows_come_together(kind):
     for more in ({"training_labels": saved["labels"]}, {"training_head_audio": saved["logits"]}):
         with pytest.raises(MidasAugError, match="expected an array 'training_labels' and"):
             report_from_logits(saved | more, target=TARGETS[kind], resamples=10)
+
+
+# ---------------------------------------------------------------- words of a file
+
+PYTHON = (
+    "torch",
+    "midas_aug",
+    "num_classes",
+    "target=Mul",
+    "target=Dis",
+    ".float",
+    ".exp",
+    ".soft",
+)
+PYTHON += (
+    "MultiLabel(",
+    "Distribution(",
+    "Continuous(",
+    "squeeze",
+    "docstring",
+    "width=",
+    "the labels",
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("continuous", {"labels": np.ones(ROWS, bool)}, "numbers in 'labels' .*--target class"),
+        ("continuous", {"labels": np.full(ROWS, "x")}, "numbers in 'labels' for the target cont"),
+        ("continuous", {"labels": np.zeros((ROWS, 0))}, "'labels' of shape .* got .120, 0."),
+        ("continuous", {"labels": np.zeros((ROWS, 2, 2))}, "one column for each number of a label"),
+        ("continuous", {"logits": np.zeros((ROWS, 2))}, "'logits' of shape .120, 1., got .120, 2."),
+        (
+            "continuous",
+            {"logits": np.zeros(ROWS, int)},
+            "'logits' to have a float dtype, got int64",
+        ),
+        ("continuous", {"labels": np.full(ROWS, -np.inf)}, "infinity in 120 of 120 rows; clip"),
+        ("multi-label", {"labels": np.full((ROWS, 4), 2)}, "in 'labels' .*--target distribution"),
+        ("multi-label", {"labels": np.full((ROWS, 4), 0.5)}, "got 0.5 in row 0"),
+        ("multi-label", {"labels": np.zeros((ROWS, 0))}, "one column for each class"),
+        ("multi-label", {"labels": np.full((ROWS, 4), "x")}, "numbers in 'labels' for the target"),
+        ("multi-label", {"logits": np.zeros(ROWS)}, "'logits' of shape .120, 4., got .120,."),
+        ("multi-label", {"logits": np.zeros((ROWS, 4, 1))}, "'logits' of shape .120, 4., got"),
+        ("multi-label", {"training_labels": np.zeros((ROWS, 3), int)}, "as many as 'labels' has"),
+        ("multi-label", {"training_labels": np.full((ROWS, 4), 3)}, "ones in 'training_labels'"),
+        (
+            "distribution",
+            {"labels": np.ones((ROWS, 4))},
+            "in 'labels' .* 4 in row 0; .*multi-label",
+        ),
+        ("distribution", {"labels": np.full((ROWS, 4), -2.0)}, "got -2 in row 0; save neither log"),
+        ("distribution", {"labels": np.zeros((ROWS, 4)) - 2**-20}, "probabilities in 'labels'"),
+        (
+            "distribution",
+            {"logits": np.zeros((ROWS, 3))},
+            "'logits' of shape .120, 4., got .120, 3",
+        ),
+        ("distribution", {"training_labels": np.ones((ROWS, 3)) / 3}, "as many as 'labels' has"),
+        ("distribution", {"training_labels": np.ones((ROWS, 4))}, "to 1 in 'training_labels'"),
+        (
+            "distribution",
+            {"labels": np.full((ROWS, 4), 2**64 - 1, np.uint64)},
+            "rows that sum to 1",
+        ),
+        ("multi-label", {"labels": np.full((ROWS, 4), 2**64 - 1, np.uint64)}, "zeros and ones in"),
+    ],
+)
+def test_the_command_speaks_of_the_file_and_not_of_python(tmp_path, capsys, kind, change, words):
+    saved = planted(kind)[1] | change
+    if "training_labels" in change:
+        saved["training_head_audio"] = saved["logits"]
+    np.savez(tmp_path / "saved.npz", **saved)
+    assert main(["diagnose", "--logits", str(tmp_path / "saved.npz"), "--target", kind]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: expected ")
+    assert err.count("\n") == 1
+    assert re.search(words, err), err
+    assert not [word for word in PYTHON if word in err], err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda t: t.assign(label_1=7),
+            "ones in the columns label_0, …, label_3 .*, got 7 in row 0",
+        ),
+        (lambda t: t.assign(label_1=t.label_1.where(t.index != 5)), "got nan in row 5; write -1"),
+        (
+            lambda t: t.drop(columns=[f"label_{place}" for place in range(4)]).assign(label=1),
+            "expected the column label of shape .N, C.",
+        ),
+    ],
+)
+def test_labels_of_a_table_are_told_by_their_columns(tmp_path, capsys, change, words):
+    path = tmp_path / "tags.csv"
+    change(as_table(planted("multi-label")[1])).to_csv(path, index=False)
+    assert main(["diagnose", "--logits", str(path), "--target", "multi-label"]) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_target_of_ones_own_says_itself_what_is_wrong():
+    class Tags(MultiLabel):
+        def check(self, labels, *, force=False):
+            raise MidasAugError("expected tags, got something else")
+
+    with pytest.raises(MidasAugError, match="expected tags, got something else"):
+        report_from_logits(planted("multi-label")[1], target=Tags(4))
+
+
+def test_columns_that_the_target_does_not_have_are_told():
+    with pytest.raises(MidasAugError, match=r"3 columns in 'labels' .* MultiLabel\(3\) has"):
+        report_from_logits(planted("multi-label")[1], target=MultiLabel(3))
+    flat = {"logits": np.zeros((ROWS, 1)), "labels": np.zeros(ROWS, int)}
+    with pytest.raises(MidasAugError, match=r"1 column in 'labels' .* got shape \(120,\)"):
+        report_from_logits(flat, modalities=NAMES, target=MultiLabel(1))

@@ -635,3 +635,9 @@ def test_two_ranks_have_the_record_of_one_process_that_saw_it_all():
     assert first["histograms"] == wanted["histograms"]
     for name, (value,) in wanted["scores"].items():
         assert first["scores"][name] == [pytest.approx(value)]
+
+
+@pytest.mark.parametrize("sync", ["no", 0, None])
+def test_a_word_is_no_switch(sync):
+    with pytest.raises(MidasAugError, match="expected sync to be True or False"):
+        TrainingLog(NAMES, sync=sync)
