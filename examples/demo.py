@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shlex
 import signal
 import sys
@@ -96,8 +97,8 @@ class Job:
     def file(self) -> Path:
         """One for each choice of options."""
         key = hashlib.sha256(json.dumps(self.options).encode()).hexdigest()[:12]
-        name = f"{self.method}-{len(self.modalities)}-seed{self.seed}-{key}.json"
-        return self.folder / name.replace(" ", "-")
+        name = f"{self.method} {len(self.modalities)} seed{self.seed} {key}"
+        return self.folder / (re.sub(r"[^a-zA-Z0-9]+", "-", name) + ".json")
 
     def run(self) -> None:
         """Train, and keep what the training tells."""

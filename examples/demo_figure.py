@@ -7,6 +7,7 @@ from typing import NamedTuple
 import demo_report
 import numpy as np
 from demo_report import ENSEMBLE, FUSED, Report, Runs
+from kanji import FITTED, SKILL
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ STYLES = {
     "joint": Style("#595959", "--"),
     "plain swap": Style("#d55e00", ":"),
     "MIDAS": Style("#0072b2", "-"),
-    "skill": Style("#009e73", "-."),
+    SKILL: Style("#009e73", "-."),
+    FITTED: Style("#009e73", "-"),
 }
 APART = "#b8b8b8"
 ALONE = "#000000"
@@ -83,14 +85,14 @@ def draw_curves(axes: Axes, runs: Runs, report: Report) -> None:
     ends = []
     epochs = 1 + np.arange(len(runs["joint"][0]))
     for row, style in STYLES.items():
-        curves = accuracy_by_epoch(runs, row, row)
+        curves = accuracy_by_epoch(runs, row)
         axes.fill_between(
             epochs, curves.min(axis=0), curves.max(axis=0), color=style.color, alpha=0.15, lw=0
         )
         middle = curves.mean(axis=0)
         axes.plot(epochs, middle, color=style.color, linestyle=style.dash, linewidth=2)
         ends.append((float(middle[-1]), row, style.color))
-    middle = accuracy_by_epoch(runs, "apart", report.best_alone).mean(axis=0)
+    middle = accuracy_by_epoch(runs, report.best_alone).mean(axis=0)
     axes.plot(epochs, middle, color=ALONE, linewidth=1.2, linestyle=(0, (2, 2)))
     ends.append((float(middle[-1]), report.best_alone, ALONE))
     axes.set_xlim(0, epochs[-1])
@@ -102,13 +104,11 @@ def draw_curves(axes: Axes, runs: Runs, report: Report) -> None:
     label_ends(axes, sorted(ends))
 
 
-def accuracy_by_epoch(runs: Runs, method: str, row: str) -> NDArray[np.float64]:
+def accuracy_by_epoch(runs: Runs, row: str) -> NDArray[np.float64]:
     """(seeds, epochs) in percent; NaN where MIDAS warms up."""
+    (seeds,) = (seeds for seeds in runs.values() if row in seeds[0][-1].validation)
     return 100 * np.array(
-        [
-            [record.validation.get(row, {}).get("accuracy", np.nan) for record in seed]
-            for seed in runs[method]
-        ]
+        [[record.validation.get(row, {}).get("accuracy", np.nan) for record in s] for s in seeds]
     )
 
 

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import NamedTuple, TypeAlias
 
 import torch
-from kanji import Record
+from kanji import FITTED, METHODS, Record
 from rich import box
 from rich.table import Table
 
@@ -17,7 +17,7 @@ import midas_aug
 Runs: TypeAlias = Mapping[str, Sequence[Sequence[Record]]]  # method -> seed -> epoch
 Scores: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]  # row -> seed -> score
 
-FUSED = ("joint", "plain swap", "MIDAS", "skill")  # the rows of models that are trained together
+FUSED = (*(name for name in METHODS if name != "apart"), FITTED)  # trained together
 ENSEMBLE = "fitted late fusion"
 
 
@@ -46,9 +46,11 @@ class Report:
         return (
             f"Test rows after the last epoch, in %, {many}. Misaligned: one modality is another "
             "character's, and the two radicals are the top two classes. Removed: the modality's "
-            "feature is its mean over the training rows. Alone: an encoder and a head trained on "
-            "one modality. Late fusion: these models' mean probability, or their log-probabilities "
-            "with one weight a model fitted on validation rows."
+            "feature is its mean over the training rows. Heads × 3: three times the weight on the "
+            "unimodal losses; fitted: its fusion with one weight a modality and one a head, fitted "
+            "on validation rows. Alone: an encoder and a head trained on one modality. Late "
+            "fusion: these models' mean probability, or their log-probabilities with one weight a "
+            "model, fitted on the same rows."
         )
 
     @property

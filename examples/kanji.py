@@ -5,7 +5,8 @@ picture, which takes an encoder a while to learn, under random crops. The Englis
 at it, and a model soon knows those of its training rows by heart. (Japanese readings, a third
 modality, tell even less.) `METHODS` share one loop and differ in augmentation and loss. Nothing is
 selected: the test rows are scored once, with the model of the last epoch. The learning rates are
-those that the benchmark's suite `competition` found on a split of its own; so are the sizes.
+those that the benchmark's suites `competition` and `heads` found on a split of their own; so are
+the sizes.
 
     python examples/kanji.py    # one seed of every method; for more, see examples/demo.py
 """
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from midas_aug import MidasLoss, MisalignAugment, MisalignedBatch, recipes
+from midas_aug import FusionWeights, MidasLoss, MisalignAugment, MisalignedBatch, recipes
 from midas_aug.confidence import SkillConfidence
 from midas_aug.diagnostics import late_fusion
 from midas_aug.functional import fit_fusion_weights, gather_rows, misaligned_accuracy, plan_swaps
@@ -32,6 +33,8 @@ DATA = Path(__file__).parent / "data" / "kanji.npz"
 MODALITIES = ("image", "meanings", "readings")
 CLASSES, FEATURES = 26, 64
 BATCH_SIZE = 64
+SKILL = "skill, heads × 3"
+FITTED = f"{SKILL}, fitted"  # the same model, its fusion with fitted weights
 SMALLEST_CROP = 0.5  # of the picture's area
 
 Scores = dict[str, float]
@@ -63,8 +66,11 @@ def paper(modalities: Sequence[str], epochs: int, seed: int) -> recipes.Recipe:
 
 
 def skill(modalities: Sequence[str], epochs: int, seed: int) -> recipes.Recipe:
-    """Misaligned rows, labels shared by what each modality knows of the validation rows."""
-    return recipes.skill(modalities, CLASSES, seed=seed)
+    """Misaligned rows, labels shared by what each modality knows of the validation rows.
+
+    The encoders learn from their own heads above all.
+    """
+    return recipes.skill(modalities, CLASSES, unimodal_weight=3, seed=seed)
 
 
 def apart(modalities: Sequence[str], epochs: int, seed: int) -> recipes.Recipe:
@@ -77,7 +83,7 @@ METHODS = {
     "joint": Method(joint),
     "plain swap": Method(plain_swap),
     "MIDAS": Method(paper),
-    "skill": Method(skill),
+    SKILL: Method(skill),
     "apart": Method(apart, learning_rate=0.1, apart=True),
 }
 
@@ -92,7 +98,8 @@ class Rows(NamedTuple):
 class Record(NamedTuple):
     """What `train` tells after an epoch: fractions, by the row of the table that they belong to.
 
-    Models that are trained apart have a row each, and two as an ensemble.
+    Models that are trained apart have a row each, and two as an ensemble; a model whose fusion is
+    fitted afterwards has two.
     """
 
     validation: dict[str, Scores]  # the fused ones after the warm-up only
@@ -157,7 +164,7 @@ def convolution(kind: type[nn.Conv1d | nn.Conv2d], before: int, after: int) -> l
     return [kind(before, after, kernel_size=3, stride=2, padding=1, bias=False), norm, nn.ReLU()]
 
 
-class LateFusion(nn.Module):
+class ConcatFusion(nn.Module):
     """An encoder and a linear head a modality, and a linear head on all features together."""
 
     def __init__(self, encoders: Mapping[str, nn.Module]) -> None:
@@ -172,8 +179,12 @@ class LateFusion(nn.Module):
     def classify(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: head(features[name]) for name, head in self.heads.items()}
 
-    def fuse(self, features: Mapping[str, Tensor] | MisalignedBatch) -> Tensor:
-        logits: Tensor = self.fusion(torch.cat([features[name] for name in self.encoders], dim=1))
+    def fuse(
+        self, features: Mapping[str, Tensor] | MisalignedBatch, fusion: nn.Module | None = None
+    ) -> Tensor:
+        """Class logits, of another fusion layer if one is given."""
+        concatenated = torch.cat([features[name] for name in self.encoders], dim=1)
+        logits: Tensor = (fusion or self.fusion)(concatenated)
         return logits
 
 
@@ -182,7 +193,7 @@ class Setup:
     """All that the training loop needs."""
 
     splits: tuple[Rows, Rows, Rows]
-    model: LateFusion
+    model: ConcatFusion
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     augment: MisalignAugment
@@ -203,7 +214,7 @@ def prepare(method: Method, modalities: Sequence[str], seed: int, epochs: int) -
     splits = load_splits(modalities, random)
     torch.manual_seed(seed)  # the initial weights
     inputs = splits[0].inputs
-    model = LateFusion({name: build_encoder(inputs[name], name) for name in modalities})
+    model = ConcatFusion({name: build_encoder(inputs[name], name) for name in modalities})
     optimizer = torch.optim.SGD(
         model.parameters(), lr=method.learning_rate, momentum=0.9, weight_decay=1e-4
     )
@@ -268,6 +279,9 @@ def evaluate(setup: Setup, name: str, rows: Rows) -> dict[str, Scores]:
         return {}
     else:
         predictors, alone = {name: model.fuse}, {}
+        if name == SKILL:
+            fusion = fit_fusion(model, setup.splits[1])
+            predictors[FITTED] = lambda given: model.fuse(given, fusion)
     means = {m: f.mean(dim=0) for m, f in model.encode(setup.splits[0].inputs).items()}
     found = {row: score(predict, features, labels, means) for row, predict in predictors.items()}
     return found | alone
@@ -300,7 +314,15 @@ def scores_of(logits: Tensor, labels: Tensor) -> Scores:
     return {"accuracy": float(accuracy), "macro-F1": float(f1)}
 
 
-def fit_ensemble(model: LateFusion, validation: Rows) -> Tensor:
+def fit_fusion(model: ConcatFusion, validation: Rows) -> nn.Module:
+    """The fusion layer with one weight a modality and one a head, fitted on the validation rows."""
+    fitted = FusionWeights(model.fusion, dict.fromkeys(model.encoders, FEATURES), heads=model.heads)
+    fitted.update(model.encode(validation.inputs), validation.labels)
+    fitted.step()
+    return fitted.folded()
+
+
+def fit_ensemble(model: ConcatFusion, validation: Rows) -> Tensor:
     """One weight a model, fitted on the validation rows."""
     logits = model.classify(model.encode(validation.inputs))
     return fit_fusion_weights([z.log_softmax(1) for z in logits.values()], validation.labels)

@@ -13,6 +13,7 @@ import kanji
 import numpy as np
 import pytest
 import torch
+from kanji import FITTED, SKILL
 from torch.nn import functional as F
 
 from midas_aug.diagnostics import late_fusion
@@ -77,15 +78,23 @@ def test_methods_fill_the_rows_that_are_theirs(last):
     assert rows.pop("apart") == {
         "late fusion", "fitted late fusion", "image alone", "meanings alone"
     }  # fmt: skip
-    assert rows == {name: {name} for name in demo_report.FUSED}
-    assert set(last["skill"].test["skill"]) == {
-        "accuracy", "macro-F1", "misaligned", "image removed", "meanings removed"
-    }  # fmt: skip
+    assert rows.pop(SKILL) == {SKILL, FITTED}
+    assert rows == {name: {name} for name in ("joint", "plain swap", "MIDAS")}
+    for row in (SKILL, FITTED):
+        assert set(last[SKILL].test[row]) == {
+            "accuracy", "macro-F1", "misaligned", "image removed", "meanings removed"
+        }  # fmt: skip
+
+
+def test_a_fitted_fusion_is_the_layer_with_its_weights_and_no_worse_on_the_rows_it_was_fitted_to():
+    (record,) = kanji.train(SKILL, TWO, seed=0, epochs=1)
+    before, after = (record.validation[row]["accuracy"] for row in (SKILL, FITTED))
+    assert after > before
 
 
 def test_a_seed_decides_everything(last):
-    first, second = (next(kanji.train("skill", TWO, seed, epochs=1)) for seed in (0, 1))
-    assert first == last["skill"] != second
+    first, second = (next(kanji.train(SKILL, TWO, seed, epochs=1)) for seed in (0, 1))
+    assert first == last[SKILL] != second
 
 
 def test_the_test_rows_are_looked_at_once():
@@ -115,7 +124,7 @@ def test_the_verdict_counts_points_and_seeds_against_the_best_modality_alone():
     scores = {
         row: [{"accuracy": accuracy, "macro-F1": 0.0}, {"accuracy": 0.5, "macro-F1": 0.0}]
         for row, accuracy in (
-            ("joint", 0.3), ("plain swap", 0.4), ("MIDAS", 0.5), ("skill", 0.7),
+            ("joint", 0.3), ("plain swap", 0.4), ("MIDAS", 0.5), (SKILL, 0.7), (FITTED, 0.8),
             ("fitted late fusion", 0.9), ("image alone", 0.6), ("meanings alone", 0.2),
         )
     }  # fmt: skip
@@ -123,7 +132,8 @@ def test_the_verdict_counts_points_and_seeds_against_the_best_modality_alone():
     words = demo_report.verdict(report)
     assert words.startswith("image alone has 55.0 %.")
     assert "joint -15.0 (better with 0 of 2 seeds)" in words
-    assert "skill +5.0 (better with 1 of 2 seeds)" in words
+    assert f"{SKILL} +5.0 (better with 1 of 2 seeds)" in words
+    assert f"{FITTED} +10.0 (better with 1 of 2 seeds)" in words
     assert "fitted late fusion +15.0 (better with 1 of 2 seeds)" in words
 
 

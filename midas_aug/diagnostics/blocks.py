@@ -1,6 +1,6 @@
 """Rows that may trade modalities among themselves, and what their modalities are made of."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from midas_aug._arrays import as_tensor, check_shape, is_array
 from midas_aug._rows import take_rows
-from midas_aug._tree import get_item, map_arrays
+from midas_aug._settings import keys_by_modality
+from midas_aug._tree import get_groups, map_arrays
 from midas_aug.diagnostics.removal import holds_list, spread
 from midas_aug.errors import MidasAugError
 
@@ -21,12 +22,12 @@ class Modality(NamedTuple):
     """A modality in a batch: one item, or several that move together.
 
     Attributes:
-        key: What it is called; the key of its item, where there is one.
-        items: The keys of a group of items; None where the modality is one item.
+        key: What it is called.
+        items: The keys of its items, one or several.
     """
 
     key: Any
-    items: tuple[Any, ...] | None = None
+    items: tuple[Any, ...]
 
     @property
     def name(self) -> str:
@@ -35,13 +36,12 @@ class Modality(NamedTuple):
 
     def of(self, batch: Any) -> Any:
         """The item of the batch, or a dict of those of the group."""
-        if self.items is None:
-            return get_item(batch, self.key, "modality")
-        return {key: get_item(batch, key, "modality") for key in self.items}
+        (held,) = get_groups(batch, {self.key: self.items})
+        return held
 
     def by_key(self, value: Any) -> dict[Any, Any]:
         """What `of` gave, by the keys of the batch."""
-        return {self.key: value} if self.items is None else dict(value)
+        return {self.items[0]: value} if len(self.items) == 1 else dict(value)
 
 
 def as_modalities(
@@ -52,23 +52,11 @@ def as_modalities(
     Raises:
         MidasAugError: They are not two or more that differ.
     """
-    if isinstance(modalities, str | bytes) or not isinstance(modalities, Iterable):
-        raise MidasAugError(
-            f"expected the modalities as a sequence of keys, got {modalities!r}; pass a tuple such "
-            "as ('audio', 'video')"
-        )
-    if isinstance(modalities, Mapping):
-        found = tuple(
-            Modality(name, tuple(keys) if isinstance(keys, list | tuple) else (keys,))
-            for name, keys in modalities.items()
-        )
-    else:
-        found = tuple(Modality(key) for key in modalities)
+    found = tuple(Modality(key, items) for key, items in keys_by_modality(modalities).items())
     names = [modality.name for modality in found]
-    if len(names) < 2 or len(set(names)) < len(names):
+    if len(set(names)) < len(names):
         raise MidasAugError(
-            f"expected at least two different modalities, got {names!r}; name the keys of the "
-            "batch (or of the features) that hold them"
+            f"expected modalities that a report can tell apart, got the names {names!r}; rename one"
         )
     return found
 

@@ -40,7 +40,7 @@ class ClassPairs:
 
     def __init__(self, n_classes: int) -> None:
         self.n_classes = n_classes if n_classes <= MOST_CLASSES else 0
-        self.counts = torch.zeros(2, self.n_classes**2)
+        self.counts = torch.zeros(2, self.n_classes**2, dtype=torch.float32)
 
     def add(self, hits: Tensor, source_labels: Tensor, counted: Tensor) -> None:
         """Add rows: ``(S,)`` hits of those ``counted``, and the classes ``(S, M)`` of the sources.

@@ -77,7 +77,7 @@ class HeadRows:
         table = torch.stack([part.detach()[labelled].float().cpu() for part in logits], dim=1)
         n_rows = len(table)
         index = self._seen + mask.cpu().nonzero()[:, 0]
-        self._chance.append(torch.rand(n_rows, generator=self._generator))
+        self._chance.append(torch.rand(n_rows, dtype=torch.float32, generator=self._generator))
         self._row.append(index)
         self._labelled.append(index)
         self._labels.append(labels.cpu()[mask.cpu()])
@@ -211,7 +211,7 @@ def fusion_statistics(rows: HeadRows, whole: Tensor, *, seed: int) -> dict[str, 
         seed: Seed for dealing the folds.
     """
     logits, labels = rows.logits, rows.labels
-    kept = rows.spread(torch.ones(len(labels)))
+    kept = rows.spread(torch.ones(len(labels), dtype=torch.float32))
     right = {scores.LATE_FUSION: rows.spread(row_correct(late_fusion(logits), labels))}
     found = {}
     if len(labels) >= FEWEST_FITTED:

@@ -151,7 +151,7 @@ def _remove(
     times = draws if stand_ins is None else 1
     for subset in _wanted_subsets(seen.modalities):
         gone = [name for name in seen.modalities if name not in subset]
-        right, confidence = torch.zeros(2, n_rows, device=labels.device)
+        right, confidence = torch.zeros(2, n_rows, dtype=torch.float32, device=labels.device)
         for _ in range(times):
             if stand_ins is None:
                 orders = {name: permuted_rows(block, generator) for name in gone}

@@ -142,8 +142,8 @@ def _fitted(
     spread, mean = torch.std_mean(rows, dim=0, correction=0)
     scale = torch.where(spread > 0, spread, 1.0)
     standard = (rows - mean) / scale
-    weight = torch.zeros(num_classes, rows.shape[1], device=rows.device, requires_grad=True)
-    bias = torch.zeros(num_classes, device=rows.device, requires_grad=True)
+    weight = rows.new_zeros(num_classes, rows.shape[1], requires_grad=True)
+    bias = rows.new_zeros(num_classes, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -154,7 +154,7 @@ def _fitted(
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    classifier = nn.Linear(rows.shape[1], num_classes, device=rows.device)
+    classifier = nn.Linear(rows.shape[1], num_classes, device=rows.device, dtype=rows.dtype)
     with torch.no_grad():
         classifier.weight.copy_(weight / scale)
         classifier.bias.copy_(bias - (weight / scale) @ mean)

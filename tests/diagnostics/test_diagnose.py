@@ -433,11 +433,11 @@ def test_hardness_has_quantiles_where_features_are_vectors(built):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"modalities": ("audio",)}, ["two different modalities", "['audio']"]),
-        ({"modalities": ("audio", "audio")}, ["two different modalities"]),
-        ({"modalities": ("1", 1)}, ["two different modalities"]),
-        ({"modalities": "av"}, ["sequence of keys", "'av'"]),
-        ({"modalities": None}, ["sequence of keys", "None"]),
+        ({"modalities": ("audio",)}, ["at least two batch keys", "('audio',)"]),
+        ({"modalities": ("audio", "audio")}, ["different keys"]),
+        ({"modalities": ("1", 1)}, ["can tell apart"]),
+        ({"modalities": "av"}, ["sequence of at least two batch keys", "'av'"]),
+        ({"modalities": None}, ["sequence of at least two batch keys", "None"]),
         ({"modalities": {"audio": ["audio", "smell"], "video": "video"}}, ["'smell'"]),
         ({"modalities": ("audio", "smell")}, ["'smell'", "'video'"]),
         ({"label": "target"}, ["'target'", "'label'"]),
