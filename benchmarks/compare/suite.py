@@ -122,7 +122,7 @@ SUITES = {
     ),
     "heads": Suite(
         (*COMPETITION, *OLD),
-        seeds=5,
+        seeds=10,
         tuning_seeds=(1000,),
         first_seed=5000,
         entries=HEADS_ENTRIES,
