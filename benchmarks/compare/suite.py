@@ -138,7 +138,7 @@ SUITES = {
     ),
     "rivals": Suite(
         (*COMPETITION, *OLD),
-        seeds=4,
+        seeds=5,
         tuning_seeds=(1000,),
         first_seed=9000,
         entries=RIVALS_ENTRIES,
@@ -172,7 +172,7 @@ SUITES = {
     ),
     "rules": Suite(
         ("kanji", "kanji3", "kanji-words", "openmoji", "brca"),
-        seeds=3,
+        seeds=5,
         tuning_seeds=(1000,),
         first_seed=14000,
         entries=RULES_ENTRIES,
