@@ -140,7 +140,7 @@ def test_the_sentences_about_the_demo_quote_its_table():
     rows = ("MIDAS", kanji.SKILL, kanji.FITTED, "fitted late fusion")
     assert [int(number) for number in quoted] == [mean_of(row) for row in rows]
     (quoted,) = quoted_in_readme(r"readings as a third modality, it has (\d+) %")
-    assert quoted == f"{float(cells('competition', 'joint', 'kanji3').strip('▲▼△▽')):.0f}"
+    assert quoted == f"{float(cells('heads', 'joint', 'kanji3').strip('▲▼△▽')):.0f}"
 
 
 def cells(suite: str, first: str, column: str) -> str:
@@ -211,18 +211,20 @@ def test_readme_counts_where_the_plain_swap_ties_with_midas():
 
 
 def test_readme_quotes_the_tasks_on_which_modalities_compete():
-    page = (ROOT / "benchmarks/results/competition/README.md").read_text(encoding="utf-8")
+    page = (ROOT / "benchmarks/results/heads/README.md").read_text(encoding="utf-8")
     table = README.split("(-still):")[1].split("▲ is better")[0]
     rows = [line.strip() for line in table.splitlines() if "|" in line and "---" not in line]
-    published = page.split("## Accuracy\n")[1].split("\n## ")[0].splitlines()
-    assert len(rows) == 7
-    assert [row for row in rows if row not in published] == []
-    for task in ("kanji", "kanji3", "kanji-words"):  # "the first three"
-        for pair in ("MIDAS − joint", "MIDAS − plain swap", "skill − MIDAS"):
-            assert "▲" in cells("competition", pair, task)
-        pair = "skill, fitted weights − late fusion, fitted weights"
-        assert "▼" in cells("competition", pair, task)
-    assert not set("▼▲") & set(cells("competition", "MIDAS − joint", "kanji-still"))
+    assert len(rows) == 8
+    header = rows[0].strip("|").split("|")
+    published = page.split("## The score that decides\n")[1].split("\n## ")[0].splitlines()
+    shown = ["|".join(line.split("|")[: len(header) + 1]) + "|" for line in published]
+    assert [row for row in rows if row not in shown] == []
+    tasks = ("kanji", "kanji3", "kanji-words", "kanji3-words", "kanji-still")
+    verdicts = ["▲" in cells("heads", "MIDAS − joint", task) for task in tasks]
+    assert verdicts == [True, True, True, True, False]  # "on four"
+    assert all("▲" in cells("heads", "skill", task) for task in tasks)
+    pair = "skill, heads × 3, fitted heads − late fusion, fitted weights"
+    assert not any(set("▼▲") & set(cells("heads", pair, task)) for task in tasks)
 
 
 def test_readme_counts_what_labels_by_skill_cost():
