@@ -239,8 +239,7 @@ def _rebuild(tree: Any, values: list[Any]) -> Any:
     if isinstance(tree, Columns):
         return Columns(values)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        named: Any = type(tree)
-        return named._make(values)  # past a __new__ of its own
+        return tuple.__new__(type(tree), values)  # past a __new__ of its own
     if _is_dataclass(tree) and not isinstance(tree, Mapping):
         new = copy.copy(tree)
         for field, value in zip(dataclasses.fields(tree), values, strict=True):

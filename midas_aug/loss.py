@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from midas_aug._arrays import as_tensor, check_shape, may_read_values
+from midas_aug._arrays import as_tensor, check_shape
 from midas_aug._checks import check_count, check_number
 from midas_aug._drawn import labels_of_pass
 from midas_aug._logits import warn_of_probabilities, warn_of_probable_fusion
@@ -341,5 +341,5 @@ def _is_below(limit: int, epoch: Tensor) -> bool:
 
 
 def _know_epoch(module: Any, _: Any) -> None:
-    """Who loads a later epoch than the first has told it; a warning alone depends on it."""
-    module._epoch_known = not may_read_values(module.epoch) or int(module.epoch) > 0
+    """Whoever loads a state has told the epoch; a warning depends on it, and nothing else."""
+    module._epoch_known = True
