@@ -101,14 +101,15 @@ def as_labels(value: Array, name: str, *, ndim: int = 1) -> Tensor:
             f"expected {name} with {ndim} axes, got shape {tuple(labels.shape)}; "
             + ("pass class indices of shape (N,)" if ndim == 1 else "see the docstring for shapes")
         )
-    if labels.dtype is torch.uint64:
-        _check_no_wrap(labels, name)
-    return labels.long()
+    numbers = labels.long()
+    if labels.dtype is torch.uint64 and may_read_values(numbers):
+        check_no_wrap(numbers, name)
+    return numbers
 
 
-def _check_no_wrap(numbers: Tensor, name: str) -> None:
-    """Raise for numbers that are negative in int64, where looking is free."""
-    if numbers.numel() and may_read_values(numbers) and int(numbers.long().min()) < 0:
+def check_no_wrap(numbers: Tensor, name: str) -> None:
+    """Raise if what was uint64 is negative in int64."""
+    if numbers.numel() and int(numbers.min()) < 0:
         raise MidasAugError(
             f"expected {name} in int64, got one above 2^63; a negative label was probably cast to "
             "uint64: keep labels in a signed dtype"

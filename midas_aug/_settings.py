@@ -19,7 +19,6 @@ __all__ = [
     "check_seed",
     "check_weight",
     "keys_by_modality",
-    "provider_name",
     "read_state",
     "refuse_fixed",
     "refuse_repeated",
@@ -204,11 +203,6 @@ def refuse_repeated() -> None:
             "(activation checkpointing), got a generator, which has moved on since; build the "
             "augmentation with seed=, or pass plan="
         )
-
-
-def provider_name(confidence: Any) -> str | None:
-    """What messages call a provider; None for one that is chosen by a word."""
-    return None if isinstance(confidence, str) else type(confidence).__name__
 
 
 def resolve_confidence(confidence: Any, modalities: tuple[Any, ...], target: Target) -> Any:

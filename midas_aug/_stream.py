@@ -17,7 +17,7 @@ from midas_aug._replay import Replay, in_backward
 from midas_aug._state import StatefulModule
 from midas_aug.errors import MidasAugError
 
-__all__ = ["DrawStream"]
+__all__ = ["DrawStream", "check_calls"]
 
 
 class DrawStream(StatefulModule):
@@ -108,11 +108,7 @@ class DrawStream(StatefulModule):
 
     def set_calls(self, calls: int) -> None:
         """Go on after ``calls`` calls, in a loader worker with that worker's seed."""
-        if not is_integer(calls) or not 0 <= calls < 1 << 63:
-            raise MidasAugError(
-                f"expected the number of calls of a draw stream as an integer of at least 0, in "
-                f"int64, got {calls!r}; pass what state_dict() gave"
-            )
+        check_calls(calls)
         worker = get_worker_info()
         self._worker_seed = None if worker is None else worker.seed
         if worker is not None:  # a spawned worker shares this memory with the others
@@ -144,6 +140,15 @@ class DrawStream(StatefulModule):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_parent_rank": self._rank()}
+
+
+def check_calls(calls: Any) -> None:
+    """Raise unless a stream can have made so many calls."""
+    if not is_integer(calls) or not 0 <= calls < 1 << 63:
+        raise MidasAugError(
+            f"expected the number of calls of a draw stream as an integer of at least 0, in "
+            f"int64, got {calls!r}; pass what state_dict() gave"
+        )
 
 
 def _moved(calls: Tensor, device: torch.device) -> Tensor:

@@ -24,7 +24,6 @@ from midas_aug._settings import (
     check_seed,
     check_weight,
     keys_by_modality,
-    provider_name,
     read_state,
     refuse_fixed,
     refuse_repeated,
@@ -157,7 +156,7 @@ class MisalignAugment:
             target=self.target,
             hardness=hardness,
             misaligned_weight=check_weight(misaligned_weight),
-            provider=provider_name(confidence),
+            provider=None if isinstance(confidence, str) else type(confidence).__name__,
             validate=self.validate,
         )
         # A switch in the training process has to reach running workers.
@@ -359,11 +358,10 @@ class MisalignAugment:
             features = self._layout.modalities(batch)
         if generator is not None:
             refuse_repeated()
+        elif self.pairing == "uniform" or self.pairing in OWN_PAIRINGS:
+            generator = self.stream.next_draws(ids, given)
         else:
-            if self.pairing == "uniform" or self.pairing in OWN_PAIRINGS:
-                generator = self.stream.next_draws(ids, given)
-            else:
-                generator = self.stream.next_generator(given)
+            generator = self.stream.next_generator(given)
         return draw_rows(
             given,
             ids,

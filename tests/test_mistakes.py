@@ -18,6 +18,7 @@ from midas_aug import (
     MidasAugError,
     MidasLoss,
     MisalignAugment,
+    RatioWeakModalityWeight,
     WeakModalityWeight,
 )
 from midas_aug import functional as F
@@ -193,8 +194,9 @@ def test_numbers_of_a_rule_are_checked_given_or_set(name, value):
         setattr(WeakModalityWeight(2), name, value)
 
 
-def test_the_largest_steps_leave_alpha_finite():
-    criterion = MidasLoss(2, weak_modality=WeakModalityWeight(2, step_size=3e38))
+@pytest.mark.parametrize("rule", [WeakModalityWeight, RatioWeakModalityWeight])
+def test_the_largest_steps_leave_alpha_finite(rule):
+    criterion = MidasLoss(2, weak_modality=rule(2, step_size=3e38))
     out = augmented()(BATCH, LABELS)
     for _ in range(4):
         criterion(torch.randn(3 * N, C), out)
@@ -315,6 +317,16 @@ def provider(kind: str) -> Any:
     return {"head": head, "skill": SkillConfidence(("a", "b"), C)}[kind]
 
 
+def check_export(model: nn.Module) -> None:
+    """A model of both features, exported with N rows, does with fewer what it does itself."""
+    rows = torch.export.Dim("rows", min=2, max=1000)
+    exported = torch.export.export(
+        model, (BATCH["a"], BATCH["b"]), dynamic_shapes=({0: rows}, {0: rows}), strict=False
+    )
+    fewer = (BATCH["a"][:4], BATCH["b"][:4])
+    torch.testing.assert_close(exported.module()(*fewer), model(*fewer))
+
+
 @pytest.mark.parametrize("kind", ["head", "frozen", "prototype", "skill"])
 def test_a_provider_is_exported_for_any_number_of_rows(kind):
     class Model(nn.Module):
@@ -326,12 +338,7 @@ def test_a_provider_is_exported_for_any_number_of_rows(kind):
             labels = torch.zeros(a.shape[0], dtype=torch.int64)
             return self.provider({"a": a, "b": b}, labels) + 0
 
-    model, rows = Model().eval(), torch.export.Dim("rows", min=2, max=1000)
-    exported = torch.export.export(
-        model, (BATCH["a"], BATCH["b"]), dynamic_shapes=({0: rows}, {0: rows}), strict=False
-    )
-    fewer = (BATCH["a"][:4], BATCH["b"][:4])
-    torch.testing.assert_close(exported.module()(*fewer), model(*fewer))
+    check_export(Model().eval())
 
 
 def test_prediction_without_labels_is_exported_for_any_number_of_rows():
@@ -344,12 +351,7 @@ def test_prediction_without_labels_is_exported_for_any_number_of_rows():
             out = self.augment({"a": a, "b": b})
             return self.fusion(torch.cat([out["a"], out["b"]], dim=1))
 
-    model, rows = Model().eval(), torch.export.Dim("rows", min=2, max=1000)
-    exported = torch.export.export(
-        model, (BATCH["a"], BATCH["b"]), dynamic_shapes=({0: rows}, {0: rows}), strict=False
-    )
-    fewer = (BATCH["a"][:4], BATCH["b"][:4])
-    torch.testing.assert_close(exported.module()(*fewer), model(*fewer))
+    check_export(Model().eval())
 
 
 def test_a_warning_comes_once_for_an_augmentation_whatever_becomes_of_its_rule():

@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.common.errors import DataError
 from benchmarks.common.kinds import CLASSES
 from benchmarks.common.model import Features
-from benchmarks.compare.suite import SUITES, best_config, entries_of
+from benchmarks.compare.suite import SUITES, best_config
 from benchmarks.compare.tasks import TASKS, Rows, split_of
 from benchmarks.compare.train import encode, fit, regime_of
 from midas_aug.diagnostics import Comparison, ModalityReport, diagnose
@@ -28,7 +28,7 @@ def diagnose_task(task_name: str, root: Path, seed: int = 0) -> Comparison:
         DataError: No suite has tuned on the task, or runs of its tuning are missing.
     """
     task, suite = TASKS[task_name], tuned_suite(task_name)
-    entries = entries_of(root / suite)
+    entries = SUITES[suite].entries
     split = split_of(task, seed)
     reports: list[ModalityReport] = []
     for key in SHOWN:
@@ -60,7 +60,7 @@ def tuned_suite(task_name: str) -> str:
     if TASKS[task_name].kind is CLASSES and TASKS[task_name].missing == 0:
         for name, suite in SUITES.items():
             tuned = suite.tuning_seeds and task_name in suite.tasks
-            if tuned and entries_of(Path(name)).keys() >= set(SHOWN):
+            if tuned and suite.entries.keys() >= set(SHOWN):
                 return name
     raise DataError(
         f"expected a task of one class a row, with all modalities, on which a suite has tuned "

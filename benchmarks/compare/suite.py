@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Literal, TypeAlias
@@ -75,7 +75,7 @@ class Suite:
         headline_seeds: How many for the entries of `HEADLINE`, where these have more.
         tuning_seeds: Splits of their own, for tuning. None at all: the default configurations.
         first_seed: See ``seeds``.
-        entries: The rows; None for those of `ENTRIES`.
+        entries: The rows.
         borrowed: Rows whose tuning is that of another suite.
         lender: That suite.
         beside: Rows on `BESIDE_SEEDS` seeds only, about which no claim is made.
@@ -86,7 +86,7 @@ class Suite:
     headline_seeds: int | None = None
     tuning_seeds: tuple[int, ...] = ()
     first_seed: int = 0
-    entries: Mapping[str, Entry] | None = None
+    entries: Mapping[str, Entry] = field(default_factory=lambda: ENTRIES)
     borrowed: tuple[str, ...] = ()
     lender: str = "full"
     beside: tuple[str, ...] = ()
@@ -218,7 +218,7 @@ HEADLINE = (
 def entries_of(folder: Path) -> Mapping[str, Entry]:
     """The rows of the suite that is kept in a folder."""
     suite = SUITES.get(folder.name)
-    return ENTRIES if suite is None or suite.entries is None else suite.entries
+    return ENTRIES if suite is None else suite.entries
 
 
 def beside_of(folder: Path) -> tuple[str, ...]:

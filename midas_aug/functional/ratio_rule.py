@@ -69,7 +69,8 @@ def step_from_ratios(
     # A mean of 0 gives no ratio, on whichever side of it: the modalities count alike.
     both = (sums.received > 0).all(dim=1) | ~counted
     usable = (expected > 0) & expected.isfinite() & both.all() & received.isfinite()
-    stepped = (alpha + step).clamp(min=1.0, max=max_alpha)
+    limit = torch.finfo(alpha.dtype).max if max_alpha is None else max_alpha
+    stepped = (alpha + step).clamp(min=1.0, max=limit)
     return torch.where(usable, stepped, alpha).to(alpha.dtype)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from midas_aug._stream import DrawStream
+from midas_aug._stream import check_calls
 from midas_aug.augment import MisalignAugment
 from midas_aug.errors import MidasAugError
 from midas_aug.integrations.module import check_augment
@@ -65,7 +65,7 @@ class ResumableDataset(Dataset[Any]):
                 f"{type(self.dataset).__name__} and a state of {type(own).__name__}; wrap the data "
                 "set that the state was taken of"
             )
-        DrawStream(None).set_calls(calls)  # refused before the data set has taken anything
+        check_calls(calls)  # before the data set has taken anything
         if own is not None:
             self.dataset.load_state_dict(own)
         # Not the switch, which is one for all workers and may have been turned since.

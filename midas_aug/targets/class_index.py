@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from midas_aug._arrays import Array, as_tensor, is_integer, may_read_values
+from midas_aug._arrays import Array, as_tensor, check_no_wrap, is_integer, may_read_values
 from midas_aug.errors import MidasAugError
 from midas_aug.functional.shares import check_logit_width, soft_targets
 from midas_aug.functional.skill import count_classes, entropy_of_counts
@@ -101,11 +101,8 @@ class ClassIndex(Target):
                     f"expected labels below num_classes={self.num_classes}, got {high}; "
                     "num_classes is the highest label plus one"
                 )
-            if given.dtype is torch.uint64 and int(classes.min()) < 0:
-                raise MidasAugError(
-                    f"expected labels below num_classes={self.num_classes}, got one above 2^63; "
-                    "a negative label was probably cast to uint64: keep labels in a signed dtype"
-                )
+            if given.dtype is torch.uint64:
+                check_no_wrap(classes, "the labels")
         return classes
 
     def label_ids(self, labels: Tensor) -> Tensor:
